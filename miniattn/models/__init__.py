@@ -1,0 +1,1 @@
+"""Toy transformers, whole: the models that people build first."""

@@ -1,0 +1,1 @@
+"""Modules and parameters, with every backward written by hand."""

@@ -1,0 +1,1 @@
+"""Figures of attention: matplotlib, and one self-contained HTML page."""
