@@ -1,0 +1,32 @@
+"""Sphinx settings: MyST pages, numpydoc docstrings, figures made by the code beside them."""
+
+import miniattn
+
+project = "miniattn"
+author = "The miniattn authors"
+copyright = "2026, the miniattn authors"
+version = release = miniattn.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "matplotlib.sphinxext.plot_directive",
+]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+autosummary_generate = True
+autodoc_typehints = "none"  # numpydoc's Parameters section says it once
+numpydoc_show_class_members = False
+plot_formats = [("png", 144)]
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_include_source = True
+
+html_theme = "furo"
+html_title = "miniattn"
+html_static_path = ["_static"]
