@@ -1,0 +1,296 @@
+"""Module and Parameter: named arrays, a forward, and a backward that reads it upwards.
+
+A module is an ordinary object. Its parameters and its parts are found by looking at its attributes
+in the order in which they were set, lists and tuples included; there is nothing to register and no
+base-class constructor to call. A module never remembers a call: whatever ``backward`` needs is in
+the context that ``forward`` returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from miniattn import _checks
+from miniattn._checks import Array
+
+__all__ = ["Module", "Parameter"]
+
+
+class Parameter:
+    """An array that a model learns, with the gradient that backward passes add up.
+
+    Parameters
+    ----------
+    data : array of float32 or float64
+        The values, copied: training never writes to the array that was passed in.
+    trainable : bool
+        A frozen parameter (False) takes no gradient work and is passed over by optimizers.
+
+    Attributes
+    ----------
+    grad : array like data, or None
+        The sum of the gradients since the last ``zero_grad``; None where there has been none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> p = nn.Parameter(np.zeros(3))
+    >>> p.accumulate(np.ones(3)); p.accumulate(np.ones(3)); p.grad
+    array([2., 2., 2.])
+    """
+
+    def __init__(self, data: Array, *, trainable: bool = True) -> None:
+        self.data: Array = np.array(_checks.float_array("data", data), order="C")
+        self.grad: Array | None = None
+        self.trainable = bool(trainable)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of ``data``."""
+        return self.data.shape
+
+    @property
+    def size(self) -> int:
+        """The number of entries of ``data``."""
+        return self.data.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of ``data``."""
+        return self.data.dtype
+
+    def accumulate(self, grad: Array | None) -> None:
+        """Add ``grad``, a fresh array that nobody else holds, unless the parameter is frozen."""
+        if not self.trainable or grad is None:
+            return
+        if grad.shape != self.shape:
+            raise ValueError(f"grad: expected shape {self.shape}, got {grad.shape}")
+        if self.grad is None:
+            # Taking the array over saves a pass through memory for every parameter and step.
+            self.grad = np.require(grad, dtype=self.dtype, requirements=["C", "W"])
+        else:
+            self.grad += grad
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+        self.grad = None
+
+    def __repr__(self) -> str:
+        frozen = "" if self.trainable else ", frozen"
+        return f"Parameter({_size(self.shape)}, {self.dtype}{frozen})"
+
+
+class Module:
+    """The base of every layer and model.
+
+    A subclass sets its parameters and parts as attributes and defines three things::
+
+        y, ctx = layer.forward(x, rng=None)   # dropout is applied if and only if rng is given
+        dx = layer.backward(dy, ctx)          # input gradients; Parameter.grad is added to
+        y = layer(x)                          # inference: nothing is kept (comes for free)
+
+    Because a call leaves no trace in the module, a layer may be used twice in one model, and the
+    backwards of several forwards may be run in any order. A parameter that sits in two places
+    (tied weights) is one parameter: it is counted once, named by the first place, and its gradient
+    adds up from both.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> class Scale(nn.Module):
+    ...     def __init__(self, size):
+    ...         self.factor = nn.Parameter(np.full(size, 2.0))
+    ...     def forward(self, x, *, rng=None):
+    ...         return x * self.factor.data, x
+    ...     def backward(self, dy, ctx):
+    ...         x = ctx
+    ...         # y = x * factor
+    ...         self.factor.accumulate((dy * x).reshape(-1, dy.shape[-1]).sum(axis=0))
+    ...         return dy * self.factor.data
+    >>> layer = Scale(3)
+    >>> y, ctx = layer.forward(np.ones((4, 3)))
+    >>> layer.backward(np.ones((4, 3)), ctx)[0]
+    array([2., 2., 2.])
+    >>> layer.factor.grad
+    array([4., 4., 4.])
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Return (y, ctx): the result, and what ``backward`` needs of this call."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the gradients of the inputs; add those of the parameters to their ``grad``."""
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the result of ``forward`` without dropout, and keep nothing."""
+        if kwargs.get("rng") is not None:
+            raise TypeError(
+                "rng: expected none in an inference call, got one; "
+                "dropout is applied by forward(..., rng=rng)"
+            )
+        return self.forward(*args, **kwargs)[0]
+
+    # -- what is in here -----------------------------------------------------------------------
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """Yield (path, module) for this module ("") and all its parts, each once, outside in."""
+        seen: set[int] = set()
+        for path, node in _walk(self, prefix):
+            if isinstance(node, Module) and id(node) not in seen:
+                seen.add(id(node))
+                yield path, node
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """Yield (path, parameter), e.g. ``"layers.0.attn.q_proj.weight"``; tied ones once."""
+        seen: set[int] = set()
+        for path, node in _walk(self, prefix):
+            if isinstance(node, Parameter) and id(node) not in seen:
+                seen.add(id(node))
+                yield path, node
+
+    def modules(self) -> list[Module]:
+        """Return this module and all its parts, each once."""
+        return [module for _, module in self.named_modules()]
+
+    def parameters(self) -> list[Parameter]:
+        """Return every parameter once, frozen ones included."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def num_parameters(self, *, trainable: bool | None = None) -> int:
+        """Return how many numbers the parameters hold; only (non-)trainable ones if given."""
+        return sum(p.size for p in self.parameters() if trainable in (None, p.trainable))
+
+    # -- what is done to all of it -------------------------------------------------------------
+
+    def zero_grad(self) -> None:
+        """Forget every gradient."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def freeze(self) -> Self:
+        """Make every parameter frozen: no gradient work, no updates. Returns the module."""
+        for parameter in self.parameters():
+            parameter.trainable = False
+            parameter.grad = None
+        return self
+
+    def unfreeze(self) -> Self:
+        """Make every parameter trainable. Returns the module."""
+        for parameter in self.parameters():
+            parameter.trainable = True
+        return self
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return a copy of every parameter's data by name; training on does not change it."""
+        return {name: p.data.copy() for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        """Copy ``state`` into the parameters; all of it, or (on any error) nothing.
+
+        Raises
+        ------
+        ValueError
+            Where names are missing or unexpected, or a shape or dtype differs. One message lists
+            all of them.
+        """
+        own = dict(self.named_parameters())
+        new = {name: np.asarray(state[name]) for name in own if name in state}
+        wrong = [
+            *(f"missing: {name} {_kind(p.data)}" for name, p in own.items() if name not in new),
+            *(f"unexpected: {name}" for name in state if name not in own),
+            *(
+                f"misshapen: {name} expected {_kind(own[name].data)}, got {_kind(a)}"
+                for name, a in new.items()
+                if (a.shape, a.dtype) != (own[name].shape, own[name].dtype)
+            ),
+        ]
+        if wrong:
+            raise ValueError(
+                f"state: expected exactly the {len(own)} parameters of {type(self).__name__}, "
+                "got\n  " + "\n  ".join(wrong)
+            )
+        for name, array in new.items():
+            own[name].data[...] = array
+
+    # -- what it looks like --------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """Return the settings shown in the repr, e.g. ``"64 -> 128"``; subclasses override."""
+        return ""
+
+    def __repr__(self) -> str:
+        lines = list(_tree(self))
+        if len(lines) == 1:
+            return lines[0][0]
+        width = max(len(text) for text, _ in lines)
+        return "\n".join(f"{text:<{width}}  {sizes}".rstrip() for text, sizes in lines)
+
+
+def _walk(node: object, path: str) -> Iterator[tuple[str, Module | Parameter]]:
+    """Yield every Module and Parameter below ``node`` with its path, in definition order."""
+    if isinstance(node, Module | Parameter):
+        yield path, node
+    for name, child in _members(node):
+        yield from _walk(child, f"{path}.{name}" if path else name)
+
+
+def _members(node: object) -> Iterator[tuple[str, object]]:
+    if isinstance(node, Module):
+        yield from vars(node).items()
+    elif isinstance(node, list | tuple):
+        yield from ((str(i), item) for i, item in enumerate(node))
+
+
+def _tree(root: Module) -> Iterator[tuple[str, str]]:
+    """Yield (indented description, sizes) for every module below ``root``."""
+    first_place: dict[int, str] = {}
+    depth_of = {"": 0}
+    for path, node in _walk(root, ""):
+        if isinstance(node, Parameter):
+            first_place.setdefault(id(node), path)
+    for path, node in _walk(root, ""):
+        if not isinstance(node, Module):
+            continue
+        parent = _parent(path, depth_of)
+        depth_of[path] = depth_of[parent] + 1 if path else 0
+        label = path[len(parent) :].lstrip(".")
+        text = f"{type(node).__name__}({node.describe()})"
+        yield (
+            "  " * depth_of[path] + (f"{label}: {text}" if label else text),
+            _sizes(node, path, first_place),
+        )
+
+
+def _sizes(node: Module, path: str, first_place: Mapping[int, str]) -> str:
+    """Return e.g. ``"4,160 parameters, 4,096 frozen, weight tied to tokens.weight"``."""
+    total, frozen = node.num_parameters(), node.num_parameters(trainable=False)
+    words = [f"{total:,}" + (" parameters" if not path else "")] if total else []
+    if frozen:
+        words.append("frozen" if frozen == total else f"{frozen:,} frozen")
+    for name, value in vars(node).items():
+        here = f"{path}.{name}" if path else name
+        if isinstance(value, Parameter) and first_place[id(value)] != here:
+            words.append(f"{name} tied to {first_place[id(value)]}")
+    return ", ".join(words)
+
+
+def _parent(path: str, known: Mapping[str, int]) -> str:
+    """Return the longest known path that contains ``path`` (lists have no line of their own)."""
+    while path and (path := path.rpartition(".")[0]) not in known:
+        pass
+    return path
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) if shape else "scalar"
+
+
+def _kind(array: Array) -> str:
+    return f"{array.shape} {array.dtype}"
