@@ -1,0 +1,862 @@
+"""Vector registers for Numba: NumPy on 16 numbers at a time. The only file that emits LLVM IR.
+
+LLVM's own vectoriser stops at 256 bits on server processors and leaves ``exp`` scalar. Here a
+kernel says which values sit in one register::
+
+    p = pointer(x, i)                     # &x[i], x a C-contiguous array
+    v = load(p) * 2.0 + load(p + lanes(p))
+    store(p, exp2(maximum(v, -1.0)))
+
+Two types do it. A `Pointer` is an address in an array: ``p + n`` steps by elements, ``p[n]`` is a
+scalar. A `Vector` holds ``lanes(p)`` numbers: ``+ - * /``, the comparisons (which give a mask for
+`select`, `any_true`, ``& | ~``), and on integer vectors ``^ << >>``. A scalar beside a vector is
+cast to the vector's dtype and repeated, like a Python scalar beside a NumPy array.
+
+No bounds are checked: these functions are for kernels whose arguments were validated.
+
+The lane count comes from the processor (AVX-512: 16 float32, AVX2: 8, otherwise 4; float64 half as
+many); the environment variable ``MINIATTN_LANES`` (4, 8 or 16) overrides it. LLVM splits wider
+vectors correctly on any machine, only slower.
+
+Notes
+-----
+Vector arithmetic is done as written: its instructions carry their own (harmless) fast-math flags,
+which keeps Numba from adding ``reassoc`` to them. Compensated sums work; ``a * b + c`` may be fused.
+"""
+
+import operator
+import os
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import (
+    intrinsic,
+    lower_builtin,
+    models,
+    register_model,
+    type_callable,
+)
+
+__all__ = [
+    "LANES",
+    "Pointer",
+    "Vector",
+    "absolute",
+    "address",
+    "any_true",
+    "as_integer",
+    "exp2",
+    "exp2_nonpositive",
+    "first",
+    "floor",
+    "fma",
+    "horizontal_max",
+    "horizontal_sum",
+    "iota",
+    "lanes",
+    "load",
+    "load_first",
+    "maximum",
+    "minimum",
+    "pointer",
+    "product",
+    "rint",
+    "select",
+    "splat",
+    "sqrt",
+    "store",
+    "store_first",
+    "tanh",
+    "to_float",
+]
+
+
+def _host_lanes() -> int:
+    """Return how many float32 numbers fill one vector register of this processor."""
+    override = os.environ.get("MINIATTN_LANES")
+    if override is not None:
+        if override not in ("4", "8", "16"):
+            raise ValueError(f"MINIATTN_LANES: expected 4, 8 or 16, got {override!r}")
+        return int(override)
+    features = binding.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 16
+    return 8 if features.get("avx2") else 4
+
+
+LANES = _host_lanes()  # float32 numbers in one register; a part of the cache key
+
+
+# --- Types ---------------------------------------------------------------------------------------
+
+
+class Pointer(types.Type):
+    """The address of an element of dtype ``dtype``."""
+
+    def __init__(self, dtype: types.Type) -> None:
+        self.dtype = dtype
+        super().__init__(f"Pointer({dtype})")
+
+
+class Vector(types.Type):
+    """``count`` numbers of ``dtype`` (or truth values: a mask) in one register."""
+
+    def __init__(self, dtype: types.Type, count: int) -> None:
+        self.dtype = dtype
+        self.count = count
+        super().__init__(f"Vector({dtype} x {count})")
+
+
+_FLOATS = (types.float32, types.float64)
+
+
+def _llvm(dtype: types.Type) -> ir.Type:
+    if dtype == types.float32:
+        return ir.FloatType()
+    if dtype == types.float64:
+        return ir.DoubleType()
+    return ir.IntType(1 if dtype == types.boolean else dtype.bitwidth)
+
+
+@register_model(Pointer)
+class _PointerModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: Pointer) -> None:
+        super().__init__(manager, fe_type, _llvm(fe_type.dtype).as_pointer())
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: Vector) -> None:
+        super().__init__(manager, fe_type, ir.VectorType(_llvm(fe_type.dtype), fe_type.count))
+
+
+def _count(dtype: types.Type) -> int:
+    """Lanes of a full register of ``dtype``."""
+    return LANES * 32 // dtype.bitwidth
+
+
+def _full(dtype: types.Type) -> Vector:
+    return Vector(dtype, _count(dtype))
+
+
+def _mask_of(vector: Vector) -> Vector:
+    return Vector(types.boolean, vector.count)
+
+
+def _integer_of(vector: Vector) -> Vector:
+    """The unsigned integers of the same width."""
+    return Vector(types.uint32 if vector.dtype.bitwidth == 32 else types.uint64, vector.count)
+
+
+def _is_float(vector: types.Type) -> bool:
+    return isinstance(vector, Vector) and vector.dtype in _FLOATS
+
+
+# --- Emitting ------------------------------------------------------------------------------------
+
+
+def _vector_type(vector: Vector) -> ir.VectorType:
+    return ir.VectorType(_llvm(vector.dtype), vector.count)
+
+
+def _constant(vector: Vector, value: float) -> ir.Constant:
+    return ir.Constant(
+        _vector_type(vector), [ir.Constant(_llvm(vector.dtype), value)] * vector.count
+    )
+
+
+def _repeat(builder: Any, scalar: Any, count: int) -> Any:
+    """Emit a vector whose lanes all hold ``scalar``."""
+    start = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
+    one = builder.insert_element(start, scalar, ir.Constant(ir.IntType(32), 0))
+    pattern = ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count)
+    return builder.shuffle_vector(one, start, pattern)
+
+
+def _call(builder: Any, name: str, result: Any, args: list[Any], overload: Any = None) -> Any:
+    """Emit a call of the LLVM intrinsic ``name``, overloaded on one vector type."""
+    kind = result if overload is None else overload
+    letter = {"float": "f32", "double": "f64"}.get(str(kind.element), str(kind.element))
+    mangled = f"{name}.v{kind.count}{letter}"
+    function_type = ir.FunctionType(result, [a.type for a in args])
+    function = cgutils.get_or_insert_function(builder.module, function_type, mangled)
+    return builder.call(function, args)
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return _call(builder, "llvm.fma", a.type, [a, b, c])
+
+
+def _load(builder: Any, address: Any, vector: Vector) -> Any:
+    typed = builder.bitcast(address, _vector_type(vector).as_pointer())
+    return builder.load(typed, align=vector.dtype.bitwidth // 8)
+
+
+def _store(builder: Any, address: Any, value: Any, vector: Vector) -> Any:
+    typed = builder.bitcast(address, _vector_type(vector).as_pointer())
+    return builder.store(value, typed, align=vector.dtype.bitwidth // 8)
+
+
+def _cast(context: Any, builder: Any, value: Any, kind: types.Type, vector: Vector) -> Any:
+    """Emit ``value`` as a ``vector``: itself, or a scalar cast to its dtype and repeated."""
+    if isinstance(kind, Vector):
+        return value
+    return _repeat(builder, context.cast(builder, value, kind, vector.dtype), vector.count)
+
+
+# --- Operators -----------------------------------------------------------------------------------
+
+
+def _common(a: types.Type, b: types.Type) -> Vector | None:
+    """The vector type of ``a op b``, or None where this file has nothing to say."""
+    if isinstance(a, Vector) and (a == b or isinstance(b, types.Number | types.Boolean)):
+        return a
+    if isinstance(b, Vector) and isinstance(a, types.Number | types.Boolean):
+        return b
+    return None
+
+
+def _operator(symbols: tuple[Any, ...], emit: Callable[..., Any], compares: bool = False) -> None:
+    """Give the operators ``symbols`` a meaning on vectors (and a vector beside a scalar)."""
+
+    def typing(context: Any) -> Callable[..., Any]:
+        def typer(a: types.Type, b: types.Type) -> types.Type | None:
+            vector = _common(a, b)
+            return _mask_of(vector) if vector is not None and compares else vector
+
+        return typer
+
+    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = _common(*signature.args)
+        a, b = (
+            _cast(context, builder, value, kind, vector)
+            for value, kind in zip(args, signature.args, strict=True)
+        )
+        return emit(builder, a, b, vector)
+
+    for symbol in symbols:
+        type_callable(symbol)(typing)
+        for pair in ((Vector, Vector), (Vector, types.Any), (types.Any, Vector)):
+            lower_builtin(symbol, *pair)(lower)
+
+
+def _arithmetic(float_name: str, integer_name: str) -> Callable[..., Any]:
+    def emit(builder: Any, a: Any, b: Any, vector: Vector) -> Any:
+        if _is_float(vector):
+            # As written, in this order; only a multiply-add may be fused.
+            return getattr(builder, float_name)(a, b, flags=["nsz", "contract"])
+        return getattr(builder, integer_name)(a, b)
+
+    return emit
+
+
+def _compare(symbol: str) -> Callable[..., Any]:
+    def emit(builder: Any, a: Any, b: Any, vector: Vector) -> Any:
+        if not _is_float(vector):
+            signed = getattr(vector.dtype, "signed", False)
+            return (builder.icmp_signed if signed else builder.icmp_unsigned)(symbol, a, b)
+        # != is true for NaN, every other comparison false: as in NumPy.
+        ordered = builder.fcmp_unordered if symbol == "!=" else builder.fcmp_ordered
+        return ordered(symbol, a, b, flags=["nsz"])
+
+    return emit
+
+
+_operator((operator.add, operator.iadd), _arithmetic("fadd", "add"))
+_operator((operator.sub, operator.isub), _arithmetic("fsub", "sub"))
+_operator((operator.mul, operator.imul), _arithmetic("fmul", "mul"))
+_operator((operator.truediv, operator.itruediv), _arithmetic("fdiv", "udiv"))
+_operator((operator.and_, operator.iand), lambda builder, a, b, v: builder.and_(a, b))
+_operator((operator.or_, operator.ior), lambda builder, a, b, v: builder.or_(a, b))
+_operator((operator.xor, operator.ixor), lambda builder, a, b, v: builder.xor(a, b))
+_operator((operator.lshift, operator.ilshift), lambda builder, a, b, v: builder.shl(a, b))
+_operator((operator.rshift, operator.irshift), lambda builder, a, b, v: builder.lshr(a, b))
+for _symbol, _function in (
+    ("<", operator.lt),
+    ("<=", operator.le),
+    (">", operator.gt),
+    (">=", operator.ge),
+    ("==", operator.eq),
+    ("!=", operator.ne),
+):
+    _operator((_function,), _compare(_symbol), compares=True)
+
+
+def _unary(symbol: Any, accepts: Callable[[types.Type], bool], emit: Callable[..., Any]) -> None:
+    @type_callable(symbol)
+    def typing(context: Any) -> Callable[..., Any]:
+        return lambda a: a if accepts(a) else None
+
+    @lower_builtin(symbol, Vector)
+    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return emit(builder, args[0])
+
+
+_unary(operator.neg, _is_float, lambda builder, a: builder.fneg(a))
+_unary(
+    operator.invert,
+    lambda a: isinstance(a, Vector) and not _is_float(a),
+    lambda builder, a: builder.not_(a),
+)
+
+
+@type_callable(operator.add)
+def _type_step(context: Any) -> Callable[..., Any]:
+    def typer(p: types.Type, n: types.Type) -> types.Type | None:
+        return p if isinstance(p, Pointer) and isinstance(n, types.Integer) else None
+
+    return typer
+
+
+@lower_builtin(operator.add, Pointer, types.Integer)
+def _lower_step(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    index = context.cast(builder, args[1], signature.args[1], types.intp)
+    return builder.gep(args[0], [index])
+
+
+@type_callable(operator.getitem)
+def _type_element(context: Any) -> Callable[..., Any]:
+    def typer(p: types.Type, n: types.Type) -> types.Type | None:
+        return p.dtype if isinstance(p, Pointer) and isinstance(n, types.Integer) else None
+
+    return typer
+
+
+@lower_builtin(operator.getitem, Pointer, types.Integer)
+def _lower_element(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    return builder.load(_lower_step(context, builder, signature, args))
+
+
+@type_callable(operator.setitem)
+def _type_assign(context: Any) -> Callable[..., Any]:
+    def typer(p: types.Type, n: types.Type, value: types.Type) -> types.Type | None:
+        fits = isinstance(p, Pointer) and isinstance(n, types.Integer)
+        return types.none if fits and isinstance(value, types.Number) else None
+
+    return typer
+
+
+@lower_builtin(operator.setitem, Pointer, types.Integer, types.Number)
+def _lower_assign(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    p, _, kind = signature.args
+    value = context.cast(builder, args[2], kind, p.dtype)
+    builder.store(value, _lower_step(context, builder, signature, args[:2]))
+    return context.get_dummy_value()
+
+
+# --- Pointers, loads and stores ------------------------------------------------------------------
+
+
+@intrinsic
+def pointer(typing_context, array, index):
+    """Return the address of flat element ``index`` of a C-contiguous ``array``."""
+    if not (isinstance(array, types.Array) and array.layout == "C"):
+        return None
+
+    def emit(context, builder, signature, args):
+        data = context.make_array(array)(context, builder, args[0]).data
+        return builder.gep(data, [context.cast(builder, args[1], index, types.intp)])
+
+    return Pointer(array.dtype)(array, index), emit
+
+
+@intrinsic
+def address(typing_context, number, like):
+    """Return the integer address ``number`` (in bytes) as a pointer of ``like``'s dtype."""
+    if not isinstance(number, types.Integer):
+        return None
+    result = Pointer(like.dtype)
+
+    def emit(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(result))
+
+    return result(number, like), emit
+
+
+@intrinsic
+def lanes(typing_context, like):
+    """Return how many numbers a vector of ``like``'s dtype (array, pointer, vector) holds."""
+    count = like.count if isinstance(like, Vector) else _count(like.dtype)
+    return types.intp(like), lambda context, builder, signature, args: ir.Constant(
+        ir.IntType(64), count
+    )
+
+
+@intrinsic
+def load(typing_context, p):
+    """Return the ``lanes(p)`` numbers at ``p``, which needs no alignment."""
+    if not isinstance(p, Pointer):
+        return None
+    vector = _full(p.dtype)
+    return vector(p), lambda context, builder, signature, args: _load(builder, args[0], vector)
+
+
+@intrinsic
+def store(typing_context, p, value):
+    """Write the vector ``value`` to ``p``."""
+    if not (isinstance(p, Pointer) and isinstance(value, Vector) and value.dtype == p.dtype):
+        return None
+
+    def emit(context, builder, signature, args):
+        _store(builder, args[0], args[1], value)
+        return context.get_dummy_value()
+
+    return types.none(p, value), emit
+
+
+def _indices(builder: Any, count: int, bits: int) -> ir.Constant:
+    integer = ir.IntType(bits)
+    return ir.Constant(
+        ir.VectorType(integer, count), [ir.Constant(integer, i) for i in range(count)]
+    )
+
+
+def _first(builder: Any, n: Any, count: int) -> Any:
+    """Emit the mask of the first ``n`` lanes."""
+    narrow = builder.trunc(n, ir.IntType(32))
+    return builder.icmp_signed("<", _indices(builder, count, 32), _repeat(builder, narrow, count))
+
+
+@intrinsic
+def first(typing_context, n, like):
+    """Return the mask that is true in the first ``n`` lanes of a vector of ``like``'s dtype."""
+    mask = Vector(types.boolean, _count(like.dtype))
+
+    def emit(context, builder, signature, args):
+        return _first(builder, context.cast(builder, args[0], n, types.intp), mask.count)
+
+    return mask(n, like), emit
+
+
+@intrinsic
+def load_first(typing_context, p, n):
+    """Return ``p[0], ..., p[n - 1], 0, ...``; nothing past ``p[n - 1]`` is touched."""
+    if not (isinstance(p, Pointer) and isinstance(n, types.Integer)):
+        return None
+    vector = _full(p.dtype)
+
+    def emit(context, builder, signature, args):
+        mask = _first(builder, context.cast(builder, args[1], n, types.intp), vector.count)
+        kind = _vector_type(vector)
+        typed = builder.bitcast(args[0], kind.as_pointer())
+        align = ir.Constant(ir.IntType(32), vector.dtype.bitwidth // 8)
+        letter = "f" if _is_float(vector) else "i"
+        name = f"llvm.masked.load.v{vector.count}{letter}{vector.dtype.bitwidth}.p0"
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [typed.type, align.type, mask.type, kind]), name
+        )
+        return builder.call(function, [typed, align, mask, _constant(vector, 0)])
+
+    return vector(p, n), emit
+
+
+@intrinsic
+def store_first(typing_context, p, value, n):
+    """Write the first ``n`` lanes of ``value`` to ``p``; nothing past ``p[n - 1]`` is touched."""
+    if not (isinstance(p, Pointer) and isinstance(value, Vector) and value.dtype == p.dtype):
+        return None
+
+    def emit(context, builder, signature, args):
+        mask = _first(builder, context.cast(builder, args[2], n, types.intp), value.count)
+        kind = _vector_type(value)
+        typed = builder.bitcast(args[0], kind.as_pointer())
+        align = ir.Constant(ir.IntType(32), value.dtype.bitwidth // 8)
+        letter = "f" if _is_float(value) else "i"
+        name = f"llvm.masked.store.v{value.count}{letter}{value.dtype.bitwidth}.p0"
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [kind, typed.type, align.type, mask.type]),
+            name,
+        )
+        builder.call(function, [args[1], typed, align, mask])
+        return context.get_dummy_value()
+
+    return types.none(p, value, n), emit
+
+
+@intrinsic
+def splat(typing_context, x, like):
+    """Return the scalar ``x``, cast to ``like``'s dtype, in every lane."""
+    vector = like if isinstance(like, Vector) else _full(like.dtype)
+
+    def emit(context, builder, signature, args):
+        return _cast(context, builder, args[0], x, vector)
+
+    return vector(x, like), emit
+
+
+@intrinsic
+def iota(typing_context, like):
+    """Return the unsigned integers 0, 1, 2, ..., as wide as ``like``'s dtype."""
+    vector = _integer_of(like if isinstance(like, Vector) else _full(like.dtype))
+    return vector(like), lambda context, builder, signature, args: _indices(
+        builder, vector.count, vector.dtype.bitwidth
+    )
+
+
+# --- Element-wise functions ----------------------------------------------------------------------
+
+
+@intrinsic
+def fma(typing_context, a, b, c):
+    """Return ``a * b + c`` with one rounding; any of them may be a scalar."""
+    vector = next((t for t in (a, b, c) if isinstance(t, Vector)), None)
+    if not _is_float(vector):
+        return None
+
+    def emit(context, builder, signature, args):
+        cast = [_cast(context, builder, x, t, vector) for x, t in zip(args, (a, b, c), strict=True)]
+        return _fma(builder, *cast)
+
+    return vector(a, b, c), emit
+
+
+@intrinsic
+def select(typing_context, mask, a, b):
+    """Return ``a`` where ``mask`` is true, else ``b``; one of the two may be a scalar."""
+    vector = a if isinstance(a, Vector) else b
+    if not (isinstance(vector, Vector) and mask == _mask_of(vector)):
+        return None
+
+    def emit(context, builder, signature, args):
+        x, y = (_cast(context, builder, args[i], signature.args[i], vector) for i in (1, 2))
+        return builder.select(args[0], x, y)
+
+    return vector(mask, a, b), emit
+
+
+def _extremum(symbol: str) -> Callable[..., Any]:
+    def typed(typing_context, a, b):
+        vector = _common(a, b)
+        if vector is None:
+            return None
+
+        def emit(context, builder, signature, args):
+            x, y = (
+                _cast(context, builder, v, t, vector) for v, t in zip(args, (a, b), strict=True)
+            )
+            return builder.select(_compare(symbol)(builder, x, y, vector), x, y)
+
+        return vector(a, b), emit
+
+    return typed
+
+
+# The form `a > b ? a : b` is one instruction (vmaxps); NaN-aware maxima take three.
+maximum = intrinsic(_extremum(">"))
+maximum.__doc__ = (
+    "Return ``a`` where ``a > b``, else ``b``: a NaN in ``b`` is kept, one in ``a`` not."
+)
+minimum = intrinsic(_extremum("<"))
+minimum.__doc__ = (
+    "Return ``a`` where ``a < b``, else ``b``: a NaN in ``b`` is kept, one in ``a`` not."
+)
+
+
+def _rounding(name: str) -> Callable[..., Any]:
+    def typed(typing_context, v):
+        if not _is_float(v):
+            return None
+        return v(v), lambda context, builder, signature, args: _call(
+            builder, name, args[0].type, [args[0]]
+        )
+
+    return typed
+
+
+absolute = intrinsic(_rounding("llvm.fabs"))
+absolute.__doc__ = "Return ``|v|``."
+floor = intrinsic(_rounding("llvm.floor"))
+floor.__doc__ = "Return the largest integer at most ``v``."
+rint = intrinsic(_rounding("llvm.rint"))
+rint.__doc__ = "Return the nearest integer, ties to even."
+sqrt = intrinsic(_rounding("llvm.sqrt"))
+sqrt.__doc__ = "Return the square root of ``v``."
+
+
+@intrinsic
+def as_integer(typing_context, v):
+    """Return the bits of a float vector as unsigned integers."""
+    result = _integer_of(v)
+    return result(v), lambda context, builder, signature, args: builder.bitcast(
+        args[0], _vector_type(result)
+    )
+
+
+@intrinsic
+def to_float(typing_context, v, like):
+    """Return integers (read as signed) as floats of ``like``'s dtype, of the same width."""
+    vector = Vector(like.dtype, v.count)
+    return vector(v, like), lambda context, builder, signature, args: builder.sitofp(
+        args[0], _vector_type(vector)
+    )
+
+
+# (2^f - 1) / f on [-1/2, 1/2] by Chebyshev fit; relative error of 1 + f q(f): 4e-9 and 6e-18.
+_EXP2 = {
+    types.float32: (
+        0.6931471880262288,
+        0.24022650760568126,
+        0.05550357114219078,
+        0.009618082557277852,
+        0.0013390863364671234,
+        0.0001545316294512069,
+    ),
+    types.float64: (
+        0.6931471805599453,
+        0.24022650695910097,
+        0.0555041086648216,
+        0.009618129107606888,
+        0.0013333558146416936,
+        0.0001540353044173605,
+        1.525273382983612e-05,
+        1.321544258792169e-06,
+        1.0178062445845774e-07,
+        7.072585949269223e-09,
+        4.4549605981865186e-10,
+    ),
+}
+# Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits.
+_MAGIC = {types.float32: 1.5 * 2.0**23, types.float64: 1.5 * 2.0**52}
+_MANTISSA = {types.float32: 23, types.float64: 52}
+_EXPONENTS = {types.float32: (-126.0, 128.0), types.float64: (-1022.0, 1024.0)}
+
+
+def _split_exp2(builder: Any, x: Any, vector: Vector) -> tuple[Any, Any, Any]:
+    """Emit (f, q, bits) with 2^x = 2^n (1 + f q), n = round(x), f = x - n, bits = n << mantissa."""
+    magic = _constant(vector, _MAGIC[vector.dtype])
+    integers = _integer_of(vector)
+    shifted = builder.fadd(x, magic, flags=["nsz"])
+    f = builder.fsub(x, builder.fsub(shifted, magic, flags=["nsz"]), flags=["nsz"])
+    *rest, q = (_constant(vector, c) for c in _EXP2[vector.dtype])
+    for coefficient in reversed(rest):
+        q = _fma(builder, q, f, coefficient)
+    bits = builder.shl(
+        builder.bitcast(shifted, _vector_type(integers)),
+        _constant(integers, _MANTISSA[vector.dtype]),
+    )
+    return f, q, bits
+
+
+def _exp2(builder: Any, x: Any, vector: Vector, overflow: bool) -> Any:
+    """Emit 2^x: the exponent n is added to the exponent field of 1 + f q in [0.7, 1.42]."""
+    integers = _vector_type(_integer_of(vector))
+    f, q, bits = _split_exp2(builder, x, vector)
+    p = _fma(builder, q, f, _constant(vector, 1.0))
+    scaled = builder.bitcast(builder.add(builder.bitcast(p, integers), bits), x.type)
+    least, most = (_constant(vector, c) for c in _EXPONENTS[vector.dtype])
+    tiny = builder.fcmp_ordered("<", x, least, flags=["nsz"])
+    scaled = builder.select(tiny, _constant(vector, 0.0), scaled)
+    if overflow:
+        huge = builder.fcmp_ordered(">=", x, most, flags=["nsz"])
+        scaled = builder.select(huge, _constant(vector, float("inf")), scaled)
+    return scaled
+
+
+@intrinsic
+def exp2(typing_context, v):
+    """Return 2^v to 1 ulp; subnormal results are 0, NaN gives NaN; exact at -inf, 0, inf."""
+    if not _is_float(v):
+        return None
+    return v(v), lambda context, builder, signature, args: _exp2(builder, args[0], v, True)
+
+
+@intrinsic
+def exp2_nonpositive(typing_context, v):
+    """Return `exp2` for arguments that can't overflow: one comparison less."""
+    if not _is_float(v):
+        return None
+    return v(v), lambda context, builder, signature, args: _exp2(builder, args[0], v, False)
+
+
+@intrinsic
+def tanh(typing_context, v):
+    """Return tanh(v) = m / (m + 2), m = e^(2|v|) - 1, with v's sign; relative error 4 ulp."""
+    if not _is_float(v):
+        return None
+
+    def emit(context, builder, signature, args):
+        flags = ["nsz"]
+        integers = _vector_type(_integer_of(v))
+        size = _call(builder, "llvm.fabs", args[0].type, [args[0]])
+        # tanh is 1 to the last bit from here on; NaN passes the comparison's other side.
+        bound = _constant(v, 10.0 if v.dtype == types.float32 else 20.0)
+        size = builder.select(builder.fcmp_ordered(">", size, bound, flags=flags), bound, size)
+        x = builder.fmul(size, _constant(v, 2.8853900817779268), flags=flags)  # 2 log2(e)
+        f, q, bits = _split_exp2(builder, x, v)
+        one = builder.bitcast(_constant(v, 1.0), integers)
+        power = builder.bitcast(builder.add(one, bits), x.type)  # 2^n
+        # e^(2|v|) - 1 = 2^n f q + (2^n - 1): no cancellation where n = 0.
+        less = builder.fsub(power, _constant(v, 1.0), flags=flags)
+        m = _fma(builder, power, builder.fmul(f, q, flags=flags), less)
+        t = builder.fdiv(m, builder.fadd(m, _constant(v, 2.0), flags=flags), flags=flags)
+        return _call(builder, "llvm.copysign", t.type, [t, args[0]])
+
+    return v(v), emit
+
+
+# --- Across lanes --------------------------------------------------------------------------------
+
+
+def _halves(builder: Any, value: Any, combine: Callable[..., Any]) -> Any:
+    """Emit a reduction by halves: the order is fixed and the error grows with log(lanes) only."""
+    count = value.type.count
+    while count > 1:
+        count //= 2
+        index = ir.VectorType(ir.IntType(32), count)
+        low = builder.shuffle_vector(value, value, ir.Constant(index, list(range(count))))
+        high = builder.shuffle_vector(
+            value, value, ir.Constant(index, list(range(count, 2 * count)))
+        )
+        value = combine(low, high)
+    return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+
+@intrinsic
+def horizontal_sum(typing_context, v):
+    """Return the sum of all lanes, added pairwise."""
+    if not isinstance(v, Vector):
+        return None
+
+    def emit(context, builder, signature, args):
+        add = _arithmetic("fadd", "add")
+        return _halves(builder, args[0], lambda a, b: add(builder, a, b, v))
+
+    return v.dtype(v), emit
+
+
+@intrinsic
+def horizontal_max(typing_context, v):
+    """Return the largest lane; which NaN lanes are noticed is not defined."""
+    if not isinstance(v, Vector):
+        return None
+
+    def emit(context, builder, signature, args):
+        def larger(a: Any, b: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(">", a, b, flags=["nsz"]), a, b)
+
+        return _halves(builder, args[0], larger)
+
+    return v.dtype(v), emit
+
+
+@intrinsic
+def any_true(typing_context, mask):
+    """Return whether any lane of ``mask`` is true."""
+    if not (isinstance(mask, Vector) and mask.dtype == types.boolean):
+        return None
+
+    def emit(context, builder, signature, args):
+        bits = builder.bitcast(args[0], ir.IntType(mask.count))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(mask), emit
+
+
+# --- The register-tile product -------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def product(
+    typing_context, rows, columns, c, c_row, a, a_row, a_step, b, b_step, depth, valid, accumulate
+):
+    """Compute one register tile of a matrix product: ``C = A B``, or ``C += A B``.
+
+    ``C[m, n] = sum_k a[m * a_row + k * a_step] * b[k * b_step + n]`` for ``m < rows`` and ``n <
+    columns * lanes``, written to ``c[m * c_row + n]``. All ``rows * columns`` registers of C stay
+    in the processor over the loop on ``k < depth``: an element of A is broadcast, a row of B is
+    loaded as ``columns`` vectors.
+
+    Parameters
+    ----------
+    rows, columns
+        The tile in rows and vectors; integer constants.
+    valid
+        How many rows of A exist: rows past it read the last valid row again, so that C is written
+        in whole tiles while nothing past the end of A is touched.
+    accumulate
+        Whether the tile starts from C rather than from zero.
+    """
+    if not all(isinstance(t, types.IntegerLiteral) for t in (rows, columns)):
+        return None
+    height, width = rows.literal_value, columns.literal_value
+    vector = _full(c.dtype)
+    count = vector.count
+    wide = types.intp
+    kinds = (rows, columns, c, wide, a, wide, wide, b, wide, wide, wide, types.boolean)
+
+    def emit(context, builder, signature, args):
+        _, _, c0, c_step, a0, a_stride, a_inner, b0, b_inner, n_depth, n_valid, again = args
+        integer = ir.IntType(64)
+        last = builder.sub(n_valid, ir.Constant(integer, 1))
+        c_places, a_places = [], []
+        for m in range(height):
+            row = ir.Constant(integer, m)
+            kept = builder.select(builder.icmp_signed("<", row, last), row, last)
+            a_places.append(builder.gep(a0, [builder.mul(kept, a_stride)]))
+            start = builder.gep(c0, [builder.mul(row, c_step)])
+            c_places.append(
+                [builder.gep(start, [ir.Constant(integer, n * count)]) for n in range(width)]
+            )
+        zero = _constant(vector, 0.0)
+        before = builder.block
+        resume = builder.append_basic_block("product.resume")
+        entry = builder.append_basic_block("product.entry")
+        loop = builder.append_basic_block("product.loop")
+        end = builder.append_basic_block("product.end")
+        builder.cbranch(again, resume, entry)
+        builder.position_at_end(resume)
+        saved = [[_load(builder, place, vector) for place in line] for line in c_places]
+        builder.branch(entry)
+
+        builder.position_at_end(entry)
+        initial = []
+        for m in range(height):
+            line = []
+            for n in range(width):
+                phi = builder.phi(zero.type)
+                phi.add_incoming(zero, before)
+                phi.add_incoming(saved[m][n], resume)
+                line.append(phi)
+            initial.append(line)
+        builder.cbranch(builder.icmp_signed(">", n_depth, ir.Constant(integer, 0)), loop, end)
+
+        builder.position_at_end(loop)
+        k = builder.phi(integer)
+        totals = [[builder.phi(zero.type) for _ in range(width)] for _ in range(height)]
+        b_row = builder.gep(b0, [builder.mul(k, b_inner)])
+        line_b = [
+            _load(builder, builder.gep(b_row, [ir.Constant(integer, n * count)]), vector)
+            for n in range(width)
+        ]
+        offset = builder.mul(k, a_inner)
+        sums = []
+        for m in range(height):
+            element = builder.load(builder.gep(a_places[m], [offset]))
+            repeated = _repeat(builder, element, count)
+            sums.append([_fma(builder, repeated, line_b[n], totals[m][n]) for n in range(width)])
+        following = builder.add(k, ir.Constant(integer, 1), flags=["nsw"])
+        k.add_incoming(ir.Constant(integer, 0), entry)
+        k.add_incoming(following, loop)
+        for m in range(height):
+            for n in range(width):
+                totals[m][n].add_incoming(initial[m][n], entry)
+                totals[m][n].add_incoming(sums[m][n], loop)
+        builder.cbranch(builder.icmp_signed("<", following, n_depth), loop, end)
+
+        builder.position_at_end(end)
+        for m in range(height):
+            for n in range(width):
+                result = builder.phi(zero.type)
+                result.add_incoming(initial[m][n], entry)
+                result.add_incoming(sums[m][n], loop)
+                c_places[m][n] = (c_places[m][n], result)
+        for line in c_places:
+            for place, result in line:
+                _store(builder, place, result, vector)
+        return context.get_dummy_value()
+
+    return types.none(*kinds), emit
