@@ -148,6 +148,16 @@ def generator(name: str, value: object) -> np.random.Generator:
     return value
 
 
+def gradient(name: str, value: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return ``value`` as an array with exactly the shape and dtype of the output it belongs to."""
+    array = float_array(name, value)
+    if array.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype} like the output, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected the shape of the output, {shape}, got {array.shape}")
+    return array
+
+
 def _as_array(name: str, x: object, expected: str) -> Array:
     try:
         return np.asarray(x)

@@ -1,0 +1,242 @@
+"""Linear maps, table look-ups and dropout: `linear`, `embedding`, `dropout` and their pairs."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from miniattn import _checks
+from miniattn.functional._arrays import Array, kernel_input, rows
+from miniattn.kernels import columns
+
+
+class LinearContext(NamedTuple):
+    """What `linear_backward` needs: the inputs, and whether there was a bias."""
+
+    x: Array
+    weight: Array
+    has_bias: bool
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """Linear map of the last axis: y = x · weightᵀ + bias.
+
+    Parameters
+    ----------
+    x : ndarray, shape (..., E)
+        Any number of leading axes; float32 or float64.
+    weight : ndarray, shape (F, E)
+        Row f holds the weights of output f: the layout of most frameworks, (out, in).
+    bias : ndarray, shape (F,), optional
+
+    Returns
+    -------
+    ndarray, shape (..., F)
+
+    Raises
+    ------
+    TypeError
+        If an argument is not float32 or float64, or the dtypes differ.
+    ValueError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    The product is NumPy's, and so BLAS's. Backward by hand: ``docs/derivations/linear.md``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import miniattn.functional as F
+    >>> F.linear(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]]), np.array([0.5, 0.0]))
+    array([[11.5, 17. ]])
+    """
+    return linear_forward(x, weight, bias)[0]
+
+
+@np.errstate(all="ignore")  # NaN and inf travel on silently, as they do through the kernels
+def linear_forward(
+    x: Array, weight: Array, bias: Array | None = None
+) -> tuple[Array, LinearContext]:
+    """Return ``linear(x, weight, bias)`` and the context for `linear_backward`."""
+    x = _checks.float_array("x", x)
+    weight = _checks.float_array("weight", weight)
+    bias = None if bias is None else _checks.float_array("bias", bias)
+    _checks.same_dtype(x=x, weight=weight, bias=bias)
+    _checks.shape("x", x, "..., E")
+    _checks.shape("weight", weight, "F, E", {"E": x.shape[-1]})
+    y = rows(x) @ weight.T
+    if bias is not None:
+        _checks.shape("bias", bias, "F", {"F": weight.shape[0]})
+        y += bias
+    y = y.reshape(*x.shape[:-1], weight.shape[0])
+    return y, LinearContext(x, weight, bias is not None)
+
+
+@np.errstate(all="ignore")
+def linear_backward(
+    dy: Array, ctx: LinearContext, *, needs_grad: tuple[bool, bool, bool] = (True, True, True)
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Return ``(dx, dweight, dbias)``; None where not needed, and for a bias not given.
+
+    With the leading axes of x and dy flattened to R rows:
+
+    - dx = dy · weight, shape (..., E)
+    - dweight = dyᵀ · x, shape (F, E)
+    - dbias = Σ over rows of dy, shape (F,)
+    """
+    x, weight, has_bias = ctx
+    dy = _checks.gradient("dy", dy, (*x.shape[:-1], weight.shape[0]), x.dtype)
+    dy_rows = rows(dy)
+    dx = (dy_rows @ weight).reshape(x.shape) if needs_grad[0] else None
+    dweight = dy_rows.T @ rows(x) if needs_grad[1] else None
+    dbias = _sum_rows(dy_rows) if needs_grad[2] and has_bias else None
+    return dx, dweight, dbias
+
+
+def _sum_rows(x: Array) -> Array:
+    """Return the sum of the rows of ``x`` (R, n): the same bits for any number of threads."""
+    total = np.empty(x.shape[1], x.dtype)
+    columns.sum_rows(x, total)
+    return total
+
+
+class EmbeddingContext(NamedTuple):
+    """What `embedding_backward` needs: the ids and the shape and dtype of the table."""
+
+    ids: Array
+    shape: tuple[int, int]
+    dtype: np.dtype[np.floating]
+
+
+def embedding(ids: Array, weight: Array) -> Array:
+    """Rows of a table: y[...] = weight[ids[...]].
+
+    Parameters
+    ----------
+    ids : ndarray of int, shape (...)
+        Row numbers in [0, V). Negative numbers do not count from the end.
+    weight : ndarray, shape (V, E)
+        float32 or float64.
+
+    Returns
+    -------
+    ndarray, shape (..., E)
+
+    Raises
+    ------
+    TypeError
+        If ``ids`` are not integers or ``weight`` is not float32 or float64.
+    ValueError
+        If an id is outside [0, V).
+
+    Notes
+    -----
+    Backward by hand: ``docs/derivations/embedding.md``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import miniattn.functional as F
+    >>> F.embedding(np.array([2, 0]), np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    array([[5., 6.],
+           [1., 2.]])
+    """
+    return embedding_forward(ids, weight)[0]
+
+
+def embedding_forward(ids: Array, weight: Array) -> tuple[Array, EmbeddingContext]:
+    """Return ``embedding(ids, weight)`` and the context for `embedding_backward`."""
+    ids = _checks.int_array("ids", ids)
+    weight = _checks.float_array("weight", weight)
+    _checks.shape("weight", weight, "V, E")
+    _check_range(ids, weight.shape[0])
+    # The ids are in range: mode="clip" only spares NumPy a buffered second copy.
+    y = weight.take(ids, axis=0, mode="clip") if ids.size else weight[ids]
+    return y, EmbeddingContext(ids, weight.shape, weight.dtype)
+
+
+def embedding_backward(dy: Array, ctx: EmbeddingContext) -> Array:
+    """Return ``dweight`` (V, E): row v is the sum of the rows of dy whose id is v, in order."""
+    dy = _checks.gradient("dy", dy, (*ctx.ids.shape, ctx.shape[1]), ctx.dtype)
+    dweight = np.zeros(ctx.shape, ctx.dtype)
+    columns.scatter_add(kernel_input(ctx.ids).reshape(-1), rows(dy), dweight)
+    return dweight
+
+
+def _check_range(ids: Array, size: int) -> None:
+    """Raise ValueError, naming the worst id, unless all ids are in [0, size)."""
+    if ids.size == 0:
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= size:
+        worst = low if low < 0 and -low > high - size else high
+        raise ValueError(f"ids: expected ids in [0, V) with V = {size}, got {worst}")
+
+
+class DropoutContext(NamedTuple):
+    """What `dropout_backward` needs: the factor of every element, 0 or 1 / (1 - p)."""
+
+    factor: Array
+
+
+def dropout(x: Array, p: float, rng: np.random.Generator) -> Array:
+    """Inverted dropout: every element becomes 0 with probability p, else x / (1 − p).
+
+    Dividing by 1 − p keeps the expectation at x, so that inference needs no change.
+
+    Parameters
+    ----------
+    x : ndarray, shape (...)
+        float32 or float64.
+    p : float
+        Probability of being dropped, in [0, 1).
+    rng : numpy.random.Generator
+        Where the randomness comes from; the same state gives the same result.
+
+    Returns
+    -------
+    ndarray, shape (...)
+
+    Raises
+    ------
+    TypeError
+        If ``x`` is not float32 or float64, or ``rng`` is not a Generator.
+    ValueError
+        If ``p`` is outside [0, 1).
+
+    Notes
+    -----
+    Backward by hand: ``docs/derivations/dropout.md``.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+    JMLR 15 (2014), section 4; the division by 1 − p during training is noted in section 10.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import miniattn.functional as F
+    >>> y = F.dropout(np.ones(1000), 0.2, np.random.default_rng(0))
+    >>> sorted(set(y.tolist()))
+    [0.0, 1.25]
+    """
+    return dropout_forward(x, p, rng)[0]
+
+
+@np.errstate(all="ignore")
+def dropout_forward(x: Array, p: float, rng: np.random.Generator) -> tuple[Array, DropoutContext]:
+    """Return ``dropout(x, p, rng)`` and the context for `dropout_backward`."""
+    x = _checks.float_array("x", x)
+    p = _checks.probability("p", p)
+    rng = _checks.generator("rng", rng)
+    kept = rng.random(x.shape, dtype=np.float32) >= p
+    factor = kept * x.dtype.type(1 / (1 - p))
+    return x * factor, DropoutContext(factor)
+
+
+@np.errstate(all="ignore")
+def dropout_backward(dy: Array, ctx: DropoutContext) -> Array:
+    """Return ``dx`` = dy · factor: what was dropped gets no gradient."""
+    dy = _checks.gradient("dy", dy, ctx.factor.shape, ctx.factor.dtype)
+    return dy * ctx.factor

@@ -1,0 +1,211 @@
+"""Normalisation of the last axis: ``layer_norm``, ``rms_norm`` and their pairs."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from miniattn import _checks
+from miniattn.functional._arrays import Array, absent, kernel_input, rows
+from miniattn.kernels import norm
+
+
+class LayerNormContext(NamedTuple):
+    """What `layer_norm_backward` needs: inputs, and mean and 1/std of every row."""
+
+    x: Array
+    weight: Array
+    mean: Array
+    rstd: Array
+    has_bias: bool
+
+
+def layer_norm(x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5) -> Array:
+    """Layer normalisation: y = (x − mean(x)) / √(var(x) + eps) · weight + bias.
+
+    Mean and (biased) variance are those of each row along the last axis.
+
+    Parameters
+    ----------
+    x : ndarray, shape (..., E)
+        float32 or float64.
+    weight : ndarray, shape (E,)
+        The gain.
+    bias : ndarray, shape (E,), optional
+    eps : float
+        Added to the variance, > 0.
+
+    Returns
+    -------
+    ndarray, shape (..., E)
+
+    Raises
+    ------
+    TypeError
+        If an argument is not float32 or float64, or the dtypes differ.
+    ValueError
+        If the shapes do not fit or ``eps`` is not positive.
+
+    Notes
+    -----
+    The variance is the mean of the squared distances from the mean, not E[x²] − E[x]²,
+    which cancels where the mean is large. Backward by hand: ``docs/derivations/layer_norm.md``.
+
+    References
+    ----------
+    Ba, Kiros and Hinton, "Layer Normalization", arXiv:1607.06450, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import miniattn.functional as F
+    >>> F.layer_norm(np.array([[1.0, 2.0, 3.0]]), np.ones(3)).round(4)
+    array([[-1.2247,  0.    ,  1.2247]])
+    """
+    return layer_norm_forward(x, weight, bias, eps)[0]
+
+
+def layer_norm_forward(
+    x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5
+) -> tuple[Array, LayerNormContext]:
+    """Return ``layer_norm(x, weight, bias, eps)`` and the context for `layer_norm_backward`."""
+    x, weight, bias, eps = _check(x, weight, bias, eps)
+    y = np.empty(x.shape, x.dtype)
+    mean = np.empty(x.shape[:-1], x.dtype)
+    rstd = np.empty(x.shape[:-1], x.dtype)
+    norm.layer_norm(
+        rows(x),
+        kernel_input(weight),
+        absent(1, x.dtype) if bias is None else kernel_input(bias),
+        eps,
+        rows(y),
+        mean.reshape(-1),
+        rstd.reshape(-1),
+    )
+    return y, LayerNormContext(x, weight, mean, rstd, bias is not None)
+
+
+def layer_norm_backward(
+    dy: Array, ctx: LayerNormContext, *, needs_grad: tuple[bool, bool, bool] = (True, True, True)
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Return ``(dx, dweight, dbias)``; None where not needed, and for a bias not given.
+
+    With x̂ = (x − mean) · rstd and g = dy · weight:
+
+    - dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)), means along the row, shape (..., E)
+    - dweight = Σ over rows of dy · x̂, shape (E,)
+    - dbias = Σ over rows of dy, shape (E,)
+    """
+    x, weight, mean, rstd, has_bias = ctx
+    dy = _checks.gradient("dy", dy, x.shape, x.dtype)
+    dx = np.empty(x.shape, x.dtype)
+    dweight, dbias = np.empty(weight.shape, x.dtype), np.empty(weight.shape, x.dtype)
+    norm.layer_norm_backward(
+        rows(dy),
+        rows(x),
+        kernel_input(weight),
+        mean.reshape(-1),
+        rstd.reshape(-1),
+        rows(dx),
+        dweight,
+        dbias,
+    )
+    return (
+        dx if needs_grad[0] else None,
+        dweight if needs_grad[1] else None,
+        dbias if needs_grad[2] and has_bias else None,
+    )
+
+
+class RmsNormContext(NamedTuple):
+    """What `rms_norm_backward` needs: inputs, and 1/rms of every row."""
+
+    x: Array
+    weight: Array
+    rrms: Array
+
+
+def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
+    """Root mean square normalisation: y = x / √(mean(x²) + eps) · weight.
+
+    The mean is that of each row along the last axis.
+
+    Parameters
+    ----------
+    x : ndarray, shape (..., E)
+        float32 or float64.
+    weight : ndarray, shape (E,)
+        The gain.
+    eps : float
+        Added to the mean square, > 0.
+
+    Returns
+    -------
+    ndarray, shape (..., E)
+
+    Raises
+    ------
+    TypeError
+        If an argument is not float32 or float64, or the dtypes differ.
+    ValueError
+        If the shapes do not fit or ``eps`` is not positive.
+
+    Notes
+    -----
+    Backward by hand: ``docs/derivations/rms_norm.md``.
+
+    References
+    ----------
+    Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv:1910.07467, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import miniattn.functional as F
+    >>> F.rms_norm(np.array([[3.0, 4.0]]), np.ones(2)).round(4)
+    array([[0.8485, 1.1314]])
+    """
+    return rms_norm_forward(x, weight, eps)[0]
+
+
+def rms_norm_forward(x: Array, weight: Array, eps: float = 1e-6) -> tuple[Array, RmsNormContext]:
+    """Return ``rms_norm(x, weight, eps)`` and the context for `rms_norm_backward`."""
+    x, weight, _, eps = _check(x, weight, None, eps)
+    y = np.empty(x.shape, x.dtype)
+    rrms = np.empty(x.shape[:-1], x.dtype)
+    norm.rms_norm(rows(x), kernel_input(weight), eps, rows(y), rrms.reshape(-1))
+    return y, RmsNormContext(x, weight, rrms)
+
+
+def rms_norm_backward(
+    dy: Array, ctx: RmsNormContext, *, needs_grad: tuple[bool, bool] = (True, True)
+) -> tuple[Array | None, Array | None]:
+    """Return ``(dx, dweight)``; None where not needed.
+
+    With x̂ = x · rrms and g = dy · weight:
+
+    - dx = rrms · (g − x̂ · mean(g · x̂)), the mean along the row, shape (..., E)
+    - dweight = Σ over rows of dy · x̂, shape (E,)
+    """
+    x, weight, rrms = ctx
+    dy = _checks.gradient("dy", dy, x.shape, x.dtype)
+    dx = np.empty(x.shape, x.dtype)
+    dweight = np.empty(weight.shape, x.dtype)
+    norm.rms_norm_backward(
+        rows(dy), rows(x), kernel_input(weight), rrms.reshape(-1), rows(dx), dweight
+    )
+    return dx if needs_grad[0] else None, dweight if needs_grad[1] else None
+
+
+def _check(
+    x: Array, weight: Array, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array | None, float]:
+    """Return the arguments of a normalisation, checked."""
+    x = _checks.float_array("x", x)
+    weight = _checks.float_array("weight", weight)
+    bias = None if bias is None else _checks.float_array("bias", bias)
+    _checks.same_dtype(x=x, weight=weight, bias=bias)
+    _checks.shape("x", x, "..., E")
+    _checks.shape("weight", weight, "E", {"E": x.shape[-1]})
+    if bias is not None:
+        _checks.shape("bias", bias, "E", {"E": x.shape[-1]})
+    return x, weight, bias, _checks.positive("eps", eps)

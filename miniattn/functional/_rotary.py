@@ -1,0 +1,121 @@
+"""Rotary position embedding: ``rotary`` and its pair."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from miniattn import _checks
+from miniattn.functional._arrays import Array
+
+
+class RotaryContext(NamedTuple):
+    """What `rotary_backward` needs: the angles' cosines and sines, and which numbers are a pair."""
+
+    shape: tuple[int, ...]
+    cos: Array
+    sin: Array
+    interleaved: bool
+
+
+def rotary(
+    x: Array, positions: Array, *, base: float = 10000.0, interleaved: bool = False
+) -> Array:
+    """Rotary position embedding: turn the i-th pair of x at position t by t · base^(−2i/D).
+
+    The dot product of a turned query and a turned key depends on their distance alone.
+
+    Parameters
+    ----------
+    x : ndarray, shape (..., T, D)
+        Queries or keys, usually (B, H, T, D); float32 or float64; D even. To turn only a part
+        of the head width, hand over that part.
+    positions : ndarray of int, shape (T,) or (B, T)
+        One for each step, or for each step of each batch row; (B, T) needs x (B, H, T, D).
+    base : float
+        The slowest pair turns once in about 2π · base steps.
+    interleaved : bool
+        False: the pairs are (i, i + D/2), as in GPT-NeoX and Llama.
+        True: the pairs are (2i, 2i + 1), as in the paper and GPT-J.
+
+    Returns
+    -------
+    ndarray, shape (..., T, D)
+        Laid out in memory as x is.
+
+    Raises
+    ------
+    TypeError
+        If ``x`` is not float32 or float64 or ``positions`` are not integers.
+    ValueError
+        If D is odd, the shapes do not fit or ``base`` is not positive.
+
+    Notes
+    -----
+    Angles are computed in float64, so that float32 is exact to rounding at any position.
+    Backward by hand: ``docs/derivations/rotary.md``.
+
+    References
+    ----------
+    Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding",
+    arXiv:2104.09864, section 3.2 and equation 34.
+
+    Examples
+    --------
+    A query and a key, each moved by 5 steps, have the same product:
+
+    >>> import numpy as np
+    >>> import miniattn.functional as F
+    >>> q, k = np.array([[1.0, 2.0, 3.0, 4.0]]), np.array([[0.5, -1.0, 0.0, 2.0]])
+    >>> near = F.rotary(q, np.array([3])) @ F.rotary(k, np.array([1])).T
+    >>> far = F.rotary(q, np.array([8])) @ F.rotary(k, np.array([6])).T
+    >>> bool(np.allclose(near, far))
+    True
+    """
+    return rotary_forward(x, positions, base=base, interleaved=interleaved)[0]
+
+
+def rotary_forward(
+    x: Array, positions: Array, *, base: float = 10000.0, interleaved: bool = False
+) -> tuple[Array, RotaryContext]:
+    """Return ``rotary(x, positions, ...)`` and the context for `rotary_backward`."""
+    x = _checks.float_array("x", x)
+    positions = _checks.int_array("positions", positions)
+    base = _checks.positive("base", base)
+    _checks.shape("x", x, "..., T, D")
+    steps, width = x.shape[-2:]
+    if width % 2:
+        raise ValueError(f"x: expected shape (..., T, D) with even D, got {x.shape}")
+    if positions.ndim == 2:
+        _checks.shape("x", x, "B, H, T, D")
+        _checks.shape("positions", positions, "B, T", {"B": x.shape[0], "T": steps})
+        positions = positions[:, None, :]
+    else:
+        _checks.shape("positions", positions, "T", {"T": steps})
+    frequency = base ** (-np.arange(0, width, 2) / width) if width else np.empty(0)
+    angle = positions[..., None] * frequency
+    cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
+    ctx = RotaryContext(x.shape, cos, sin, bool(interleaved))
+    return _turn(x, cos, sin, ctx.interleaved), ctx
+
+
+def rotary_backward(dy: Array, ctx: RotaryContext) -> Array:
+    """Return ``dx``: dy turned back by the same angles; a rotation's transpose is its inverse."""
+    dy = _checks.gradient("dy", dy, ctx.shape, ctx.cos.dtype)
+    return _turn(dy, ctx.cos, -ctx.sin, ctx.interleaved)
+
+
+@np.errstate(all="ignore")
+def _turn(x: Array, cos: Array, sin: Array, interleaved: bool) -> Array:
+    y = np.empty_like(x)
+    (a, b), (ya, yb) = _pairs(x, interleaved), _pairs(y, interleaved)
+    ya[...] = a * cos - b * sin
+    yb[...] = b * cos + a * sin
+    return y
+
+
+def _pairs(x: Array, interleaved: bool) -> tuple[Array, Array]:
+    """Return views of the first and the second numbers of all pairs."""
+    if interleaved:
+        return x[..., 0::2], x[..., 1::2]
+    half = x.shape[-1] // 2
+    return x[..., :half], x[..., half:]
