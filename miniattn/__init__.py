@@ -7,4 +7,11 @@ NumPy arrays in, NumPy arrays out; Numba-JIT parallel kernels underneath; every 
     from miniattn import masks, nn
 """
 
+from miniattn.gradcheck import GradcheckError, gradcheck
+
+__all__ = [
+    "GradcheckError",
+    "gradcheck",
+]
+
 __version__ = "0.1.0"
