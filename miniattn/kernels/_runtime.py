@@ -1,25 +1,125 @@
 """The one place for Numba settings: flags, cache, threading layer, locks."""
 
+import functools
+import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numba
 
+from miniattn.kernels import _threads
+from miniattn.kernels._cache import KernelCache
+
 # Never `True`: nnan and ninf would delete the handling of NaN and -inf that masks rely on.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
+_threads.prepare()
+
 
 def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile a helper that kernels call; it is inlined by LLVM and has no loop of its own threads."""
+    """Compile a helper that kernels call; LLVM inlines it, and it has no threads of its own."""
 
     def decorate(f: Callable[..., Any]) -> Any:
-        settings = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True, "cache": True}
-        return numba.njit(**{**settings, **options})(f)
+        return numba.njit(**_settings(options))(f)
 
     return decorate if function is None else decorate(function)
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile a parallel kernel that Python calls."""
-    options.setdefault("parallel", True)
-    return inner(function, **options)
+    """Compile a parallel kernel that Python calls: cached on disk, safe from several threads."""
+    settings = _settings({"parallel": True, **options})
+
+    def decorate(f: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(**settings)(f)
+        if dispatcher is f:  # NUMBA_DISABLE_JIT
+            return f
+        dispatcher._cache = KernelCache(f, settings)
+        return Kernel(dispatcher) if settings["parallel"] else dispatcher
+
+    return decorate if function is None else decorate(function)
+
+
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    return {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True, **options}
+
+
+class Kernel:
+    """A parallel kernel as Python calls it: one launch at a time where the pool demands it."""
+
+    def __init__(self, dispatcher: Any) -> None:
+        self.dispatcher = dispatcher
+        functools.update_wrapper(self, dispatcher.py_func)
+
+    @property
+    def py_func(self) -> Callable[..., Any]:
+        """The Python function."""
+        return self.dispatcher.py_func
+
+    def __call__(self, *args: Any) -> Any:
+        if _pool.concurrent and _thread.limit is _pool.limit:
+            return self.dispatcher(*args)
+        return _guarded(self.dispatcher, args)
+
+
+class _Limit:
+    """A number of threads that was asked for; a new object each time, compared by identity."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+
+class _Pool:
+    """Numba's thread pool as far as it is known."""
+
+    # Known to let several Python threads in at once. Unknown before the first launch, because
+    # the user may choose the layer until then: so the first launch is guarded too.
+    concurrent = False
+    limit: _Limit | None = None
+    lock = threading.RLock()
+
+
+class _Thread(threading.local):
+    """Numba counts threads per Python thread; ours is one number for the process."""
+
+    limit: _Limit | None = None
+
+
+_pool = _Pool()
+_thread = _Thread()
+
+
+def _guarded(dispatcher: Any, args: tuple[Any, ...]) -> Any:
+    with _pool.lock:
+        _adopt_limit()
+        try:
+            return dispatcher(*args)
+        finally:
+            _pool.concurrent = _threads.layer() in ("tbb", "omp")
+
+
+def _adopt_limit() -> None:
+    limit = _pool.limit
+    if limit is not _thread.limit and limit is not None:
+        numba.set_num_threads(limit.threads)
+        _thread.limit = limit
+
+
+def set_num_threads(n: int) -> None:
+    """Let kernels use ``n`` threads, whichever Python thread calls them."""
+    _pool.limit = _Limit(n)
+    _adopt_limit()
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that kernels use."""
+    _adopt_limit()
+    return int(numba.get_num_threads())
+
+
+def _after_fork() -> None:
+    _pool.lock = threading.RLock()  # a thread that no longer exists may hold the old one
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
