@@ -1,0 +1,200 @@
+"""Losses: ``cross_entropy`` fused with its softmax, ``mse``, and their pairs."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from miniattn import _checks
+from miniattn.functional._arrays import Array, kernel_input, rows
+from miniattn.kernels import loss as kernels
+
+
+class CrossEntropyContext(NamedTuple):
+    """What `cross_entropy_backward` needs; the softmax is rebuilt from ``lse``, a number a row."""
+
+    logits: Array
+    targets: Array
+    lse: Array
+    counted: int
+    ignore_index: int
+    label_smoothing: float
+
+
+def cross_entropy(
+    logits: Array, targets: Array, *, ignore_index: int = -100, label_smoothing: float = 0.0
+) -> np.floating:
+    """Mean cross-entropy of class scores: loss = mean(−Σ_j t_j log softmax(logits)_j).
+
+    t is 1 − ε + ε/N at the target class and ε/N elsewhere, with ε = ``label_smoothing``.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (..., N)
+        float32 or float64 scores of N classes.
+    targets : ndarray of int, shape (...)
+        Classes in [0, N), or ``ignore_index`` for rows that do not count.
+    ignore_index : int
+        Such rows are left out of the mean and have gradient 0, whatever their logits hold.
+    label_smoothing : float
+        ε in [0, 1).
+
+    Returns
+    -------
+    numpy scalar
+        The mean over the counted rows, in the dtype of ``logits``. If no row counts the loss is
+        0.0 and so is every gradient (PyTorch gives NaN).
+
+    Raises
+    ------
+    TypeError
+        If ``logits`` is not float32 or float64, or ``targets`` not integer.
+    ValueError
+        If the shapes do not agree, or a target is no class.
+
+    Notes
+    -----
+    Row losses are summed in float64 and in order. A row of logits that are all −inf has loss inf
+    and gradient 0. Backward by hand: ``docs/derivations/cross_entropy.md``.
+
+    References
+    ----------
+    Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016,
+    section 7 (label smoothing).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import miniattn.functional as F
+    >>> logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
+    >>> float(F.cross_entropy(logits, np.array([0, 1])).round(4))
+    0.4581
+    >>> float(F.cross_entropy(logits, np.array([0, -100])).round(4))
+    0.6931
+    """
+    return cross_entropy_forward(
+        logits, targets, ignore_index=ignore_index, label_smoothing=label_smoothing
+    )[0]
+
+
+def cross_entropy_forward(
+    logits: Array, targets: Array, *, ignore_index: int = -100, label_smoothing: float = 0.0
+) -> tuple[np.floating, CrossEntropyContext]:
+    """Return ``cross_entropy(logits, targets)`` and the context for `cross_entropy_backward`."""
+    logits = _checks.float_array("logits", logits)
+    targets = _checks.int_array("targets", targets)
+    if logits.ndim == 0 or targets.shape != logits.shape[:-1]:
+        raise ValueError(
+            "targets: expected the shape of logits without its last axis, "
+            f"got {targets.shape} for logits {logits.shape}"
+        )
+    ignore_index = _checks.integer("ignore_index", ignore_index)
+    label_smoothing = _checks.probability("label_smoothing", label_smoothing)
+    counted = _count_targets(targets, logits.shape[-1], ignore_index)
+
+    logit_rows, target_rows = rows(logits), kernel_input(targets).reshape(-1)
+    losses = np.empty(target_rows.size, np.float64)
+    lse = np.empty(target_rows.size, logits.dtype)
+    kernels.cross_entropy(logit_rows, target_rows, ignore_index, label_smoothing, losses, lse)
+    loss = logits.dtype.type(losses.sum() / max(counted, 1))
+    ctx = CrossEntropyContext(
+        logits, targets, lse.reshape(targets.shape), counted, ignore_index, label_smoothing
+    )
+    return loss, ctx
+
+
+def cross_entropy_backward(dloss: float, ctx: CrossEntropyContext) -> Array:
+    """Return ``dlogits`` = (softmax(logits) − t) · dloss / counted, 0 in rows that do not count."""
+    scale = _scalar("dloss", dloss) / max(ctx.counted, 1)
+    logit_rows = rows(ctx.logits)
+    dlogits = np.empty(ctx.logits.shape, ctx.logits.dtype)
+    kernels.cross_entropy_backward(
+        scale,
+        logit_rows,
+        kernel_input(ctx.targets).reshape(-1),
+        ctx.ignore_index,
+        ctx.label_smoothing,
+        ctx.lse.reshape(-1),
+        dlogits.reshape(logit_rows.shape),
+    )
+    return dlogits
+
+
+class MseContext(NamedTuple):
+    """What `mse_backward` needs: pred − target."""
+
+    difference: Array
+
+
+def mse(pred: Array, target: Array) -> np.floating:
+    """Mean squared error: loss = mean((pred − target)²).
+
+    Parameters
+    ----------
+    pred, target : ndarray, shape (...)
+        float32 or float64, equal in shape and dtype.
+
+    Returns
+    -------
+    numpy scalar
+        In the dtype of ``pred``; 0.0 for empty arrays.
+
+    Raises
+    ------
+    TypeError
+        If the dtypes are not float32 or float64, or differ.
+    ValueError
+        If the shapes differ.
+
+    Notes
+    -----
+    The target is not differentiated. Backward by hand: ``docs/derivations/mse.md``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import miniattn.functional as F
+    >>> float(F.mse(np.array([1.0, 2.0]), np.array([1.0, 4.0])))
+    2.0
+    """
+    return mse_forward(pred, target)[0]
+
+
+def mse_forward(pred: Array, target: Array) -> tuple[np.floating, MseContext]:
+    """Return ``mse(pred, target)`` and the context for `mse_backward`."""
+    pred = _checks.float_array("pred", pred)
+    target = _checks.float_array("target", target)
+    _checks.same_dtype(pred=pred, target=target)
+    if pred.shape != target.shape:
+        raise ValueError(f"target: expected shape {pred.shape} like pred, got {target.shape}")
+    difference = np.asarray(pred - target)
+    total = np.square(difference).sum(dtype=np.float64)
+    return pred.dtype.type(total / max(pred.size, 1)), MseContext(difference)
+
+
+def mse_backward(dloss: float, ctx: MseContext) -> Array:
+    """Return ``dpred`` = 2 (pred − target) · dloss / size."""
+    scale = 2.0 * _scalar("dloss", dloss) / max(ctx.difference.size, 1)
+    return np.asarray(ctx.difference * ctx.difference.dtype.type(scale))
+
+
+def _count_targets(targets: Array, classes: int, ignore_index: int) -> int:
+    """Return how many rows count; raise ValueError for a target that is no class."""
+    if targets.size == 0:
+        return 0
+    ignored = targets == ignore_index
+    wrong = ~ignored & ((targets < 0) | (targets >= classes))
+    if wrong.any():
+        where = np.unravel_index(int(wrong.argmax()), targets.shape)
+        index = tuple(int(i) for i in where)
+        raise ValueError(
+            f"targets: expected classes in [0, N) with N = {classes}, or ignore_index = "
+            f"{ignore_index}, got {int(targets[index])} at index {index}"
+        )
+    return int(targets.size - np.count_nonzero(ignored))
+
+
+def _scalar(name: str, value: object) -> float:
+    """Return a finite number; a 0-d array is one too."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    return _checks.number(name, value)
