@@ -52,7 +52,7 @@ class Kernel:
         functools.update_wrapper(self, dispatcher.py_func)
 
     @property
-    def py_func(self) -> Callable[..., Any]:
+    def py_func(self) -> Any:
         """The Python function."""
         return self.dispatcher.py_func
 
