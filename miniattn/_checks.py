@@ -4,6 +4,7 @@ Wrong kinds (dtype, type) are a TypeError, wrong shapes and ranges a ValueError.
 return the checked value in the form that the rest of the package works with.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,15 @@ def float_array(name: str, x: object) -> Array:
     if array.dtype not in FLOATS or not array.dtype.isnative:
         raise TypeError(f"{name}: expected a float32 or float64 array, got {_dtype(array)}")
     return array
+
+
+def float_dtype(name: str, value: object) -> np.dtype[Any]:
+    """Return ``value`` as the dtype float32 or float64, or raise TypeError."""
+    with contextlib.suppress(TypeError):
+        dtype = np.dtype(value)  # type: ignore[call-overload]
+        if value is not None and dtype in FLOATS and dtype.isnative:
+            return dtype  # type: ignore[no-any-return]
+    raise TypeError(f"{name}: expected float32 or float64, got {value!r}")
 
 
 def int_array(name: str, x: object) -> Array:

@@ -1,0 +1,177 @@
+"""Threads, and what this installation runs on."""
+
+import contextlib
+import functools
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+import miniattn
+from miniattn import _checks
+from miniattn.kernels import _cache, _runtime, _threads
+
+__all__ = ["config", "get_num_threads", "set_num_threads", "show_config", "threads"]
+
+
+def set_num_threads(n: int) -> None:
+    """Let the kernels and NumPy's BLAS use ``n`` threads from now on.
+
+    Results are bitwise the same for any number of threads in the kernels; BLAS products may
+    differ in the last bits.
+
+    Parameters
+    ----------
+    n : int
+        From 1 to the number of threads that Numba launched: ``NUMBA_NUM_THREADS``, by default
+        the processors that this process may use.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``n`` is not an int in that range.
+
+    Notes
+    -----
+    The number holds for the whole process, whichever Python thread calls a kernel.
+    `numba.set_num_threads`, in contrast, speaks for the calling Python thread alone; called
+    later, it wins there until the next call of this function.
+
+    Examples
+    --------
+    >>> import miniattn as ma
+    >>> ma.set_num_threads(1)
+    >>> ma.get_num_threads()
+    1
+    """
+    n = _thread_count(n)
+    _blas().limit(limits=n)
+    _runtime.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """Return how many threads the kernels use when this Python thread calls them."""
+    return _runtime.get_num_threads()
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Limit the kernels and NumPy's BLAS to ``n`` threads inside a ``with`` block.
+
+    Parameters
+    ----------
+    n : int
+        As in `set_num_threads`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``n`` is not an int in that range.
+
+    Notes
+    -----
+    The limit holds for the whole process: BLAS libraries keep one number. Blocks may be nested,
+    but not overlap in two Python threads.
+
+    Examples
+    --------
+    >>> import miniattn as ma
+    >>> with ma.threads(1):
+    ...     ma.get_num_threads()
+    1
+    """
+    n = _thread_count(n)
+    before = get_num_threads()
+    with _blas().limit(limits=n):
+        _runtime.set_num_threads(n)
+        try:
+            yield
+        finally:
+            _runtime.set_num_threads(before)
+
+
+def show_config() -> None:
+    """Print what this installation runs on: see `config`."""
+    facts = config()
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        print(f"{name:<{width}}  {fact}")
+
+
+def config() -> dict[str, str]:
+    """Return versions, processor, thread pools and the folder of compiled kernels, as text.
+
+    The thread pool is started for this, so that the layer named is the one really in use.
+    """
+    return {
+        "miniattn": miniattn.__version__,
+        "Python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
+        "NumPy": np.__version__,
+        "Numba": numba.__version__,
+        "processor": _processor(),
+        "registers": _registers(),
+        "threads": f"{get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",
+        "threading layer": str(_threads.layer()),
+        "BLAS": _blas_libraries(),
+        "compiled kernels": _compiled(),
+    }
+
+
+def _thread_count(n: object) -> int:
+    count = _checks.integer("n", n, least=1)
+    most = numba.config.NUMBA_NUM_THREADS
+    if count > most:
+        raise ValueError(f"n: expected an int <= {most} (NUMBA_NUM_THREADS), got {count}")
+    return count
+
+
+@functools.cache
+def _blas() -> Any:
+    """Return a controller of the BLAS libraries; kept, because the search takes milliseconds."""
+    import threadpoolctl
+
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
+
+
+def _blas_libraries() -> str:
+    libraries = [
+        f"{blas['internal_api']} {blas['version']}, {blas['num_threads']} threads"
+        for blas in _blas().info()
+    ]
+    return "; ".join(libraries) or "unknown"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {_processors()}"
+    return f"{platform.processor() or platform.machine()}, {_processors()}"
+
+
+def _processors() -> str:
+    return f"{os.cpu_count()} logical processors"
+
+
+def _registers() -> str:
+    from llvmlite import binding
+
+    from miniattn.kernels import simd
+
+    features = binding.get_host_cpu_features()
+    known = [
+        name for name in ("avx", "avx2", "fma", "avx512f", "neon", "sve") if features.get(name)
+    ]
+    return f"{simd.LANES} x float32 ({', '.join(known) or 'no vector extensions known'})"
+
+
+def _compiled() -> str:
+    folder = _cache.folder()
+    if folder is None:
+        return "not kept"
+    sizes = [path.stat().st_size for path in folder.glob(f"*{_cache.SUFFIX}")]
+    return f"{folder} ({len(sizes)} kernels, {sum(sizes) / 2**20:.1f} MB)"
