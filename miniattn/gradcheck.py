@@ -128,7 +128,8 @@ def gradcheck(
         beside it; or a module with ``forward`` and ``backward``.
     inputs : dict, tuple or array
         The arguments to differentiate by, float64, any shapes: by name or in order. Integer and
-        bool arrays are passed on and not checked.
+        bool arrays are passed on and not checked, nor are entries that are not finite (which
+        is how to see that NaN in a hidden key does no harm).
     backward : function, optional
         ``backward(dout, ctx)``, where it cannot be found from the name of ``f``. It returns one
         gradient for each float input, in order.
@@ -193,6 +194,7 @@ def gradcheck(
         (name, index, gradient[index], _derivative(subject, dout, array, index, step))
         for (name, array), gradient in zip(subject.targets, gradients, strict=True)
         for index in _choose(array.shape, samples, rng)
+        if np.isfinite(array[index])
     ]
     if not found:
         raise ValueError("inputs: expected at least one float64 number to move, got none")
@@ -241,7 +243,7 @@ class _Subject:
     def gradients(self, dout: Array, ctx: Any) -> list[Array]:
         """Return what backward finds for each of ``targets``."""
         with self._own_grads():
-            result = self.backward(dout if dout.ndim else float(dout), ctx)
+            result = self.backward(dout[()], ctx)
             learned = [
                 np.zeros(p.shape) if p.grad is None else p.grad for p in self.learned.values()
             ]

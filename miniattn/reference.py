@@ -2,8 +2,8 @@
 
 Nothing here is fast, and nothing is shared with the kernels that are tested against it. Every
 function converts its arrays to float64 and returns new ones. ``op(inputs, options)`` is the
-forward direction, ``op_backward(dy, inputs, options)`` recomputes what it needs and returns the
-gradients in the order of the inputs.
+forward direction; ``op_backward(dy, inputs, options)`` takes the same arguments, recomputes what
+it needs and returns the gradients in the order of the inputs.
 
 Masks *select*: a hidden entry is not multiplied by zero, it is never read. That is why NaN in a
 hidden place cannot leak, and why a row that may see nothing is exactly 0 (and its log-sum-exp
@@ -33,15 +33,26 @@ _quiet = np.errstate(
 
 
 def _softmax_row(s: Array) -> Array:
-    """exp(s) / sum(exp(s)) of a vector; zeros where no key has any weight."""
-    lse = _logsumexp_row(s)
-    return np.zeros_like(s) if lse == -np.inf else np.exp(s - lse)
+    """exp(s) / sum(exp(s)) of a vector; zeros where nothing has any weight."""
+    e = np.exp(s - _top(s))
+    return e / (e.sum() or 1.0)
+
+
+def _log_softmax_row(s: Array) -> Array:
+    """s - log(sum(exp(s))) of a vector; -inf where nothing has any weight."""
+    z = s - _top(s)
+    return z - np.log(np.exp(z).sum() or 1.0)
 
 
 def _logsumexp_row(s: Array) -> np.float64:
-    """log(sum(exp(s))) of a vector; -inf for an empty one."""
+    """log(sum(exp(s))) of a vector; -inf where nothing has any weight."""
+    return _top(s) + np.log(np.exp(s - _top(s)).sum())
+
+
+def _top(s: Array) -> np.float64:
+    """The largest entry, to be subtracted so that exp does not overflow; 0 where all are -inf."""
     top = s.max(initial=-np.inf)
-    return top if top == -np.inf else top + np.log(np.exp(s - top).sum())
+    return np.zeros_like(top) if top == -np.inf else top
 
 
 @_quiet
@@ -85,9 +96,8 @@ def log_softmax(
     x, visible = _rows(x, axis, mask)
     y = np.full(x.shape, -np.inf)
     for row in np.ndindex(x.shape[:-1]):
-        s = x[row][visible[row]] / temperature
-        lse = _logsumexp_row(s)
-        y[row][visible[row]] = s if lse == -np.inf else s - lse
+        see = visible[row]
+        y[row][see] = _log_softmax_row(x[row][see] / temperature)
     return np.moveaxis(y, -1, axis)
 
 
@@ -218,7 +228,7 @@ def dropout(x: ArrayLike, p: float, keep: ArrayLike) -> Array:
     return np.where(np.asarray(keep, bool), _f64(x) / (1.0 - p), 0.0)
 
 
-def dropout_backward(dy: ArrayLike, p: float, keep: ArrayLike) -> Array:
+def dropout_backward(dy: ArrayLike, x: ArrayLike, p: float, keep: ArrayLike) -> Array:
     """The same map as forward: it is linear and diagonal."""
     return dropout(dy, p, keep)
 
@@ -368,7 +378,12 @@ def rotary(
 
 
 def rotary_backward(
-    dy: ArrayLike, positions: ArrayLike, *, base: float = 10000.0, interleaved: bool = False
+    dy: ArrayLike,
+    x: ArrayLike,
+    positions: ArrayLike,
+    *,
+    base: float = 10000.0,
+    interleaved: bool = False,
 ) -> Array:
     """Turn back: the inverse of a rotation is its transpose."""
     return rotary(dy, -np.asarray(positions), base=base, interleaved=interleaved)

@@ -1,0 +1,395 @@
+"""The one table of all pairs and modules, and the checker that the table relies on.
+
+Every public pair of ``miniattn.functional`` has rows in PAIRS and every module of ``miniattn.nn``
+rows in MODULES: inputs to differentiate by, and the other arguments. ``test_completeness`` fails
+when one is missing.
+"""
+
+import numpy as np
+import pytest
+
+import miniattn as ma
+import miniattn.functional as F
+from miniattn import masks, nn
+
+rng = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return rng.standard_normal(shape)
+
+
+def off_zero(*shape):
+    """Numbers that keep away from the kink at 0."""
+    x = normal(*shape)
+    return x + np.sign(x) * 0.1
+
+
+def dice():
+    return np.random.default_rng(7)
+
+
+def choose(*shape, share=0.6):
+    return rng.random(shape) < share
+
+
+# ------------------------------------------------------------------------------- pairs, by name
+
+
+def sees_some(*shape):
+    """A random mask with one row that may attend to nothing."""
+    mask = choose(*shape)
+    mask[..., 0, :] = False
+    return mask
+
+
+def qkv(B=2, H=4, G=2, T=3, S=5, D=4, Dv=3):
+    return {"q": normal(B, H, T, D), "k": normal(B, G, S, D), "v": normal(B, G, S, Dv)}
+
+
+def poisoned():
+    """Inputs in which the last key and value of batch row 1 are NaN."""
+    inputs = qkv()
+    inputs["k"][1, :, -1] = np.nan
+    inputs["v"][1, :, -1] = np.nan
+    return inputs
+
+
+def with_bias(*shape, **sizes):
+    return {**qkv(**sizes), "bias": normal(*shape)}
+
+
+LONG = {"B": 1, "H": 2, "G": 1, "T": 67, "S": 131}
+
+PAIRS = {
+    "softmax": [
+        ({"x": normal(3, 5)}, {}),
+        ({"x": normal(2, 4, 3)}, {"axis": 1, "temperature": 0.5}),
+        ({"x": normal(4, 3)}, {"axis": 0, "mask": choose(4, 3)}),
+        ({"x": normal(2, 3, 5)}, {"mask": sees_some(3, 5)}),
+        ({"x": normal(67)}, {}),
+    ],
+    "log_softmax": [
+        ({"x": normal(3, 5)}, {}),
+        ({"x": normal(2, 4, 3)}, {"axis": 1, "temperature": 2.0}),
+        ({"x": normal(2, 3, 5)}, {"mask": sees_some(3, 5)}),
+        ({"x": normal(67)}, {}),
+    ],
+    "logsumexp": [
+        ({"x": normal(3, 5)}, {}),
+        ({"x": normal(2, 4, 3)}, {"axis": 1}),
+        ({"x": normal(2, 3, 5)}, {"mask": sees_some(3, 5)}),
+        ({"x": normal(67)}, {}),
+    ],
+    "cross_entropy": [
+        ({"logits": normal(4, 5)}, {"targets": np.array([0, 4, 2, 2])}),
+        (
+            {"logits": normal(2, 3, 4)},
+            {"targets": np.array([[0, -1, 3], [-1, 1, 1]]), "ignore_index": -1},
+        ),
+        ({"logits": normal(3, 4)}, {"targets": np.array([0, -100, 3]), "label_smoothing": 0.2}),
+        ({"logits": normal(67)}, {"targets": np.array(3), "label_smoothing": 0.1}),
+    ],
+    "mse": [({"pred": normal(3, 4)}, {"target": normal(3, 4)})],
+    "linear": [
+        ({"x": normal(3, 4), "weight": normal(2, 4), "bias": normal(2)}, {}),
+        ({"x": normal(2, 2, 4), "weight": normal(3, 4)}, {}),
+        ({"x": normal(4), "weight": normal(3, 4), "bias": normal(3)}, {}),
+    ],
+    "embedding": [
+        ({"ids": np.array([[0, 2, 2], [4, 0, 2]]), "weight": normal(5, 3)}, {}),
+        ({"ids": np.array(1), "weight": normal(2, 3)}, {}),
+    ],
+    "dropout": [({"x": normal(4, 5)}, {"p": 0.4, "rng": dice()})],
+    "layer_norm": [
+        ({"x": normal(3, 5), "weight": normal(5), "bias": normal(5)}, {}),
+        ({"x": normal(2, 2, 5), "weight": normal(5)}, {"eps": 0.1}),
+        ({"x": normal(67), "weight": normal(67), "bias": normal(67)}, {}),
+    ],
+    "rms_norm": [
+        ({"x": normal(3, 5), "weight": normal(5)}, {}),
+        ({"x": normal(2, 2, 5), "weight": normal(5)}, {"eps": 0.1}),
+        ({"x": normal(67), "weight": normal(67)}, {}),
+    ],
+    "relu": [({"x": off_zero(3, 5)}, {})],
+    "sigmoid": [({"x": 3 * normal(3, 5)}, {})],
+    "tanh": [({"x": normal(3, 5)}, {})],
+    "silu": [({"x": 3 * normal(3, 5)}, {})],
+    "gelu": [
+        ({"x": 2 * normal(3, 5)}, {}),
+        ({"x": 2 * normal(3, 5)}, {"approximate": "tanh"}),
+    ],
+    "rotary": [
+        ({"x": normal(2, 3, 4, 6)}, {"positions": np.arange(4)}),
+        (
+            {"x": normal(2, 1, 3, 4)},
+            {"positions": np.array([[0, 5, 9], [3, 3, 1]]), "interleaved": True, "base": 100.0},
+        ),
+    ],
+    "attention": [
+        (qkv(), {}),
+        (qkv(T=1, S=1, D=1, Dv=1), {}),
+        (qkv(H=3, G=1), {"scale": 0.7}),
+        (qkv(H=2, G=2), {"softcap": 1.5}),
+        (qkv(), {"mask": masks.causal()}),
+        (qkv(T=5, S=3), {"mask": masks.causal()}),
+        (qkv(), {"mask": masks.causal([0, 2])}),
+        (qkv(), {"mask": masks.window(1, 1)}),
+        (qkv(), {"mask": masks.window(0, 0, sinks=1)}),
+        (qkv(), {"mask": masks.padding([3, 0])}),
+        (qkv(), {"mask": masks.documents([0, 1, 2], key_ids=[0, 0, 1, 1, 3])}),
+        (qkv(), {"mask": masks.causal() & masks.padding([4, 2])}),
+        (qkv(), {"mask": sees_some(2, 1, 3, 5)}),
+        (qkv(), {"mask": sees_some(4, 3, 5)}),
+        (poisoned(), {"mask": masks.padding([5, 4])}),
+        (with_bias(5), {}),
+        (with_bias(4, 1, 5), {"mask": masks.causal()}),
+        (with_bias(2, 1, 3, 1), {"softcap": 2.0}),
+        (with_bias(2, 4, 3, 5), {"mask": masks.padding([4, 0])}),
+        (qkv(), {"dropout": 0.3, "rng": dice()}),
+        (
+            with_bias(1, 4, 3, 5),
+            {
+                "mask": masks.causal() & masks.padding([5, 2]),
+                "scale": 0.9,
+                "softcap": 2.0,
+                "dropout": 0.4,
+                "rng": dice(),
+            },
+        ),
+        ({"q": normal(3, 4), "k": normal(5, 4), "v": normal(5, 2)}, {}),
+        ({"q": normal(4, 3, 4), "k": normal(2, 5, 4), "v": normal(2, 5, 2)}, {}),
+        # Past the edges of the tiles, some entries of each.
+        (qkv(**LONG), {"samples": 12}),
+        (qkv(**LONG, D=17, Dv=33), {"mask": masks.causal(), "samples": 12}),
+        (with_bias(1, 2, 1, 131, **LONG), {"mask": masks.window(40, 3), "samples": 12}),
+        (qkv(**LONG), {"dropout": 0.2, "rng": dice(), "samples": 12}),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "options"),
+    [
+        pytest.param(name, inputs, options, id=f"{name}-{i}")
+        for name, rows in PAIRS.items()
+        for i, (inputs, options) in enumerate(rows)
+    ],
+)
+def test_pair(name, inputs, options):
+    ma.gradcheck(getattr(F, f"{name}_forward"), inputs, **options)
+
+
+# ------------------------------------------------------------------------------ the checker itself
+
+
+def cube_forward(x, w, *, power=3.0):
+    return (x**power) @ w, (x, w, power)
+
+
+def cube_backward(dy, ctx):
+    x, w, power = ctx
+    dp = np.outer(dy, w) if dy.ndim else dy * w
+    return dp * power * x ** (power - 1), (x**power).T @ dy
+
+
+CUBE = {"x": np.abs(normal(3, 4)) + 0.5, "w": normal(4)}
+
+
+def wrong(change):
+    """cube_backward with dx changed."""
+
+    def backward(dy, ctx):
+        dx, dw = cube_backward(dy, ctx)
+        return change(dx.copy()), dw
+
+    return backward
+
+
+def poke(dx):
+    dx[1, 2] *= 1 + 3e-6
+    return dx
+
+
+def test_right_backward_passes():
+    report = ma.gradcheck(cube_forward, CUBE)
+    assert report.passed
+    assert report.error < 1e-9
+    assert set(report.errors) == {"x", "w"}
+    assert len(report.entries) == 12 + 4
+    assert "gradcheck ok: 16 entries" in str(report)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda dx: -dx, lambda dx: 0 * dx, lambda dx: dx / 3, lambda dx: dx.mean() + 0 * dx, poke],
+    ids=["sign", "missing", "factor", "mean", "one entry by 3e-6"],
+)
+def test_wrong_backward_fails(change):
+    with pytest.raises(ma.GradcheckError, match="cube_forward: the gradient is wrong"):
+        ma.gradcheck(cube_forward, CUBE, backward=wrong(change))
+
+
+def test_error_names_the_worst_entry():
+    with pytest.raises(ma.GradcheckError) as caught:
+        ma.gradcheck(cube_forward, CUBE, backward=wrong(poke))
+    worst = caught.value.report.worst
+    assert (worst.name, worst.index) == ("x", (1, 2))
+    assert worst.analytic == pytest.approx(worst.numeric * (1 + 3e-6), rel=1e-8)
+    assert 2e-6 < worst.error < 4e-6
+    assert "x[1, 2]: backward gives" in str(caught.value)
+    assert isinstance(caught.value, AssertionError)
+
+
+def test_nan_in_a_gradient_fails():
+    def nan_at(dx):
+        dx[2, 3] = np.nan
+        return dx
+
+    with pytest.raises(ma.GradcheckError, match=r"x\[2, 3\]"):
+        ma.gradcheck(cube_forward, CUBE, backward=wrong(nan_at))
+
+
+def test_small_but_wrong_gradient_beside_a_large_one_fails():
+    """1e-4 of the largest gradient, and wrong by 1e-2 of itself."""
+
+    def forward(x):
+        return x * np.array([1.0, 1e-4]), None
+
+    ma.gradcheck(forward, np.ones(2), backward=lambda dy, _: dy * [1.0, 1e-4])
+    with pytest.raises(ma.GradcheckError, match=r"x\[1\]"):
+        ma.gradcheck(forward, np.ones(2), backward=lambda dy, _: dy * [1.0, 1.01e-4])
+
+
+@pytest.mark.parametrize(
+    ("backward", "message"),
+    [
+        (lambda dy, ctx: cube_backward(dy, ctx)[0], "expected gradients of x, w, got 1"),
+        (lambda dy, ctx: (*cube_backward(dy, ctx), dy), "expected gradients of x, w, got 3"),
+        (
+            lambda dy, ctx: (cube_backward(dy, ctx)[0].T, cube_backward(dy, ctx)[1]),
+            r"expected a gradient of x of shape \(3, 4\), got \(4, 3\)",
+        ),
+    ],
+    ids=["too few", "too many", "transposed"],
+)
+def test_wrong_number_or_shape_fails(backward, message):
+    with pytest.raises(ma.GradcheckError, match=message):
+        ma.gradcheck(cube_forward, CUBE, backward=backward)
+
+
+def test_named_gradients_are_matched_by_name():
+    """AttentionGrads is a NamedTuple: dq belongs to q whatever the order of the inputs."""
+    inputs = qkv()
+    ma.gradcheck(F.attention_forward, {name: inputs[name] for name in ("v", "q", "k")})
+
+
+def test_samples_checks_that_many_entries_of_each():
+    report = ma.gradcheck(cube_forward, CUBE, samples=3)
+    assert [e.name for e in report.entries] == ["x"] * 3 + ["w"] * 3
+    assert len({e.index for e in report.entries if e.name == "x"}) == 3
+    other = ma.gradcheck(cube_forward, CUBE, samples=3, seed=1)
+    assert {e.index for e in other.entries} != {e.index for e in report.entries}
+
+
+def test_inputs_by_position_and_options_by_name():
+    report = ma.gradcheck(cube_forward, (CUBE["x"], CUBE["w"]), power=2.0)
+    assert set(report.errors) == {"x", "w"}
+
+
+def test_inputs_are_left_alone():
+    before = {name: x.copy() for name, x in CUBE.items()}
+    ma.gradcheck(cube_forward, CUBE)
+    for name, x in CUBE.items():
+        np.testing.assert_array_equal(x, before[name])
+
+
+def test_generator_is_left_alone_and_repeated():
+    generator = dice()
+    state = generator.bit_generator.state
+    ma.gradcheck(F.dropout_forward, normal(4, 5), p=0.5, rng=generator)
+    assert generator.bit_generator.state == state
+
+
+def test_infinite_outputs_carry_no_gradient():
+    def forward(x):
+        return np.where([True, False, True], x, -np.inf), None
+
+    ma.gradcheck(forward, normal(3), backward=lambda dy, _: np.where([1, 0, 1], dy, 0.0))
+
+
+def test_entries_that_are_not_finite_are_passed_over():
+    def forward(x):
+        return x[:2] * 2, None
+
+    x = np.array([1.0, 2.0, np.nan])
+    report = ma.gradcheck(forward, x, backward=lambda dy, _: np.array([*(2 * dy), 0.0]))
+    assert [e.index for e in report.entries] == [(0,), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("f", "inputs", "options", "error", "message"),
+    [
+        (cube_forward, {**CUBE, "x": CUBE["x"].astype(np.float32)}, {}, TypeError, "x: expected"),
+        (lambda x: (x, x), normal(2), {}, TypeError, "f: expected a function X_forward"),
+        (F.softmax, normal(2), {}, TypeError, "f: expected a function X_forward"),
+        (cube_forward, {"x": np.ones((2, 0)), "w": np.ones(0)}, {}, ValueError, "inputs: "),
+        (F.embedding_forward, {"ids": np.array([0])}, {"weight": normal(2, 2)}, None, "expected"),
+    ],
+    ids=["float32", "no name", "no pair", "empty", "not among the inputs"],
+)
+def test_wrong_calls(f, inputs, options, error, message):
+    with pytest.raises(error or ma.GradcheckError, match=message):
+        ma.gradcheck(f, inputs, **options)
+
+
+def test_forward_that_is_not_deterministic_is_refused():
+    stream = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="f: expected"):
+        ma.gradcheck(lambda x: (x * stream.random(), None), normal(3), backward=lambda dy, _: dy)
+
+
+class Scale(nn.Module):
+    """y = x * factor + shift, with a backward that can be broken."""
+
+    def __init__(self, broken=""):
+        self.factor = nn.Parameter(normal(3))
+        self.shift = nn.Parameter(normal(3))
+        self.broken = broken
+
+    def forward(self, x):
+        return x * self.factor.data + self.shift.data, x
+
+    def backward(self, dy, x):
+        if self.broken != "missing":
+            self.shift.accumulate(dy.sum(0))
+        self.factor.accumulate((dy * (np.abs(x) if self.broken == "sign" else x)).sum(0))
+        return dy * self.factor.data
+
+
+def test_module_checks_inputs_and_parameters():
+    report = ma.gradcheck(Scale(), normal(4, 3))
+    assert set(report.errors) == {"x", "factor", "shift"}
+    assert len(report.entries) == 12 + 3 + 3
+
+
+@pytest.mark.parametrize(("broken", "name"), [("missing", "shift"), ("sign", "factor")])
+def test_module_with_a_wrong_parameter_gradient_fails(broken, name):
+    with pytest.raises(ma.GradcheckError, match=f"Scale: the gradient is wrong\n.*\n.*{name}"):
+        ma.gradcheck(Scale(broken), normal(4, 3))
+
+
+def test_frozen_parameters_are_not_checked():
+    layer = Scale("missing")
+    layer.shift.trainable = False
+    assert set(ma.gradcheck(layer, normal(4, 3)).errors) == {"x", "factor"}
+
+
+def test_module_is_left_as_it_was():
+    layer = Scale()
+    layer.factor.grad = np.arange(3.0)
+    before = layer.factor.data.copy()
+    ma.gradcheck(layer, normal(4, 3))
+    np.testing.assert_array_equal(layer.factor.data, before)
+    np.testing.assert_array_equal(layer.factor.grad, np.arange(3.0))
+    assert layer.shift.grad is None
