@@ -50,6 +50,7 @@ __all__ = [
     "as_integer",
     "exp2",
     "exp2_nonpositive",
+    "exp2_product",
     "first",
     "floor",
     "fma",
@@ -628,9 +629,14 @@ _EXPONENTS = {types.float32: (-126.0, 128.0), types.float64: (-1022.0, 1024.0)}
 def _split_exp2(builder: Any, x: Any, vector: Vector) -> tuple[Any, Any, Any]:
     """Emit (f, q, bits) with 2^x = 2^n (1 + f q), n = round(x), f = x - n, bits = n << mantissa."""
     magic = _constant(vector, _MAGIC[vector.dtype])
-    integers = _integer_of(vector)
     shifted = builder.fadd(x, magic, flags=["nsz"])
     f = builder.fsub(x, builder.fsub(shifted, magic, flags=["nsz"]), flags=["nsz"])
+    return f, *_power_of_two(builder, f, shifted, vector)
+
+
+def _power_of_two(builder: Any, f: Any, shifted: Any, vector: Vector) -> tuple[Any, Any]:
+    """Emit (q, bits) for 2^(n + f) = 2^n (1 + f q), given shifted = n + magic."""
+    integers = _integer_of(vector)
     *rest, q = (_constant(vector, c) for c in _EXP2[vector.dtype])
     for coefficient in reversed(rest):
         q = _fma(builder, q, f, coefficient)
@@ -638,7 +644,7 @@ def _split_exp2(builder: Any, x: Any, vector: Vector) -> tuple[Any, Any, Any]:
         builder.bitcast(shifted, _vector_type(integers)),
         _constant(integers, _MANTISSA[vector.dtype]),
     )
-    return f, q, bits
+    return q, bits
 
 
 def _exp2(builder: Any, x: Any, vector: Vector, overflow: bool) -> Any:
@@ -670,6 +676,32 @@ def exp2_nonpositive(typing_context, v):
     if not _is_float(v):
         return None
     return v(v), lambda context, builder, signature, args: _exp2(builder, args[0], v, False)
+
+
+@intrinsic
+def exp2_product(typing_context, v, high, low):
+    """Return 2^(v (high + low)) for products that can't overflow, and without rounding them.
+
+    ``high + low`` is a constant such as log2(e) in twice the precision: e^v to 1 ulp for any v,
+    where rounding ``v * log2(e)`` first would cost |v| / 2 ulp. As fast as a product and `exp2`.
+    """
+    if not _is_float(v):
+        return None
+
+    def emit(context, builder, signature, args):
+        h, l = (_cast(context, builder, args[i], signature.args[i], v) for i in (1, 2))
+        integers = _vector_type(_integer_of(v))
+        magic = _constant(v, _MAGIC[v.dtype])
+        shifted = _fma(builder, args[0], h, magic)
+        n = builder.fsub(shifted, magic, flags=["nsz"])
+        f = _fma(builder, args[0], l, _fma(builder, args[0], h, builder.fneg(n)))
+        q, bits = _power_of_two(builder, f, shifted, v)
+        p = _fma(builder, q, f, _constant(v, 1.0))
+        scaled = builder.bitcast(builder.add(builder.bitcast(p, integers), bits), n.type)
+        tiny = builder.fcmp_ordered("<", n, _constant(v, _EXPONENTS[v.dtype][0] + 1), flags=["nsz"])
+        return builder.select(tiny, _constant(v, 0.0), scaled)
+
+    return v(v, high, low), emit
 
 
 @intrinsic
