@@ -9,11 +9,14 @@ NumPy arrays in, NumPy arrays out; Numba-JIT parallel kernels underneath; every 
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from miniattn import functional, masks, nn
 from miniattn._warmup import warmup
 from miniattn.gradcheck import GradcheckError, gradcheck
 from miniattn.runtime import get_num_threads, set_num_threads, show_config, threads
+
+if TYPE_CHECKING:  # submodules are imported at their first use, by __getattr__
+    from miniattn import functional, masks, models, nn, plot, reference
 
 __all__ = [
     "GradcheckError",
@@ -21,7 +24,10 @@ __all__ = [
     "get_num_threads",
     "gradcheck",
     "masks",
+    "models",
     "nn",
+    "plot",
+    "reference",
     "set_num_threads",
     "show_config",
     "threads",
@@ -30,15 +36,13 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Imported when first used, as in `ma.plot.heads(...)`: they cost time, or are seldom needed.
-_LAZY = ("analysis", "checkpoint", "models", "optim", "plot", "reference", "trace", "training")
-
 
 def __getattr__(name: str) -> ModuleType:
-    if name in _LAZY:
+    """Import a public submodule: `import miniattn` costs hardly more than `import numba`."""
+    if name in __all__:
         return importlib.import_module(f"miniattn.{name}")
     raise AttributeError(f"module 'miniattn' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *__all__})

@@ -131,7 +131,7 @@ _sources: dict[str, _Source] = {}
 
 def _remember_sources(module: str) -> None:
     """Read the file of ``module``, which is being imported, and those of new kernel modules."""
-    for name in (module, *(n for n in list(sys.modules) if n.startswith(f"{PACKAGE}."))):
+    for name in (module, *(f"{PACKAGE}.{name}" for name in vars(sys.modules[PACKAGE]))):
         path = getattr(sys.modules.get(name), "__file__", None)
         if path and (name == module or name not in _sources):
             with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.core import config
 
 from miniattn.kernels import _threads
 from miniattn.kernels._cache import KernelCache
@@ -19,42 +20,59 @@ _threads.prepare()
 
 def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a helper that kernels call; LLVM inlines it, and it has no threads of its own."""
-
-    def decorate(f: Callable[..., Any]) -> Any:
-        return numba.njit(**_settings(options))(f)
-
-    return decorate if function is None else decorate(function)
+    return _decorator(Inner, options)(function)
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a parallel kernel that Python calls: cached on disk, safe from several threads."""
-    settings = _settings({"parallel": True, **options})
-
-    def decorate(f: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(**settings)(f)
-        if dispatcher is f:  # NUMBA_DISABLE_JIT
-            return f
-        dispatcher._cache = KernelCache(f, settings)
-        return Kernel(dispatcher) if settings["parallel"] else dispatcher
-
-    return decorate if function is None else decorate(function)
+    return _decorator(Kernel, {"parallel": True, **options})(function)
 
 
-def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    return {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True, **options}
+def _decorator(kind: type["Inner"], options: dict[str, Any]) -> Callable[..., Any]:
+    settings = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True, **options}
+
+    def decorate(function: Callable[..., Any] | None) -> Any:
+        if function is None or config.DISABLE_JIT:
+            return function or decorate
+        return kind(function, settings)
+
+    return decorate
 
 
-class Kernel:
-    """A parallel kernel as Python calls it: one launch at a time where the pool demands it."""
+class Inner:
+    """A function for Numba, which is told of it at its first use: that takes 0.2 ms each."""
 
-    def __init__(self, dispatcher: Any) -> None:
-        self.dispatcher = dispatcher
-        functools.update_wrapper(self, dispatcher.py_func)
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self.py_func = function
+        self.options = options
+        functools.update_wrapper(self, function)
+
+    @functools.cached_property
+    def dispatcher(self) -> Any:
+        """What Numba makes of the function."""
+        return numba.njit(**self.options)(self.py_func)
 
     @property
-    def py_func(self) -> Any:
-        """The Python function."""
-        return self.dispatcher.py_func
+    def _numba_type_(self) -> Any:
+        return numba.types.Dispatcher(self.dispatcher)  # Numba asks when it compiles a caller
+
+    def __call__(self, *args: Any) -> Any:
+        return self.dispatcher(*args)
+
+
+class Kernel(Inner):
+    """A kernel as Python calls it: one launch at a time where the thread pool demands that."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        super().__init__(function, options)
+        self._cache = KernelCache(function, options)
+
+    @functools.cached_property
+    def dispatcher(self) -> Any:
+        """What Numba makes of the function, with the cache on disk."""
+        dispatcher = numba.njit(**self.options)(self.py_func)
+        dispatcher._cache = self._cache
+        return dispatcher
 
     def __call__(self, *args: Any) -> Any:
         if _pool.concurrent and _thread.limit is _pool.limit:
