@@ -21,7 +21,8 @@ vectors correctly on any machine, only slower.
 Notes
 -----
 Vector arithmetic is done as written: its instructions carry their own (harmless) fast-math flags,
-which keeps Numba from adding ``reassoc`` to them. Compensated sums work; ``a * b + c`` may be fused.
+which keeps Numba from adding ``reassoc`` to them. Compensated sums work; ``a * b + c`` may be
+fused.
 """
 
 import operator
@@ -46,6 +47,7 @@ __all__ = [
     "Vector",
     "absolute",
     "address",
+    "aligned",
     "any_true",
     "as_integer",
     "exp2",
@@ -54,6 +56,7 @@ __all__ = [
     "first",
     "floor",
     "fma",
+    "gather",
     "horizontal_max",
     "horizontal_sum",
     "iota",
@@ -70,6 +73,7 @@ __all__ = [
     "sqrt",
     "store",
     "store_first",
+    "take",
     "tanh",
     "to_float",
 ]
@@ -82,13 +86,14 @@ def _host_lanes() -> int:
         if override not in ("4", "8", "16"):
             raise ValueError(f"MINIATTN_LANES: expected 4, 8 or 16, got {override!r}")
         return int(override)
-    features = binding.get_host_cpu_features()
-    if features.get("avx512f"):
+    if _FEATURES.get("avx512f"):
         return 16
-    return 8 if features.get("avx2") else 4
+    return 8 if _FEATURES.get("avx2") else 4
 
 
+_FEATURES = binding.get_host_cpu_features()
 LANES = _host_lanes()  # float32 numbers in one register; a part of the cache key
+_HAS_SCALEF = LANES == 16 and bool(_FEATURES.get("avx512dq"))
 
 
 # --- Types ---------------------------------------------------------------------------------------
@@ -490,12 +495,75 @@ def splat(typing_context, x, like):
 
 
 @intrinsic
-def iota(typing_context, like):
-    """Return the unsigned integers 0, 1, 2, ..., as wide as ``like``'s dtype."""
-    vector = _integer_of(like if isinstance(like, Vector) else _full(like.dtype))
-    return vector(like), lambda context, builder, signature, args: _indices(
-        builder, vector.count, vector.dtype.bitwidth
+def iota(typing_context, like, dtype):
+    """Return the integers 0, 1, 2, ... of ``dtype``, as many as ``like``'s dtype has lanes."""
+    if not isinstance(dtype, types.NumberClass):
+        return None
+    count = like.count if isinstance(like, Vector) else _count(like.dtype)
+    vector = Vector(dtype.dtype, count)
+    return vector(like, dtype), lambda context, builder, signature, args: _indices(
+        builder, count, vector.dtype.bitwidth
     )
+
+
+@intrinsic
+def gather(typing_context, p, step, n, like):
+    """Return ``p[0], p[step], p[2 * step], ...``, the first ``n`` of as many as ``like`` has lanes.
+
+    The other lanes are 0 and nothing is read for them. The dtype is that of ``p``.
+    """
+    if not isinstance(p, Pointer):
+        return None
+    count = like.count if isinstance(like, Vector) else _count(like.dtype)
+    vector = Vector(p.dtype, count)
+
+    def emit(context, builder, signature, args):
+        bits, kind = vector.dtype.bitwidth, _vector_type(vector)
+        mask = _first(builder, context.cast(builder, args[2], n, types.intp), count)
+        stride = context.cast(builder, args[1], step, types.intp)
+        bytes_apart = builder.mul(stride, ir.Constant(stride.type, bits // 8))
+        steps = builder.mul(_indices(builder, count, 64), _repeat(builder, bytes_apart, count))
+        base = _repeat(builder, builder.ptrtoint(args[0], stride.type), count)
+        places = builder.inttoptr(builder.add(base, steps), ir.VectorType(args[0].type, count))
+        align = ir.Constant(ir.IntType(32), bits // 8)
+        letter = "f" if _is_float(vector) else "i"
+        name = f"llvm.masked.gather.v{count}{letter}{bits}.v{count}p0"
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [places.type, align.type, mask.type, kind]), name
+        )
+        return builder.call(function, [places, align, mask, _constant(vector, 0)])
+
+    return vector(p, step, n, like), emit
+
+
+@intrinsic
+def aligned(typing_context, p):
+    """Return the first address at or after ``p`` that is a multiple of 64 bytes (a cache line)."""
+    if not isinstance(p, Pointer):
+        return None
+
+    def emit(context, builder, signature, args):
+        integer = ir.IntType(64)
+        number = builder.add(builder.ptrtoint(args[0], integer), ir.Constant(integer, 63))
+        return builder.inttoptr(builder.and_(number, ir.Constant(integer, -64)), args[0].type)
+
+    return p(p), emit
+
+
+@intrinsic
+def take(typing_context, p):
+    """Return ``p[0]`` and add 1 to it, as one step that no other thread can split.
+
+    The counter of a work queue: threads take the next task as they become free.
+    """
+    if not (isinstance(p, Pointer) and p.dtype == types.int64):
+        return None
+
+    def emit(context, builder, signature, args):
+        one = ir.Constant(ir.IntType(64), 1)
+        return builder.atomic_rmw("add", args[0], one, "monotonic")
+
+    return types.int64(p), emit
 
 
 # --- Element-wise functions ----------------------------------------------------------------------
@@ -620,6 +688,30 @@ _EXP2 = {
         4.4549605981865186e-10,
     ),
 }
+# The same on [0, 1], for the processors that split off floor(x) in one instruction.
+_EXP2_FLOOR = {
+    types.float32: (
+        0.6931471708649766,
+        0.24022720418109816,
+        0.05549602356402293,
+        0.009652195056014735,
+        0.0012692166069140853,
+        0.00020817915043540742,
+    ),
+    types.float64: (
+        0.6931471805599453,
+        0.24022650695909673,
+        0.05550410866498067,
+        0.009618129105151757,
+        0.001333355834393728,
+        0.00015403521219107733,
+        1.5252998899728418e-05,
+        1.3210583477765189e-06,
+        1.0236023803275179e-07,
+        6.634445866251414e-09,
+        6.123092916826387e-10,
+    ),
+}
 # Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits.
 _MAGIC = {types.float32: 1.5 * 2.0**23, types.float64: 1.5 * 2.0**52}
 _MANTISSA = {types.float32: 23, types.float64: 52}
@@ -647,8 +739,35 @@ def _power_of_two(builder: Any, f: Any, shifted: Any, vector: Vector) -> tuple[A
     return q, bits
 
 
+def _exp2_scalef(builder: Any, x: Any, vector: Vector) -> Any:
+    """Emit 2^x with AVX-512's own steps: f = x - floor(x), then p * 2^floor(x), 0 below 2^-126."""
+    suffix = "ps" if vector.dtype == types.float32 else "pd"
+    word, zero = ir.IntType(32), _constant(vector, 0.0)
+    bits, rounding = ir.IntType(vector.count), ir.Constant(word, 4)
+    floor_mode, everywhere = ir.Constant(word, 9), ir.Constant(bits, -1)
+
+    def call(name: str, second: Any, first: Any, mask: Any) -> Any:
+        args = [first, second, zero, mask, rounding]
+        function_type = ir.FunctionType(x.type, [a.type for a in args])
+        name = f"llvm.x86.avx512.mask.{name}.{suffix}.512"
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, function_type, name), args
+        )
+
+    f = call("reduce", floor_mode, x, everywhere)
+    *rest, q = (_constant(vector, c) for c in _EXP2_FLOOR[vector.dtype])
+    for coefficient in reversed(rest):
+        q = _fma(builder, q, f, coefficient)
+    p = _fma(builder, q, f, _constant(vector, 1.0))
+    least = _constant(vector, _EXPONENTS[vector.dtype][0])
+    kept = builder.fcmp_unordered(">=", x, least, flags=["nsz"])  # NaN stays
+    return call("scalef", x, p, builder.bitcast(kept, bits))
+
+
 def _exp2(builder: Any, x: Any, vector: Vector, overflow: bool) -> Any:
     """Emit 2^x: the exponent n is added to the exponent field of 1 + f q in [0.7, 1.42]."""
+    if _HAS_SCALEF and vector.count == _count(vector.dtype):
+        return _exp2_scalef(builder, x, vector)
     integers = _vector_type(_integer_of(vector))
     f, q, bits = _split_exp2(builder, x, vector)
     p = _fma(builder, q, f, _constant(vector, 1.0))
