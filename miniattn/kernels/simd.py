@@ -67,6 +67,7 @@ __all__ = [
     "minimum",
     "pointer",
     "product",
+    "reciprocal",
     "rint",
     "select",
     "splat",
@@ -647,6 +648,19 @@ sqrt.__doc__ = "Return the square root of ``v``."
 
 
 @intrinsic
+def reciprocal(typing_context, v):
+    """Return ``1 / v`` to 2 ulp for normal ``v``: an estimate and a Newton step, where that is faster.
+
+    0 and inf may give NaN.
+    """
+    if not _is_float(v):
+        return None
+    return v(v), lambda context, builder, signature, args: builder.fdiv(
+        _constant(v, 1.0), args[0], flags=["nsz", "arcp"]
+    )
+
+
+@intrinsic
 def as_integer(typing_context, v):
     """Return the bits of a float vector as unsigned integers."""
     result = _integer_of(v)
@@ -688,30 +702,6 @@ _EXP2 = {
         4.4549605981865186e-10,
     ),
 }
-# The same on [0, 1], for the processors that split off floor(x) in one instruction.
-_EXP2_FLOOR = {
-    types.float32: (
-        0.6931471708649766,
-        0.24022720418109816,
-        0.05549602356402293,
-        0.009652195056014735,
-        0.0012692166069140853,
-        0.00020817915043540742,
-    ),
-    types.float64: (
-        0.6931471805599453,
-        0.24022650695909673,
-        0.05550410866498067,
-        0.009618129105151757,
-        0.001333355834393728,
-        0.00015403521219107733,
-        1.5252998899728418e-05,
-        1.3210583477765189e-06,
-        1.0236023803275179e-07,
-        6.634445866251414e-09,
-        6.123092916826387e-10,
-    ),
-}
 # Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits.
 _MAGIC = {types.float32: 1.5 * 2.0**23, types.float64: 1.5 * 2.0**52}
 _MANTISSA = {types.float32: 23, types.float64: 52}
@@ -740,11 +730,11 @@ def _power_of_two(builder: Any, f: Any, shifted: Any, vector: Vector) -> tuple[A
 
 
 def _exp2_scalef(builder: Any, x: Any, vector: Vector) -> Any:
-    """Emit 2^x with AVX-512's own steps: f = x - floor(x), then p * 2^floor(x), 0 below 2^-126."""
+    """Emit 2^x with AVX-512's own steps: f = x - round(x), then p * 2^n, or 0 below 2^-126."""
     suffix = "ps" if vector.dtype == types.float32 else "pd"
     word, zero = ir.IntType(32), _constant(vector, 0.0)
     bits, rounding = ir.IntType(vector.count), ir.Constant(word, 4)
-    floor_mode, everywhere = ir.Constant(word, 9), ir.Constant(bits, -1)
+    nearest, everywhere = ir.Constant(word, 8), ir.Constant(bits, -1)
 
     def call(name: str, second: Any, first: Any, mask: Any) -> Any:
         args = [first, second, zero, mask, rounding]
@@ -754,14 +744,15 @@ def _exp2_scalef(builder: Any, x: Any, vector: Vector) -> Any:
             cgutils.get_or_insert_function(builder.module, function_type, name), args
         )
 
-    f = call("reduce", floor_mode, x, everywhere)
-    *rest, q = (_constant(vector, c) for c in _EXP2_FLOOR[vector.dtype])
+    f = call("reduce", nearest, x, everywhere)
+    n = builder.fsub(x, f, flags=["nsz"])
+    *rest, q = (_constant(vector, c) for c in _EXP2[vector.dtype])
     for coefficient in reversed(rest):
         q = _fma(builder, q, f, coefficient)
     p = _fma(builder, q, f, _constant(vector, 1.0))
     least = _constant(vector, _EXPONENTS[vector.dtype][0])
     kept = builder.fcmp_unordered(">=", x, least, flags=["nsz"])  # NaN stays
-    return call("scalef", x, p, builder.bitcast(kept, bits))
+    return call("scalef", n, p, builder.bitcast(kept, bits))
 
 
 def _exp2(builder: Any, x: Any, vector: Vector, overflow: bool) -> Any:
