@@ -1,0 +1,305 @@
+"""Optimisers against a plain loop over single numbers, and against PyTorch."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from miniattn import optim
+from miniattn.nn import Parameter
+
+RNG_SEED = 7
+SHAPES = {"embed": (5, 4), "weight": (3, 4), "bias": (3,), "scalar": ()}
+
+SETTINGS = {
+    "SGD": [
+        {"lr": 0.1},
+        {"lr": 0.1, "weight_decay": 0.2},
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.2},
+        {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+    ],
+    "Adam": [{"lr": 0.1}, {"lr": 0.05, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.3}],
+    "AdamW": [{"lr": 0.1}, {"lr": 0.05, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.3}],
+}
+CASES = [(kind, settings) for kind, many in SETTINGS.items() for settings in many]
+
+
+def fresh(dtype=np.float64):
+    rng = np.random.default_rng(RNG_SEED)
+    return {name: Parameter(rng.standard_normal(s).astype(dtype)) for name, s in SHAPES.items()}
+
+
+def gradients(steps, dtype=np.float64):
+    """One dict of gradients a step; `bias` has none in step 1."""
+    rng = np.random.default_rng(RNG_SEED + 1)
+    many = [
+        {n: rng.standard_normal(s).astype(dtype) for n, s in SHAPES.items()} for _ in range(steps)
+    ]
+    many[1]["bias"] = None
+    return many
+
+
+def train(optimizer, parameters, many, factors=None):
+    for step, grads in enumerate(many):
+        for name, parameter in parameters.items():
+            parameter.grad = grads[name]
+        optimizer.step(1.0 if factors is None else factors[step])
+
+
+class OneNumber:
+    """The update of a single float, from the papers, in plain Python."""
+
+    def __init__(self, kind, lr=0.0, weight_decay=None, momentum=0.0, nesterov=False,
+                 betas=(0.9, 0.999), eps=1e-8):  # fmt: skip
+        self.kind, self.lr, self.momentum, self.nesterov = kind, lr, momentum, nesterov
+        self.decay = {"AdamW": 0.01}.get(kind, 0.0) if weight_decay is None else weight_decay
+        (self.beta1, self.beta2), self.eps = betas, eps
+        self.t, self.m, self.v, self.u = 0, 0.0, 0.0, None
+
+    def __call__(self, p, g):
+        self.t += 1
+        if self.kind == "AdamW":
+            p = p - self.lr * self.decay * p
+        else:
+            g = g + self.decay * p
+        if self.kind == "SGD":
+            self.u = g if self.u is None else self.momentum * self.u + g
+            return p - self.lr * (g + self.momentum * self.u if self.nesterov else self.u)
+        self.m = self.beta1 * self.m + (1 - self.beta1) * g
+        self.v = self.beta2 * self.v + (1 - self.beta2) * g * g
+        m_hat, v_hat = self.m / (1 - self.beta1**self.t), self.v / (1 - self.beta2**self.t)
+        return p - self.lr * m_hat / (math.sqrt(v_hat) + self.eps)
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES, ids=str)
+def test_updates_are_those_of_a_plain_loop(kind, settings):
+    parameters, many = fresh(), gradients(5)
+    expected = {}
+    for name, parameter in parameters.items():
+        expected[name] = parameter.data.copy()
+        for index in np.ndindex(parameter.shape):
+            update = OneNumber(kind, **settings)
+            for grads in many:
+                if grads[name] is not None:
+                    expected[name][index] = update(expected[name][index], grads[name][index])
+    train(getattr(optim, kind)(parameters.items(), **settings), parameters, many)
+    for name, parameter in parameters.items():
+        np.testing.assert_allclose(parameter.data, expected[name], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("kind", "settings"), CASES, ids=str)
+def test_updates_are_those_of_pytorch(kind, settings, dtype):
+    torch = pytest.importorskip("torch")
+    parameters, many = fresh(dtype), gradients(6, dtype)
+    theirs = {n: torch.nn.Parameter(torch.tensor(p.data)) for n, p in parameters.items()}
+    reference = getattr(torch.optim, kind)(theirs.values(), **settings)
+    base = settings["lr"]
+    factors = [1.0, 0.5, 0.25, 0.0, 1.0, 2.0]
+    for grads, factor in zip(many, factors, strict=True):
+        for name, parameter in theirs.items():
+            parameter.grad = None if grads[name] is None else torch.tensor(grads[name])
+        reference.param_groups[0]["lr"] = base * factor
+        reference.step()
+    train(getattr(optim, kind)(parameters.items(), **settings), parameters, many, factors)
+    tolerance = 2e-6 if dtype == np.float32 else 1e-13
+    for name, parameter in parameters.items():
+        np.testing.assert_allclose(
+            parameter.data, theirs[name].detach().numpy(), rtol=tolerance, atol=tolerance
+        )
+
+
+def test_large_arrays_take_the_parallel_path():
+    size = 3 * 16_384 + 5
+    rng = np.random.default_rng(0)
+    start, grad = rng.standard_normal((2, size))
+    parameter = Parameter(start)
+    parameter.grad = grad
+    optim.AdamW([parameter], lr=0.1, weight_decay=0.2).step()
+    expected = start * (1 - 0.1 * 0.2) - 0.1 * grad / (np.abs(grad) + 1e-8)
+    np.testing.assert_allclose(parameter.data, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
+def test_decay_chooses_by_name_and_shape(kind):
+    def moved(decay):
+        parameters = fresh()
+        before = {name: p.data.copy() for name, p in parameters.items()}
+        zero = {name: np.zeros(shape) for name, shape in SHAPES.items()}
+        optimizer = getattr(optim, kind)(parameters.items(), lr=0.1, weight_decay=0.5, decay=decay)
+        train(optimizer, parameters, [zero])
+        return {n for n, p in parameters.items() if not np.array_equal(p.data, before[n])}
+
+    assert moved(None) == set(SHAPES)
+    assert moved(optim.only_matrices) == {"embed", "weight"}
+    assert moved(lambda name, p: name == "bias") == {"bias"}
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES, ids=str)
+def test_frozen_parameters_and_those_without_gradient_stay(kind, settings):
+    parameters = fresh()
+    before = {name: p.data.copy() for name, p in parameters.items()}
+    parameters["weight"].trainable = False
+    optimizer = getattr(optim, kind)(parameters.items(), **settings)
+    many = gradients(2)
+    for grads in many:
+        grads["embed"] = None
+    train(optimizer, parameters, many)
+    for name in ("weight", "embed"):
+        np.testing.assert_array_equal(parameters[name].data, before[name])
+        assert f"{name}.step" not in optimizer.state_dict()
+    assert optimizer.state_dict()["bias.step"] == 1
+    assert optimizer.state_dict()["scalar.step"] == 2
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
+def test_gradients_are_read_only_for_the_optimizer(kind):
+    parameters = fresh()
+    grads = {n: np.ones(s) for n, s in SHAPES.items()}
+    for grad in grads.values():
+        grad.flags.writeable = False
+    optimizer = getattr(optim, kind)(parameters.items(), lr=0.1, weight_decay=0.1)
+    train(optimizer, parameters, [grads])
+    assert all((grad == 1).all() for grad in grads.values())
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in parameters.values())
+
+
+def test_data_of_any_layout_is_updated():
+    parameter = Parameter(np.ones((3, 4)))
+    parameter.data = np.ones((4, 3)).T
+    parameter.grad = np.ones((4, 3)).T
+    optim.Adam([parameter], lr=0.1).step()
+    np.testing.assert_allclose(parameter.data, 0.9, rtol=1e-7)
+
+
+# ------------------------------------------------------------------------------------------ state
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES, ids=str)
+def test_state_makes_training_go_on_as_if_it_had_not_stopped(kind, settings):
+    make, many = getattr(optim, kind), gradients(6)
+    whole = fresh()
+    train(make(whole.items(), **settings), whole, many)
+
+    halves = fresh()
+    first = make(halves.items(), **settings)
+    train(first, halves, many[:3])
+    second = make(halves.items(), **settings)
+    state = first.state_dict()
+    second.load_state_dict(state)
+    for array in state.values():  # a copy was taken
+        array[...] = 99
+    train(second, halves, many[3:])
+    for name in SHAPES:
+        np.testing.assert_array_equal(halves[name].data, whole[name].data)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.pop("weight.m"), ["missing: weight.m"]),
+        (lambda s: s.pop("weight.step"), ["missing: weight.step"]),
+        (lambda s: s.update(other=np.ones(2)), ["unexpected: other"]),
+        (
+            lambda s: s.update({"bias.v": np.ones((3, 1))}),
+            ["misshapen: bias.v expected (3,) float64, got (3, 1) float64"],
+        ),
+        (
+            lambda s: s.update({"bias.v": np.ones(3, np.float32)}),
+            ["misshapen: bias.v expected (3,) float64, got (3,) float32"],
+        ),
+        (lambda s: s.update({"bias.step": np.array(1.5)}), ["misshapen: bias.step expected ()"]),
+        (lambda s: s.update({"bias.step": np.array(0)}), ["bias.step expected at least 1, got 0"]),
+        (
+            lambda s: (s.pop("weight.m"), s.update(other=np.ones(2))),
+            ["missing: weight.m", "unexpected: other"],
+        ),
+    ],
+)
+def test_wrong_states_are_named_and_change_nothing(change, words):
+    parameters = fresh()
+    optimizer = optim.Adam(parameters.items(), lr=0.1)
+    train(optimizer, parameters, gradients(2))
+    before = optimizer.state_dict()
+    state = {name: array + 1 for name, array in before.items()}
+    change(state)
+    with pytest.raises(ValueError, match="state: expected the state of Adam") as error:
+        optimizer.load_state_dict(state)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    after = optimizer.state_dict()
+    assert before.keys() == after.keys()
+    for name in before:
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+# --------------------------------------------------------------------------- clipping, schedules
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 3.0, 100.0, math.inf])
+def test_clip_grad_norm_is_that_of_pytorch(max_norm):
+    torch = pytest.importorskip("torch")
+    parameters, grads = fresh(), gradients(2)[0]
+    theirs = [torch.nn.Parameter(torch.tensor(p.data)) for p in parameters.values()]
+    for (name, ours), other in zip(parameters.items(), theirs, strict=True):
+        ours.grad, other.grad = grads[name].copy(), torch.tensor(grads[name])
+    parameters["none"] = Parameter(np.ones(3))
+    norm = optim.clip_grad_norm(parameters.values(), max_norm)
+    assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(theirs, max_norm).item())
+    for name, other in zip(SHAPES, theirs, strict=True):
+        np.testing.assert_allclose(parameters[name].grad, other.grad.numpy(), rtol=5e-6)
+    assert parameters["none"].grad is None
+
+
+def test_clip_grad_norm_in_float32_does_not_overflow():
+    parameter = Parameter(np.ones(4, np.float32))
+    parameter.grad = np.full(4, 1e30, np.float32)
+    assert optim.clip_grad_norm([parameter], 1.0) == pytest.approx(2e30)
+    np.testing.assert_allclose(parameter.grad, 0.5, rtol=1e-6)
+
+
+def test_cosine_is_the_schedule_of_nanogpt():
+    def reference(step, lr=1e-3, low=1e-4, warmup=100, total=2000):
+        if step < warmup:
+            return lr * (step + 1) / (warmup + 1)
+        if step > total:
+            return low
+        ratio = (step - warmup) / (total - warmup)
+        return low + 0.5 * (1.0 + math.cos(math.pi * ratio)) * (lr - low)
+
+    schedule = optim.cosine(warmup=100, total=2000, floor=0.1)
+    for step in (0, 1, 99, 100, 101, 1000, 1999, 2000, 2001, 5000):
+        assert 1e-3 * schedule(step) == pytest.approx(reference(step), rel=1e-12)
+
+
+# ----------------------------------------------------------------------------------------- errors
+
+P = Parameter(np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda: optim.SGD([], lr=0.1), ValueError, "parameters: expected at least one"),
+        (lambda: optim.SGD([np.ones(3)], lr=0.1), TypeError, "parameters: expected Parameter"),
+        (lambda: optim.SGD([P, P], lr=0.1), ValueError, "got '1' again (it is '0')"),
+        (lambda: optim.SGD([("a", P), ("a", Parameter(np.ones(2)))], lr=0.1), ValueError, "'a'"),
+        (lambda: optim.SGD([P], lr=-1), ValueError, "lr: expected a number >= 0, got -1"),
+        (lambda: optim.SGD([P], lr="1"), TypeError, "lr: expected a number"),
+        (lambda: optim.SGD([P], lr=1, momentum=1), ValueError, "momentum"),
+        (lambda: optim.SGD([P], lr=1, nesterov=True), ValueError, "nesterov"),
+        (lambda: optim.Adam([P], betas=(0.9, 1.0)), ValueError, "betas"),
+        (lambda: optim.Adam([P], betas=(0.9,)), ValueError, "betas: expected two"),
+        (lambda: optim.Adam([P], eps=0), ValueError, "eps"),
+        (lambda: optim.AdamW([P], weight_decay=-0.1), ValueError, "weight_decay"),
+        (lambda: optim.Adam([P]).step(math.nan), ValueError, "factor: expected a finite"),
+        (lambda: optim.clip_grad_norm([P], 0.0), ValueError, "max_norm"),
+        (lambda: optim.constant(-1), ValueError, "warmup"),
+        (lambda: optim.linear(5, 5), ValueError, "total: expected an int >= 6"),
+        (lambda: optim.cosine(1, 5, floor=2), ValueError, "floor"),
+    ],
+)
+def test_wrong_arguments(call, kind, words):
+    with pytest.raises(kind, match=re.escape(words)):
+        call()
