@@ -1,5 +1,66 @@
 """Modules and parameters, with every backward written by hand."""
 
+from miniattn.nn._activation import GELU, Activation, ReLU, Sigmoid, SiLU, Tanh
+from miniattn.nn._attention import (
+    AttentionOptions,
+    MultiHeadAttention,
+    MultiHeadAttentionContext,
+)
+from miniattn.nn._cache import KVCache
+from miniattn.nn._container import Sequential, SequentialContext
+from miniattn.nn._dropout import Dropout
+from miniattn.nn._embedding import Embedding
+from miniattn.nn._encoder import (
+    TransformerEncoder,
+    TransformerEncoderContext,
+    TransformerEncoderLayer,
+    TransformerEncoderLayerContext,
+)
+from miniattn.nn._feed_forward import FeedForward, FeedForwardContext, SwiGLU, SwiGLUContext
+from miniattn.nn._linear import Linear
 from miniattn.nn._module import Module, Parameter
+from miniattn.nn._norm import LayerNorm, RMSNorm
+from miniattn.nn._positions import (
+    LearnedPositions,
+    LearnedPositionsContext,
+    Rotary,
+    SinusoidalPositions,
+    alibi_bias,
+    alibi_slopes,
+)
 
-__all__ = ["Module", "Parameter"]
+__all__ = [
+    "GELU",
+    "Activation",
+    "AttentionOptions",
+    "Dropout",
+    "Embedding",
+    "FeedForward",
+    "FeedForwardContext",
+    "KVCache",
+    "LayerNorm",
+    "LearnedPositions",
+    "LearnedPositionsContext",
+    "Linear",
+    "Module",
+    "MultiHeadAttention",
+    "MultiHeadAttentionContext",
+    "Parameter",
+    "RMSNorm",
+    "ReLU",
+    "Rotary",
+    "Sequential",
+    "SequentialContext",
+    "SiLU",
+    "Sigmoid",
+    "SinusoidalPositions",
+    "SwiGLU",
+    "SwiGLUContext",
+    "Tanh",
+    "TransformerEncoder",
+    "TransformerEncoderContext",
+    "TransformerEncoderLayer",
+    "TransformerEncoderLayerContext",
+    "alibi_bias",
+    "alibi_slopes",
+]

@@ -1,0 +1,95 @@
+"""What the models share: the ways of telling positions, and padded batches."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from miniattn import _checks, nn
+from miniattn._checks import Array
+
+Positions = Literal["sinusoidal", "learned", "rotary", "alibi"]
+
+
+def check_positions(name: Positions | None) -> None:
+    """Raise unless ``name`` is a way of telling positions, or None for not telling them."""
+    if name is not None:
+        _checks.choice("positions", name, get_args(Positions))
+
+
+def tokens_layer(
+    vocab_size: int,
+    embed_dim: int,
+    positions: Positions | None,
+    *,
+    rng: np.random.Generator,
+    dtype: DTypeLike,
+) -> nn.Embedding:
+    """Return a token table that starts as N(0, 0.02²).
+
+    Under sinusoidal positions, whose size is fixed, it starts as N(0, 1/E) and is multiplied by
+    √E instead (Vaswani et al., 2017, section 3.4).
+    """
+    if positions != "sinusoidal":
+        return nn.Embedding(vocab_size, embed_dim, rng=rng, dtype=dtype)
+    scale = float(embed_dim) ** 0.5
+    return nn.Embedding(vocab_size, embed_dim, std=1 / scale, scale=scale, rng=rng, dtype=dtype)
+
+
+def positions_layer(
+    positions: Positions | None,
+    max_length: int,
+    embed_dim: int,
+    *,
+    rng: np.random.Generator,
+    dtype: DTypeLike,
+) -> nn.SinusoidalPositions | nn.LearnedPositions | None:
+    """Return the layer that adds positions to tokens; None where attention sees to them."""
+    match positions:
+        case "sinusoidal":
+            return nn.SinusoidalPositions(embed_dim)
+        case "learned":
+            return nn.LearnedPositions(max_length, embed_dim, rng=rng, dtype=dtype)
+        case _:
+            return None
+
+
+def attention_positions(positions: Positions | None) -> nn.AttentionOptions:
+    """Return the attention options that tell positions."""
+    return {
+        "rotary": nn.Rotary() if positions == "rotary" else None,
+        "alibi": positions == "alibi",
+    }
+
+
+def generator(rng: np.random.Generator | None) -> np.random.Generator:
+    """Return ``rng``, or a fresh unseeded one for None."""
+    return np.random.default_rng() if rng is None else _checks.generator("rng", rng)
+
+
+def lengths_array(
+    name: str, lengths: Sequence[int] | Array | None, batch: int, length: int
+) -> Array:
+    """Return the number of real steps of each row (B,), all of them for None."""
+    if lengths is None:
+        return np.full(batch, length)
+    array = _checks.int_array(name, lengths)
+    _checks.shape(name, array, "B", {"B": batch})
+    if array.min(initial=0) < 0 or array.max(initial=0) > length:
+        raise ValueError(f"{name}: expected numbers in [0, T = {length}], got {array.tolist()}")
+    return array
+
+
+def without_padding(inputs: Array, lengths: Array) -> Array:
+    """Return ``inputs`` (B, T, ...) with 0 in the padding, whatever was there.
+
+    Zeros rather than a mask at every step: 0 · NaN in a weight's gradient would be NaN.
+    """
+    steps = inputs.shape[1]
+    if np.all(lengths == steps):
+        return inputs
+    real = np.arange(steps) < lengths[:, None]
+    return np.where(real.reshape(*real.shape, *(1,) * (inputs.ndim - 2)), inputs, 0).astype(
+        inputs.dtype, copy=False
+    )

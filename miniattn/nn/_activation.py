@@ -1,0 +1,147 @@
+"""Activations as layers, and the names by which other layers ask for them."""
+
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+
+import miniattn.functional as F
+from miniattn import _checks
+from miniattn._checks import Array
+from miniattn.nn._module import Module
+
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"]
+
+
+class _Elementwise(Module):
+    """A function of each entry alone, without parameters."""
+
+    pair: ClassVar[tuple[Any, Any]]
+
+    def forward(self, x: Array, *, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Return (y, ctx), both x and y (...)."""
+        y, ctx = self.pair[0](x)
+        return y, ctx
+
+    def backward(self, dy: Array, ctx: Any) -> Array:
+        """Return dx (...)."""
+        # y = f(x)
+        dx: Array = self.pair[1](dy, ctx)
+        return dx
+
+
+class ReLU(_Elementwise):
+    """Rectified linear unit: y = max(x, 0).
+
+    References
+    ----------
+    Nair & Hinton, "Rectified Linear Units Improve Restricted Boltzmann Machines", ICML 2010.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> nn.ReLU()(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    """
+
+    pair = (F.relu_forward, F.relu_backward)
+
+
+class Sigmoid(_Elementwise):
+    """Logistic function: y = 1 / (1 + exp(−x)).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> nn.Sigmoid()(np.array([0.0]))
+    array([0.5])
+    """
+
+    pair = (F.sigmoid_forward, F.sigmoid_backward)
+
+
+class Tanh(_Elementwise):
+    """Hyperbolic tangent: y = tanh(x).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> nn.Tanh()(np.array([0.0]))
+    array([0.])
+    """
+
+    pair = (F.tanh_forward, F.tanh_backward)
+
+
+class SiLU(_Elementwise):
+    """Sigmoid linear unit, also called swish: y = x · sigmoid(x).
+
+    References
+    ----------
+    Hendrycks & Gimpel, "Gaussian Error Linear Units", 2016, section 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> nn.SiLU()(np.array([1.0])).round(4)
+    array([0.7311])
+    """
+
+    pair = (F.silu_forward, F.silu_backward)
+
+
+class GELU(_Elementwise):
+    """Gaussian error linear unit: y = x · Φ(x), Φ the standard normal distribution function.
+
+    Parameters
+    ----------
+    approximate : {"none", "tanh"}
+        Exact, or the approximation by tanh that GPT-2 uses.
+
+    References
+    ----------
+    Hendrycks & Gimpel, "Gaussian Error Linear Units", 2016, section 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> nn.GELU()(np.array([1.0])).round(4)
+    array([0.8413])
+    """
+
+    pair = (F.gelu_forward, F.gelu_backward)
+
+    def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
+        _checks.choice("approximate", approximate, ("none", "tanh"))
+        self.approximate = approximate
+
+    def forward(
+        self, x: Array, *, rng: np.random.Generator | None = None
+    ) -> tuple[Array, F.GeluContext]:
+        """Return (y, ctx), both x and y (...)."""
+        return F.gelu_forward(x, self.approximate)
+
+    def describe(self) -> str:
+        """Return ``"tanh"`` for the approximation."""
+        return "" if self.approximate == "none" else "tanh"
+
+
+def activation_layer(name: Activation) -> Module:
+    """Return the layer that ``name`` stands for."""
+    match _checks.choice("activation", name, get_args(Activation)):
+        case "relu":
+            return ReLU()
+        case "gelu":
+            return GELU()
+        case "gelu_tanh":
+            return GELU("tanh")
+        case "silu":
+            return SiLU()
+        case "sigmoid":
+            return Sigmoid()
+        case _:
+            return Tanh()

@@ -1,0 +1,377 @@
+"""Multi-head attention: projections, heads, attention, and back."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+import miniattn.functional as F
+from miniattn import _checks, masks
+from miniattn._checks import Array
+from miniattn.nn import _init
+from miniattn.nn._cache import KVCache
+from miniattn.nn._linear import Linear
+from miniattn.nn._module import Module
+from miniattn.nn._positions import Rotary, alibi_bias
+
+MaskLike = masks.Mask | Array | None
+
+
+class AttentionOptions(TypedDict, total=False):
+    """The options of `MultiHeadAttention` that transformer layers and stacks pass on."""
+
+    num_kv_heads: int | None
+    rotary: Rotary | None
+    alibi: bool
+    window: tuple[int | None, int | None] | None
+    sinks: int
+    softcap: float | None
+
+
+class MultiHeadAttentionContext(NamedTuple):
+    """What `MultiHeadAttention.backward` needs: the contexts of its parts, and how it was called.
+
+    ``attention`` is the context of `miniattn.functional.attention_forward`: q, k, v by heads,
+    ``out`` and ``lse``.
+    """
+
+    q_proj: Any
+    k_proj: Any
+    v_proj: Any
+    rotary_q: F.RotaryContext | None
+    rotary_k: F.RotaryContext | None
+    attention: F.AttentionContext
+    out_proj: Any
+    given: int  # how many of query, key and value
+    bias_shape: tuple[int, ...] | None  # of the caller's bias
+    cached: bool
+
+
+class MultiHeadAttention(Module):
+    """Multi-head attention: out_proj(softmax(q kᵀ / √D + bias, masked) v), by heads.
+
+    q = q_proj(query), k = k_proj(key) and v = v_proj(value) are cut into heads of width D = E / H.
+    Heads are views: nothing is copied to make them.
+
+    Parameters
+    ----------
+    embed_dim : int
+        Width E of the query and of the result.
+    num_heads : int
+        Query heads H; divides E.
+    num_kv_heads : int, optional
+        Key and value heads G, each shared by H / G query heads [2]_; H by default, 1 is
+        multi-query attention.
+    kdim, vdim : int, optional
+        Widths of key and value where they are not E.
+    bias : bool
+        Whether the four projections add a bias.
+    dropout : float
+        Probability of dropping an attention weight, where ``rng`` is given to ``forward``.
+    rotary : Rotary, optional
+        Turns q and k by their positions.
+    alibi : bool
+        Adds −slope_h · abs(i − j) to the scores [3]_.
+    window : (left, right), optional
+        Sliding window: a query sees that many keys before and after its own place; None = open.
+    sinks : int
+        The first ``sinks`` keys stay visible outside the window [4]_.
+    softcap : float, optional
+        Scores s become c · tanh(s / c).
+    rng : numpy.random.Generator, optional
+        Draws the weights; None is a fresh unseeded one.
+    dtype : float32 or float64
+
+    Attributes
+    ----------
+    q_proj, k_proj, v_proj, out_proj : Linear
+        ``weight`` (out, in) starts Glorot-uniform, ``bias`` at 0 (see `Linear`).
+
+    References
+    ----------
+    .. [1] Vaswani et al., "Attention Is All You Need", 2017, section 3.2.2.
+    .. [2] Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models from
+       Multi-Head Checkpoints", 2023, section 2.2.
+    .. [3] Press, Smith & Lewis, "Train Short, Test Long", ICLR 2022, section 3.
+    .. [4] Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023,
+       section 3.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import masks, nn
+    >>> rng = np.random.default_rng(0)
+    >>> attn = nn.MultiHeadAttention(16, 4, rng=rng)
+    >>> x = rng.standard_normal((2, 5, 16), dtype=np.float32)
+    >>> y, ctx = attn.forward(x, mask=masks.padding([5, 3]))
+    >>> dx = attn.backward(np.ones_like(y), ctx)
+    >>> y.shape, dx.shape, attn.weights(ctx).shape
+    ((2, 5, 16), (2, 5, 16), (2, 4, 5, 5))
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        num_kv_heads: int | None = None,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+        rotary: Rotary | None = None,
+        alibi: bool = False,
+        window: tuple[int | None, int | None] | None = None,
+        sinks: int = 0,
+        softcap: float | None = None,
+        rng: np.random.Generator | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        rng = _init.generator(rng)
+        self.num_heads = _checks.integer("num_heads", num_heads, least=1)
+        self.num_kv_heads = (
+            num_heads
+            if num_kv_heads is None
+            else _checks.integer("num_kv_heads", num_kv_heads, least=1)
+        )
+        if num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads: expected a divisor of num_heads = {num_heads}, got {num_kv_heads}"
+            )
+        if _checks.integer("embed_dim", embed_dim, least=1) % num_heads:
+            raise ValueError(
+                f"num_heads: expected a divisor of embed_dim = {embed_dim}, got {num_heads}"
+            )
+        self.embed_dim, self.head_dim = embed_dim, embed_dim // num_heads
+        self.kdim = embed_dim if kdim is None else kdim
+        self.vdim = embed_dim if vdim is None else vdim
+        self.dropout = _checks.probability("dropout", dropout)
+        self.softcap = None if softcap is None else _checks.positive("softcap", softcap)
+        self.window, self.sinks = window, sinks
+        self._mask(None, None)  # a wrong window is refused here rather than in the first forward
+        self.alibi = bool(alibi)
+        kv_dim = self.num_kv_heads * self.head_dim
+        self.q_proj = Linear(embed_dim, embed_dim, bias=bias, rng=rng, dtype=dtype)
+        self.k_proj = Linear(self.kdim, kv_dim, bias=bias, rng=rng, dtype=dtype)
+        self.v_proj = Linear(self.vdim, kv_dim, bias=bias, rng=rng, dtype=dtype)
+        self.out_proj = Linear(embed_dim, embed_dim, bias=bias, rng=rng, dtype=dtype)
+        self.rotary = rotary
+
+    def forward(
+        self,
+        query: Array,
+        key: Array | KVCache | None = None,
+        value: Array | None = None,
+        *,
+        mask: MaskLike = None,
+        bias: Array | None = None,
+        positions: Array | None = None,
+        cache: KVCache | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Array, MultiHeadAttentionContext]:
+        """Return (y, ctx), y (B, T, E).
+
+        Parameters
+        ----------
+        query : (B, T, E)
+        key : (B, S, kdim), or what `remember` returned, optional
+            The query itself by default: self-attention.
+        value : (B, S, vdim), optional
+            The key itself by default.
+        mask : Mask or bool array that broadcasts to (B, H, T, S), optional
+            True = may attend.
+        bias : float array that broadcasts to (B, H, T, S), optional
+            Added to the scores; it has a gradient.
+        positions : int array (T,) or (B, T), optional
+            Where the queries are, for rotary and ALiBi: 0 to T − 1 by default. The keys of
+            self-attention are where the queries are, those of cross-attention at 0 to S − 1.
+        cache : KVCache, optional
+            For decoding with self-attention: the keys and values of ``query`` are appended, and
+            each query sees the tokens up to itself. A cached forward has no backward.
+        rng : numpy.random.Generator, optional
+            Given, attention weights are dropped with probability ``dropout``.
+        """
+        query, key, value = self._checked(query, key, value)
+        if cache is not None and not (key is None and positions is None):
+            raise ValueError("cache: expected no key and no positions beside it, got some")
+        start = None if cache is None else cache.lengths.copy()
+        q_at = _places(query.shape[1], start) if positions is None else positions
+
+        q, q_proj = self.q_proj.forward(query)
+        q, rotary_q = self._turn(_split(q, self.num_heads), q_at)
+        if isinstance(key, KVCache):
+            k, v = key.held()
+            k_at = _places(k.shape[2])
+            k_proj = rotary_k = v_proj = None
+        else:
+            k_at = q_at if key is None else _places(key.shape[1])
+            source = query if key is None else key
+            k, k_proj = self.k_proj.forward(source)
+            k, rotary_k = self._turn(_split(k, self.num_kv_heads), k_at)
+            v, v_proj = self.v_proj.forward(source if value is None else value)
+            v = _split(v, self.num_kv_heads)
+        if cache is not None:
+            k, v = cache.append(k, v)
+            k_at = _places(k.shape[2])
+        out, attention = F.attention_forward(
+            q,
+            k,
+            v,
+            mask=self._mask(mask, start),
+            bias=self._bias(bias, q_at, k_at, q.dtype),
+            softcap=self.softcap,
+            dropout=0.0 if rng is None else self.dropout,
+            rng=rng,
+        )
+        y, out_proj = self.out_proj.forward(_merge(out))
+        return y, MultiHeadAttentionContext(
+            q_proj,
+            k_proj,
+            v_proj,
+            rotary_q,
+            rotary_k,
+            attention,
+            out_proj,
+            given=1 + (key is not None) + (value is not None),
+            bias_shape=None if bias is None else bias.shape,
+            cached=cache is not None or isinstance(key, KVCache),
+        )
+
+    def backward(self, dy: Array, ctx: MultiHeadAttentionContext) -> Any:
+        """Return the gradient of each of query, key, value and bias that was given.
+
+        One array for plain self-attention, else a tuple: (dx, dbias), (dquery, dkey),
+        (dquery, dkey, dvalue) or (dquery, dkey, dvalue, dbias).
+        """
+        if ctx.cached:
+            raise ValueError("ctx: expected a forward without a cache, which has no backward")
+        # y = out_proj(merge(out))
+        dout = _split(self.out_proj.backward(dy, ctx.out_proj), self.num_heads)
+        # out = attention(q, k, v, bias)
+        dq, dk, dv, dbias = F.attention_backward(dout, ctx.attention)
+        # v = split(v_proj(value))
+        dvalue = self.v_proj.backward(_merge(dv), ctx.v_proj)
+        # k = turn(split(k_proj(key)))
+        dkey = self.k_proj.backward(_merge(self._turn_back(dk, ctx.rotary_k)), ctx.k_proj)
+        # q = turn(split(q_proj(query)))
+        dquery = self.q_proj.backward(_merge(self._turn_back(dq, ctx.rotary_q)), ctx.q_proj)
+        # value = key
+        if ctx.given < 3:
+            dkey += dvalue
+        # key = query
+        if ctx.given < 2:
+            dquery += dkey
+        grads: tuple[Array, ...] = (dquery, dkey, dvalue)[: ctx.given]
+        if ctx.bias_shape is not None:
+            grads = (*grads, _sum_to(dbias, ctx.bias_shape))
+        return grads[0] if len(grads) == 1 else grads
+
+    @staticmethod
+    def weights(ctx: MultiHeadAttentionContext) -> Array:
+        """Return the exact attention map of the call that made ``ctx``, (B, H, T, S).
+
+        Before dropout: each row sums to 1, or is 0 where nothing may be attended to.
+        """
+        a = ctx.attention
+        return F.attention_weights(
+            a.q, a.k, mask=a.mask, bias=a.bias, scale=a.scale, softcap=a.softcap
+        )
+
+    def remember(self, key: Array, value: Array | None = None) -> KVCache:
+        """Return the projected keys and values of a memory, to be given as ``key`` many times."""
+        value = key if value is None else value
+        k, _ = self._turn(_split(self.k_proj(key), self.num_kv_heads), _places(key.shape[1]))
+        v = _split(self.v_proj(value), self.num_kv_heads)
+        memory = KVCache(len(k), self.num_kv_heads, k.shape[2], self.head_dim, dtype=k.dtype)
+        memory.append(k, v)
+        return memory
+
+    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
+        """Return an empty cache for decoding with this layer."""
+        dtype = next(p.dtype for p in self.parameters())
+        return KVCache(batch_size, self.num_kv_heads, capacity, self.head_dim, dtype=dtype)
+
+    def describe(self) -> str:
+        """Return e.g. ``"64, heads=4, kv_heads=2"``."""
+        words = [f"{self.embed_dim}, heads={self.num_heads}"]
+        if self.num_kv_heads != self.num_heads:
+            words.append(f"kv_heads={self.num_kv_heads}")
+        if self.dropout:
+            words.append(f"dropout={self.dropout:g}")
+        if self.alibi:
+            words.append("alibi")
+        if self.window is not None:
+            words.append(f"window={self.window}, sinks={self.sinks}")
+        if self.softcap is not None:
+            words.append(f"softcap={self.softcap:g}")
+        return ", ".join(words)
+
+    def _checked(
+        self, query: Array, key: Array | KVCache | None, value: Array | None
+    ) -> tuple[Array, Array | KVCache | None, Array | None]:
+        query = _checks.float_array("query", query)
+        _checks.shape("query", query, "B, T, E", {"E": self.embed_dim})
+        batch = query.shape[0]
+        if key is None or isinstance(key, KVCache):
+            if value is not None:
+                raise TypeError("value: expected None where no key array is given, got an array")
+            return query, key, None
+        key = _checks.float_array("key", key)
+        _checks.shape("key", key, "B, S, kdim", {"B": batch, "kdim": self.kdim})
+        if value is not None:
+            value = _checks.float_array("value", value)
+            sizes = {"B": batch, "S": key.shape[1], "vdim": self.vdim}
+            _checks.shape("value", value, "B, S, vdim", sizes)
+        return query, key, value
+
+    def _turn(self, x: Array, positions: Array) -> tuple[Array, F.RotaryContext | None]:
+        return (x, None) if self.rotary is None else self.rotary.forward(x, positions)
+
+    def _turn_back(self, dx: Array, ctx: F.RotaryContext | None) -> Array:
+        return dx if self.rotary is None or ctx is None else self.rotary.backward(dx, ctx)
+
+    def _mask(self, mask: MaskLike, start: Array | None) -> masks.Mask | None:
+        """Return ``mask`` and the layer's window and, for tokens from ``start`` on, causality."""
+        rules = [masks.as_mask(mask)]
+        if start is not None:
+            rules.append(masks.causal(start))
+        if self.window is not None:
+            rules.append(masks.window(*self.window, start, sinks=self.sinks))
+        given = [rule for rule in rules if rule is not None]
+        return functools.reduce(operator.and_, given) if given else None
+
+    def _bias(self, bias: Array | None, q_at: Array, k_at: Array, dtype: DTypeLike) -> Array | None:
+        if not self.alibi:
+            return bias
+        slopes = alibi_bias(self.num_heads, q_at, k_at, dtype)
+        return slopes if bias is None else slopes + bias
+
+
+def _split(x: Array, heads: int) -> Array:
+    """View (B, T, H·D) as (B, H, T, D)."""
+    batch, length, width = x.shape
+    return x.reshape(batch, length, heads, width // heads).swapaxes(1, 2)
+
+
+def _merge(x: Array) -> Array:
+    """Return (B, H, T, D) as (B, T, H·D), without a copy where x is a view of that."""
+    batch, heads, length, width = x.shape
+    return x.swapaxes(1, 2).reshape(batch, length, heads * width)
+
+
+def _places(count: int, start: Array | None = None) -> Array:
+    """Return the positions of ``count`` tokens, (T,), or (B, T) after the ``start`` of each row."""
+    places = np.arange(count)
+    return places if start is None else start[:, None] + places
+
+
+def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """Return ``x`` summed over the axes along which ``shape`` was broadcast to it."""
+    x = x.sum(axis=tuple(range(x.ndim - len(shape))))
+    stretched = tuple(i for i, (n, full) in enumerate(zip(shape, x.shape, strict=True)) if n < full)
+    summed: Array = x.sum(axis=stretched, keepdims=True)
+    return summed

@@ -1,0 +1,28 @@
+"""How weights start: the two distributions that the layers draw from."""
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from miniattn import _checks
+from miniattn._checks import Array
+
+
+def generator(rng: np.random.Generator | None) -> np.random.Generator:
+    """Return ``rng``, or a fresh unseeded one for None."""
+    return np.random.default_rng() if rng is None else _checks.generator("rng", rng)
+
+
+def glorot_uniform(rng: np.random.Generator, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+    """Draw U(−a, a) with a = √(6 / (in + out)), for a weight of shape (out, in).
+
+    Keeps the variance of activations and of gradients from growing or shrinking with depth:
+    Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+    AISTATS 2010, equation 16.
+    """
+    bound = np.sqrt(6.0 / max(sum(shape), 1))
+    return rng.uniform(-bound, bound, shape).astype(dtype)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: DTypeLike) -> Array:
+    """Draw N(0, std²)."""
+    return (rng.standard_normal(shape) * std).astype(dtype)

@@ -1,0 +1,87 @@
+"""The linear layer: y = x · weightᵀ + bias."""
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+import miniattn.functional as F
+from miniattn import _checks
+from miniattn._checks import Array
+from miniattn.nn import _init
+from miniattn.nn._module import Module, Parameter
+
+
+class Linear(Module):
+    """A linear map of the last axis: y = x · weightᵀ + bias.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Sizes of the last axis of x and of y.
+    bias : bool
+        Whether to add a bias.
+    rng : numpy.random.Generator, optional
+        Draws the weight; None is a fresh unseeded one.
+    dtype : float32 or float64
+
+    Attributes
+    ----------
+    weight : Parameter, shape (out_features, in_features)
+        Starts as U(−a, a) with a = √(6 / (in + out)) [1]_.
+    bias : Parameter, shape (out_features,), or None
+        Starts at 0.
+
+    References
+    ----------
+    .. [1] Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural
+       networks", AISTATS 2010, equation 16.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
+    >>> y, ctx = layer.forward(np.ones((5, 3), np.float32))
+    >>> dx = layer.backward(np.ones_like(y), ctx)
+    >>> y.shape, dx.shape, layer.weight.grad.shape
+    ((5, 2), (5, 3), (2, 3))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        rng: np.random.Generator | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        shape = (
+            _checks.integer("out_features", out_features, least=1),
+            _checks.integer("in_features", in_features, least=1),
+        )
+        self.weight = Parameter(_init.glorot_uniform(_init.generator(rng), shape, dtype))
+        self.bias = Parameter(np.zeros(shape[0], dtype)) if bias else None
+
+    def forward(
+        self, x: Array, *, rng: np.random.Generator | None = None
+    ) -> tuple[Array, F.LinearContext]:
+        """Return (y, ctx): x (..., in_features) to y (..., out_features)."""
+        return F.linear_forward(x, self.weight.data, None if self.bias is None else self.bias.data)
+
+    def backward(self, dy: Array, ctx: F.LinearContext) -> Array:
+        """Return dx (..., in_features)."""
+        # y = x · weightᵀ + bias
+        trains_bias = self.bias is not None and self.bias.trainable
+        dx, dweight, dbias = F.linear_backward(
+            dy, ctx, needs_grad=(True, self.weight.trainable, trains_bias)
+        )
+        self.weight.accumulate(dweight)
+        if self.bias is not None:
+            self.bias.accumulate(dbias)
+        assert dx is not None  # it was asked for
+        return dx
+
+    def describe(self) -> str:
+        """Return e.g. ``"3 -> 2"``."""
+        out_features, in_features = self.weight.shape
+        return f"{in_features} -> {out_features}" + ("" if self.bias is not None else ", no bias")

@@ -1,0 +1,91 @@
+"""The frame around every sublayer of a transformer: normalisation, dropout, residual sum."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+import miniattn.functional as F
+from miniattn import _checks
+from miniattn._checks import Array
+from miniattn.nn._dropout import Dropout
+from miniattn.nn._module import Module
+from miniattn.nn._norm import LayerNorm, RMSNorm
+
+Norm = Literal["layer", "rms"]
+
+
+class Residual(NamedTuple):
+    """The contexts of one framed sublayer."""
+
+    norm: Any
+    sublayer: Any
+    dropout: F.DropoutContext | None
+
+
+class ResidualLayer(Module):
+    """A layer of framed sublayers f, each y = x + dropout(f(norm(x))) or norm(x + dropout(f(x))).
+
+    The first, pre-norm, leaves a straight path for the gradient and trains without warm-up [2]_;
+    the second, post-norm, is the original [1]_.
+
+    References
+    ----------
+    .. [1] Vaswani et al., "Attention Is All You Need", 2017, sections 3.1 and 5.4.
+    .. [2] Xiong et al., "On Layer Normalization in the Transformer Architecture", ICML 2020,
+       section 3.
+    """
+
+    norm_first: bool
+    dropout: Dropout
+
+    def _forward(
+        self,
+        x: Array,
+        norm: Module,
+        sublayer: Module,
+        *inputs: Any,
+        rng: np.random.Generator | None,
+        **options: Any,
+    ) -> tuple[Array, Residual]:
+        if self.norm_first:
+            h, norm_ctx = norm.forward(x)
+            h, sublayer_ctx = sublayer.forward(h, *inputs, rng=rng, **options)
+            h, dropout_ctx = self.dropout.forward(h, rng=rng)
+            y = x + h
+        else:
+            h, sublayer_ctx = sublayer.forward(x, *inputs, rng=rng, **options)
+            h, dropout_ctx = self.dropout.forward(h, rng=rng)
+            y, norm_ctx = norm.forward(x + h)
+        return y, Residual(norm_ctx, sublayer_ctx, dropout_ctx)
+
+    def _backward(
+        self, dy: Array, norm: Module, sublayer: Module, ctx: Residual
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return dx, and the gradients of the sublayer's other inputs."""
+        if self.norm_first:
+            # y = x + h; h = dropout(h)
+            dh = self.dropout.backward(dy, ctx.dropout)
+            # h = sublayer(h, ...)
+            dh, others = _first(sublayer.backward(dh, ctx.sublayer))
+            # h = norm(x)
+            return dy + norm.backward(dh, ctx.norm), others
+        # y = norm(x + h)
+        dx = norm.backward(dy, ctx.norm)
+        # h = dropout(h)
+        dh = self.dropout.backward(dx, ctx.dropout)
+        # h = sublayer(x, ...)
+        dh, others = _first(sublayer.backward(dh, ctx.sublayer))
+        return dx + dh, others
+
+
+def norm_layer(name: Norm, embed_dim: int, *, bias: bool, dtype: DTypeLike) -> Module:
+    """Return the normalisation that ``name`` stands for; RMSNorm has no bias."""
+    if _checks.choice("norm", name, get_args(Norm)) == "rms":
+        return RMSNorm(embed_dim, dtype=dtype)
+    return LayerNorm(embed_dim, bias=bias, dtype=dtype)
+
+
+def _first(grads: Array | tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+    """Return the first gradient and a tuple of the others."""
+    return (grads[0], grads[1:]) if isinstance(grads, tuple) else (grads, ())
