@@ -203,9 +203,9 @@ def fingerprint(value: Any, outer: tuple[Any, ...] = ()) -> Any:
         case tuple() | list():
             return tuple(fingerprint(v, deeper) for v in value)
         case set() | frozenset():
-            return tuple(sorted(repr(fingerprint(v, deeper)) for v in value))
+            return ("set", sorted(repr(fingerprint(v, deeper)) for v in value))
         case dict():
-            return tuple(sorted(repr(fingerprint(item, deeper)) for item in value.items()))
+            return ("dict", sorted(repr(fingerprint(item, deeper)) for item in value.items()))
         case np.ndarray():
             digest = hashlib.sha256(value.tobytes()).hexdigest()
             return (str(value.dtype), value.shape, digest)
