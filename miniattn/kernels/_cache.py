@@ -217,8 +217,10 @@ def fingerprint(value: Any, outer: tuple[Any, ...] = ()) -> Any:
             return (value.__module__, value.__qualname__, fingerprint(parts, deeper))
         case numba.types.BaseNamedTuple():  # fields are compiled to positions
             return (str(value), value.fields, fingerprint(value.types, deeper))
-        case numba.types.Type() | np.dtype() | np.ufunc() | types.BuiltinFunctionType():
+        case numba.types.Type():
             return str(value)
+        case np.dtype() | np.ufunc() | types.BuiltinFunctionType():
+            return repr(value)
         case type() | types.ModuleType():
             return f"{getattr(value, '__module__', '')}.{value.__name__}"
     # Compiled functions and intrinsics stand for the Python function that they were made of.
