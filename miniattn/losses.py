@@ -1,0 +1,133 @@
+"""Losses for training: a functional pair, how many targets it counts, and what else to report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+import miniattn.functional as F
+from miniattn._checks import Array
+from miniattn.data import IGNORED
+
+__all__ = ["MSE", "CrossEntropy", "Loss"]
+
+
+class Loss(Protocol):
+    """What a `Trainer` asks of a loss: a mean over the targets that count, and its gradient."""
+
+    def forward(self, outputs: Array, targets: Array) -> tuple[float, Any]:
+        """Return (the mean over the counted targets, ctx)."""
+
+    def backward(self, dloss: float, ctx: Any) -> Array:
+        """Return the gradient of the outputs."""
+
+    def count(self, targets: Array) -> int:
+        """Return how many targets count; batches are weighted by it."""
+
+    def metrics(self, outputs: Array, targets: Array) -> Mapping[str, float]:
+        """Return further means over the counted targets, for evaluation."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Mean cross-entropy of logits (..., N) and classes (...); evaluation adds the accuracy.
+
+    Logits (B, N) and one class for each sequence, or logits (B, T, N) and one for each step.
+
+    Parameters
+    ----------
+    ignore_index : int, default `data.IGNORED`
+        Targets of this value do not count.
+    label_smoothing : float in [0, 1), default 0
+        As in `functional.cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn.losses import CrossEntropy
+    >>> loss = CrossEntropy()
+    >>> logits, targets = np.array([[2.0, 0.0], [3.0, 0.0], [0.0, 0.0]]), np.array([0, 1, -100])
+    >>> value, ctx = loss.forward(logits, targets)
+    >>> round(float(value), 4), loss.count(targets), loss.metrics(logits, targets)
+    (1.5878, 2, {'accuracy': 0.5})
+    """
+
+    ignore_index: int = IGNORED
+    label_smoothing: float = 0.0
+
+    def forward(self, outputs: Array, targets: Array) -> tuple[float, F.CrossEntropyContext]:
+        """Return (loss, ctx)."""
+        loss, ctx = F.cross_entropy_forward(
+            outputs,
+            targets,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+        )
+        return float(loss), ctx
+
+    def backward(self, dloss: float, ctx: F.CrossEntropyContext) -> Array:
+        """Return dlogits (..., N)."""
+        return F.cross_entropy_backward(dloss, ctx)
+
+    def count(self, targets: Array) -> int:
+        """Return how many targets are not ``ignore_index``."""
+        return int(np.count_nonzero(np.asarray(targets) != self.ignore_index))
+
+    def metrics(self, outputs: Array, targets: Array) -> dict[str, float]:
+        """Return the accuracy: how often the greatest logit is that of the target."""
+        counted = targets != self.ignore_index
+        right = counted & (outputs.argmax(axis=-1) == targets)
+        return {"accuracy": int(right.sum()) / max(1, int(counted.sum()))}
+
+
+class _SomeMseContext(NamedTuple):
+    counted: Array
+    mse: F.MseContext
+
+
+@dataclass(frozen=True)
+class MSE:
+    """Mean squared error of outputs and targets of one shape; NaN targets do not count.
+
+    Targets are brought to the dtype of the outputs. `data.pad` puts NaN where a target of one
+    entry for each step is filled up.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn.losses import MSE
+    >>> outputs, targets = np.array([[1.0, 5.0], [2.0, 4.0]]), np.array([[0.0, np.nan], [2.0, 1.0]])
+    >>> value, ctx = MSE().forward(outputs, targets)
+    >>> round(value, 4)
+    3.3333
+    >>> MSE().backward(1.0, ctx)
+    array([[0.66666667, 0.        ],
+           [0.        , 2.        ]])
+    """
+
+    def forward(self, outputs: Array, targets: Array) -> tuple[float, _SomeMseContext]:
+        """Return (loss, ctx)."""
+        if outputs.shape != np.shape(targets):
+            raise ValueError(
+                f"targets: expected shape {outputs.shape} like the outputs, got {np.shape(targets)}"
+            )
+        counted = ~np.isnan(targets)
+        loss, ctx = F.mse_forward(outputs[counted], targets[counted].astype(outputs.dtype))
+        return float(loss), _SomeMseContext(counted, ctx)
+
+    def backward(self, dloss: float, ctx: _SomeMseContext) -> Array:
+        """Return the gradient of the outputs; 0 where the target does not count."""
+        # loss = mse(outputs[counted], targets[counted])
+        d = F.mse_backward(dloss, ctx.mse)
+        doutputs = np.zeros(ctx.counted.shape, d.dtype)
+        doutputs[ctx.counted] = d
+        return doutputs
+
+    def count(self, targets: Array) -> int:
+        """Return how many targets are not NaN."""
+        return int(np.count_nonzero(~np.isnan(targets)))
+
+    def metrics(self, outputs: Array, targets: Array) -> dict[str, float]:
+        """Return nothing further."""
+        return {}
