@@ -6,15 +6,17 @@ import numpy as np
 
 from miniattn import _checks
 from miniattn.functional._arrays import Array, kernel_input, rows
+from miniattn.functional._softmax import slopes
 from miniattn.kernels import loss as kernels
 
 
 class CrossEntropyContext(NamedTuple):
-    """What `cross_entropy_backward` needs; the softmax is rebuilt from ``lse``, a number a row."""
+    """What `cross_entropy_backward` needs: the softmax is exp(logits − top − log_sum)."""
 
     logits: Array
     targets: Array
-    lse: Array
+    top: Array
+    log_sum: Array
     counted: int
     ignore_index: int
     label_smoothing: float
@@ -93,18 +95,20 @@ def cross_entropy_forward(
 
     logit_rows, target_rows = rows(logits), kernel_input(targets).reshape(-1)
     losses = np.empty(target_rows.size, np.float64)
-    lse = np.empty(target_rows.size, logits.dtype)
-    kernels.cross_entropy(logit_rows, target_rows, ignore_index, label_smoothing, losses, lse)
-    loss = logits.dtype.type(losses.sum() / max(counted, 1))
-    ctx = CrossEntropyContext(
-        logits, targets, lse.reshape(targets.shape), counted, ignore_index, label_smoothing
+    top, log_sum = np.empty((2, target_rows.size), logits.dtype)
+    _, high, low = slopes(1.0, logits.dtype)
+    kernels.cross_entropy(
+        logit_rows, target_rows, ignore_index, label_smoothing, high, low, losses, top, log_sum
     )
+    loss = logits.dtype.type(losses.sum() / max(counted, 1))
+    ctx = CrossEntropyContext(logits, targets, top, log_sum, counted, ignore_index, label_smoothing)
     return loss, ctx
 
 
 def cross_entropy_backward(dloss: float, ctx: CrossEntropyContext) -> Array:
     """Return ``dlogits`` = (softmax(logits) − t) · dloss / counted, 0 in rows that do not count."""
     scale = _scalar("dloss", dloss) / max(ctx.counted, 1)
+    _, high, low = slopes(1.0, ctx.logits.dtype)
     logit_rows = rows(ctx.logits)
     dlogits = np.empty(ctx.logits.shape, ctx.logits.dtype)
     kernels.cross_entropy_backward(
@@ -113,7 +117,10 @@ def cross_entropy_backward(dloss: float, ctx: CrossEntropyContext) -> Array:
         kernel_input(ctx.targets).reshape(-1),
         ctx.ignore_index,
         ctx.label_smoothing,
-        ctx.lse.reshape(-1),
+        ctx.top,
+        ctx.log_sum,
+        high,
+        low,
         dlogits.reshape(logit_rows.shape),
     )
     return dlogits

@@ -1,6 +1,7 @@
 """The softmax family: ``softmax``, ``log_softmax``, ``logsumexp`` and their pairs."""
 
-from collections.abc import Callable
+import functools
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,10 +81,11 @@ def softmax_forward(
 ) -> tuple[Array, SoftmaxContext]:
     """Return ``softmax(x)`` and the context for `softmax_backward`."""
     x, axis = _operand(x, axis)
-    inv_temperature = _inverse("temperature", temperature, x.dtype)
+    temperature = _checks.positive("temperature", temperature)
+    _, high, low = slopes(temperature, x.dtype)
     x_rows = rows(to_last_axis(x, axis))
     y_rows = np.empty_like(x_rows)
-    kernels.softmax(x_rows, *_mask_rows(mask, x.shape, axis), inv_temperature, y_rows)
+    kernels.softmax(x_rows, *_mask_rows(mask, x.shape, axis), high, low, y_rows)
     y = _restore(y_rows, x.shape, axis)
     return y, SoftmaxContext(y, axis, temperature)
 
@@ -93,7 +95,13 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
 
     Entries of weight 0 take no part: what ``dy`` holds there, NaN included, is never used.
     """
-    return _backward(kernels.softmax_backward, dy, ctx)
+    y, axis, temperature = ctx
+    dy = _gradient("dy", dy, y.shape, y.dtype)
+    inv_temperature, _, _ = slopes(temperature, y.dtype)
+    y_rows = rows(to_last_axis(y, axis))
+    dx_rows = np.empty_like(y_rows)
+    kernels.softmax_backward(rows(to_last_axis(dy, axis)), y_rows, inv_temperature, dx_rows)
+    return _restore(dx_rows, y.shape, axis)
 
 
 class LogSoftmaxContext(NamedTuple):
@@ -157,10 +165,13 @@ def log_softmax_forward(
 ) -> tuple[Array, LogSoftmaxContext]:
     """Return ``log_softmax(x)`` and the context for `log_softmax_backward`."""
     x, axis = _operand(x, axis)
-    inv_temperature = _inverse("temperature", temperature, x.dtype)
+    temperature = _checks.positive("temperature", temperature)
+    inv_temperature, high, low = slopes(temperature, x.dtype)
     x_rows = rows(to_last_axis(x, axis))
     y_rows = np.empty_like(x_rows)
-    kernels.log_softmax(x_rows, *_mask_rows(mask, x.shape, axis), inv_temperature, y_rows)
+    kernels.log_softmax(
+        x_rows, *_mask_rows(mask, x.shape, axis), high, low, inv_temperature, y_rows
+    )
     y = _restore(y_rows, x.shape, axis)
     return y, LogSoftmaxContext(y, axis, temperature)
 
@@ -170,14 +181,24 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
 
     Entries where y is −inf take no part: what ``dy`` holds there, NaN included, is never used.
     """
-    return _backward(kernels.log_softmax_backward, dy, ctx)
+    y, axis, temperature = ctx
+    dy = _gradient("dy", dy, y.shape, y.dtype)
+    inv_temperature, _, _ = slopes(temperature, y.dtype)
+    _, high, low = slopes(1.0, y.dtype)
+    y_rows = rows(to_last_axis(y, axis))
+    dx_rows = np.empty_like(y_rows)
+    kernels.log_softmax_backward(
+        rows(to_last_axis(dy, axis)), y_rows, high, low, inv_temperature, dx_rows
+    )
+    return _restore(dx_rows, y.shape, axis)
 
 
 class LogsumexpContext(NamedTuple):
-    """What `logsumexp_backward` needs: input and output, from which it rebuilds the softmax."""
+    """What `logsumexp_backward` needs: the softmax is exp(x − top − log_sum)."""
 
     x: Array
-    lse: Array
+    top: Array
+    log_sum: Array
     axis: int
     mask: Array | None
 
@@ -230,27 +251,25 @@ def logsumexp_forward(
 ) -> tuple[Array, LogsumexpContext]:
     """Return ``logsumexp(x)`` and the context for `logsumexp_backward`."""
     x, axis = _operand(x, axis)
+    _, high, low = slopes(1.0, x.dtype)
     x_rows = rows(to_last_axis(x, axis))
-    lse = np.empty(x_rows.shape[0], x.dtype)
-    kernels.logsumexp(x_rows, *_mask_rows(mask, x.shape, axis), lse)
-    lse = from_last_axis(lse.reshape((*_swapped(x.shape, axis)[:-1], 1)), axis).squeeze(axis)
-    return lse, LogsumexpContext(x, lse, axis, mask)
+    top, log_sum = np.empty((2, x_rows.shape[0]), x.dtype)
+    kernels.logsumexp(x_rows, *_mask_rows(mask, x.shape, axis), high, low, top, log_sum)
+    sizes = (*_swapped(x.shape, axis)[:-1], 1)
+    lse = from_last_axis((top + log_sum).reshape(sizes), axis).squeeze(axis)
+    return lse, LogsumexpContext(x, top, log_sum, axis, mask)
 
 
 def logsumexp_backward(dlse: Array, ctx: LogsumexpContext) -> Array:
     """Return ``dx`` = dlse · exp(x − lse), the softmax weights times the incoming gradient."""
-    x, lse, axis, mask = ctx
-    dlse = _gradient("dlse", dlse, lse)
+    x, top, log_sum, axis, mask = ctx
+    dlse = _gradient("dlse", dlse, x.shape[:axis] + x.shape[axis + 1 :], x.dtype)
+    _, high, low = slopes(1.0, x.dtype)
+    dlse_rows = kernel_input(to_last_axis(np.expand_dims(dlse, axis), axis)).reshape(-1)
     x_rows = rows(to_last_axis(x, axis))
     dx_rows = np.empty_like(x_rows)
-    # One number a slice, in the order of the rows.
-    per_row = (
-        kernel_input(to_last_axis(np.expand_dims(a, axis), axis)).reshape(-1) for a in (dlse, lse)
-    )
-    dlse_rows, lse_rows = per_row
-    kernels.logsumexp_backward(
-        dlse_rows, x_rows, *_mask_rows(mask, x.shape, axis), lse_rows, dx_rows
-    )
+    mask_rows = _mask_rows(mask, x.shape, axis)
+    kernels.logsumexp_backward(dlse_rows, x_rows, *mask_rows, top, log_sum, high, low, dx_rows)
     return _restore(dx_rows, x.shape, axis)
 
 
@@ -261,19 +280,31 @@ def _operand(x: Array, axis: int) -> tuple[Array, int]:
     return x, _checks.axis("axis", axis, x.ndim)
 
 
-def _gradient(name: str, dy: Array, y: Array) -> Array:
+def _gradient(name: str, dy: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     dy = _checks.float_array(name, dy)
-    _checks.same_dtype(y=y, **{name: dy})
-    if dy.shape != y.shape:
-        raise ValueError(f"{name}: expected shape {y.shape}, got {dy.shape}")
+    if dy.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype} like the output, got {dy.dtype}")
+    if dy.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {dy.shape}")
     return dy
 
 
-def _inverse(name: str, temperature: float, dtype: np.dtype[Any]) -> float:
-    """Return 1/τ, kept within what ``dtype`` can hold: 0 · inf and inf · 0 would be NaN."""
+# log2(e) in twice double precision.
+_LOG2_E = Fraction(1.4426950408889634) + Fraction(2.0355273740931033e-17)
+
+
+@functools.cache
+def slopes(temperature: float, dtype: np.dtype[Any]) -> tuple[float, float, float]:
+    """Return 1/τ, and log2(e)/τ as a number of ``dtype`` and the rest that it leaves out.
+
+    All three are kept within what ``dtype`` can hold: 0 · inf and inf · 0 would be NaN.
+    """
     limits = np.finfo(dtype)
-    inverse = 1.0 / max(_checks.positive(name, temperature), 1.0 / float(limits.max))
-    return max(inverse, float(limits.tiny))
+    least, most = Fraction(float(limits.tiny)), Fraction(float(limits.max)) / 2
+    inverse = max(least, min(1 / Fraction(temperature), most))
+    product = inverse * _LOG2_E
+    high = float(dtype.type(float(product)))
+    return float(inverse), high, float(product - Fraction(high))
 
 
 def _mask_rows(mask: Array | None, shape: tuple[int, ...], axis: int) -> tuple[Array, Array]:
@@ -299,15 +330,3 @@ def _swapped(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 def _restore(y_rows: Array, shape: tuple[int, ...], axis: int) -> Array:
     """Undo ``rows(to_last_axis(x, axis))``."""
     return from_last_axis(y_rows.reshape(_swapped(shape, axis)), axis)
-
-
-def _backward(
-    kernel: Callable[..., None], dy: Array, ctx: SoftmaxContext | LogSoftmaxContext
-) -> Array:
-    y, axis, temperature = ctx
-    dy = _gradient("dy", dy, y)
-    y_rows = rows(to_last_axis(y, axis))
-    dx_rows = np.empty_like(y_rows)
-    inv_temperature = _inverse("temperature", temperature, y.dtype)
-    kernel(rows(to_last_axis(dy, axis)), y_rows, inv_temperature, dx_rows)
-    return _restore(dx_rows, y.shape, axis)

@@ -3,8 +3,10 @@
     loss_r = lse_r − (1 − ε) x_t − ε mean_j x_j,    t = targets[r], ε = label smoothing
     dx_j   = (softmax_j − (1 − ε)[j = t] − ε/N) · scale
 
-Rows whose target is ``ignore_index`` have loss 0 and gradient 0, whatever they hold. The losses are
-handed back a row each: the caller sums them in order, so that threads cannot change the bits.
+The softmax is never stored: backward rebuilds it from top_r = max_j x_j and log_sum_r = lse_r −
+top_r. Rows whose target is ``ignore_index`` have loss 0 and gradient 0, whatever they hold. The
+losses are handed back a row each: the caller adds them in order, so that threads cannot change the
+bits. ``high + low`` is log2(e) in twice the precision of x.
 """
 
 import math
@@ -12,43 +14,100 @@ import math
 import numba
 import numpy as np
 
-from miniattn.kernels._runtime import kernel
-from miniattn.kernels.softmax import _stats
+from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.simd import pointer
+from miniattn.kernels.softmax import GRAIN, exponentials, largest, rows_per_task, scaled_weights
 
 
-@kernel
-def cross_entropy(x, targets, ignore_index, smoothing, loss, lse):
-    """Fill loss (R,) float64 and lse (R,)."""
-    everything = np.empty(0, np.bool_)
-    for r in numba.prange(x.shape[0]):
+@inner
+def _rows(x, targets, count, n, ignore_index, smoothing, high, low, loss, top, log_sum):
+    for r in range(count):
         t = targets[r]
-        loss[r] = 0.0
-        lse[r] = 0.0
+        loss[r] = top[r] = log_sum[r] = 0.0
         if t != ignore_index:
-            m, s = _stats(x[r], everything, 1.0)
-            if s == 0:
+            p = x + r * n
+            m = largest(p, n)
+            log_s = math.log(exponentials(p, n, m, high, low, p, False))
+            top[r] = m
+            log_sum[r] = log_s
+            if log_s == -np.inf:
                 loss[r] = np.inf
-                lse[r] = -np.inf
             else:
-                log_s = math.log(s)
-                lse[r] = m + log_s
-                loss[r] = log_s - (1 - smoothing) * (x[r, t] - m)
+                loss[r] = log_s - (1 - smoothing) * (p[t] - m)
                 if smoothing > 0:
-                    total = 0.0
-                    for j in range(x.shape[1]):
-                        total += x[r, j] - m
-                    loss[r] -= smoothing * total / x.shape[1]
+                    loss[r] = loss[r] - smoothing * _mean_above(p, n, m)
+
+
+@inner
+def _mean_above(x, n, m):
+    total = 0.0
+    for j in range(n):
+        total += x[j] - m
+    return total / n
+
+
+@inner
+def _rows_backward(
+    scale, x, targets, count, n, ignore_index, smoothing, top, log_sum, high, low, dx
+):
+    for r in range(count):
+        t = targets[r]
+        q = dx + r * n
+        if t == ignore_index or log_sum[r] == -np.inf:
+            for j in range(n):
+                q[j] = 0
+        else:
+            scaled_weights(x + r * n, n, top[r], log_sum[r], high, low, scale, q)
+            if smoothing > 0:
+                for j in range(n):
+                    q[j] = q[j] - smoothing / n * scale
+            q[t] = q[t] - (1 - smoothing) * scale
+
+
+@inner
+def _task(start, stop, x, targets, ignore_index, smoothing, high, low, loss, top, log_sum):
+    n = x.shape[1]
+    p, t = pointer(x, start * n), pointer(targets, start)
+    results = pointer(loss, start), pointer(top, start), pointer(log_sum, start)
+    _rows(p, t, stop - start, n, ignore_index, smoothing, high, low, *results)
+
+
+@inner
+def _backward_task(
+    start, stop, scale, x, targets, ignore_index, smoothing, top, log_sum, high, low, dx
+):
+    n = x.shape[1]
+    p, t = pointer(x, start * n), pointer(targets, start)
+    m, log_s = pointer(top, start), pointer(log_sum, start)
+    q = pointer(dx, start * n)
+    _rows_backward(scale, p, t, stop - start, n, ignore_index, smoothing, m, log_s, high, low, q)
 
 
 @kernel
-def cross_entropy_backward(scale, x, targets, ignore_index, smoothing, lse, dx):
+def cross_entropy(x, targets, ignore_index, smoothing, high, low, loss, top, log_sum):
+    """Fill loss (R,) float64, top (R,) and log_sum (R,)."""
+    count, n = x.shape
+    if x.size <= GRAIN:
+        _task(0, count, x, targets, ignore_index, smoothing, high, low, loss, top, log_sum)
+    else:
+        share = rows_per_task(count, n)
+        for task in numba.prange(-(-count // share)):
+            start, stop = task * share, min(count, (task + 1) * share)
+            _task(start, stop, x, targets, ignore_index, smoothing, high, low, loss, top, log_sum)
+
+
+@kernel
+def cross_entropy_backward(scale, x, targets, ignore_index, smoothing, top, log_sum, high, low, dx):
     """Fill dx (R, N)."""
-    n = x.shape[1]
-    for r in numba.prange(x.shape[0]):
-        t = targets[r]
-        if t == ignore_index or lse[r] == -np.inf:
-            dx[r] = 0.0
-        else:
-            for j in range(n):
-                dx[r, j] = (math.exp(x[r, j] - lse[r]) - smoothing / n) * scale
-            dx[r, t] -= (1 - smoothing) * scale
+    count, n = x.shape
+    if x.size <= GRAIN:
+        _backward_task(
+            0, count, scale, x, targets, ignore_index, smoothing, top, log_sum, high, low, dx
+        )
+    else:
+        share = rows_per_task(count, n)
+        for task in numba.prange(-(-count // share)):
+            start, stop = task * share, min(count, (task + 1) * share)
+            _backward_task(
+                start, stop, scale, x, targets, ignore_index, smoothing, top, log_sum, high, low, dx
+            )

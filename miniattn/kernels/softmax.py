@@ -3,9 +3,12 @@
     m = max_j x_j    s = Σ_j exp((x_j − m) / τ)
     softmax_j = exp((x_j − m) / τ) / s    log_softmax_j = (x_j − m) / τ − log s    lse = m + log s
 
-x is (R, n). A hidden entry counts as −inf. Row r takes its mask from ``mask[mask_row[r]]``, so that
-a mask shared by many rows is stored once; an empty ``mask`` hides nothing. Each row of the results
-has one owner.
+x is (R, n); each row of the results has one owner. ``high + low`` is log2(e) / τ in twice the
+precision of x, so that exp(d / τ) = 2^(d (high + low)).
+
+A hidden entry counts as −inf: a task copies its rows to a scratch and hides what is hidden there.
+Row r takes its mask from ``mask[mask_row[r]]``, so that a mask shared by many rows is stored once;
+an empty ``mask`` hides nothing.
 """
 
 import math
@@ -14,97 +17,402 @@ import numba
 import numpy as np
 
 from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.simd import (
+    exp2_product,
+    first,
+    horizontal_max,
+    horizontal_sum,
+    lanes,
+    load,
+    load_first,
+    maximum,
+    pointer,
+    select,
+    splat,
+    store,
+    store_first,
+)
+
+# Elements that one task works on; with fewer, one thread is done before a pool is awake.
+GRAIN = 16_384
+# Elements added up in the array's own precision before they join a float64 total: this bounds the
+# rounding error of a float32 sum, however long the row.
+RUN = 1024
 
 
 @inner
-def _stats(x, visible, inv_temperature):
-    """Return m and s of one row; both are 0 where nothing is visible."""
-    n = x.size
-    masked = visible.size > 0
-    m = x.dtype.type(-np.inf)
-    for j in range(n):
-        if (not masked or visible[j]) and x[j] > m:
-            m = x[j]
-    if m == -np.inf:
-        m = x.dtype.type(0)  # −inf − (−inf) would be NaN
-    s = 0.0
-    for j in range(n):
-        if not masked or visible[j]:
-            s += math.exp((x[j] - m) * inv_temperature)
-    return m, s
+def rows_per_task(count, n):
+    """Return the share of one task; it depends on the shape alone."""
+    return max(1, min(count, GRAIN // max(1, n)))
+
+
+# --- One row: a pointer to its first element, and its length -------------------------------------
+
+
+@inner(forceinline=True)
+def origin(v):
+    """Return the largest lane, or 0 if all are −inf: −inf − (−inf) would be NaN."""
+    m = horizontal_max(v)
+    return m if m > -np.inf else 0.0
+
+
+@inner(forceinline=True)
+def largest(x, n):
+    """Return max_j x[j], NaN passed over; 0 where all is −inf."""
+    step = lanes(x)
+    a = splat(-np.inf, x)
+    b, c, d = a, a, a  # four chains hide the latency of one
+    whole = n - n % (4 * step)
+    for j in range(0, whole, 4 * step):
+        a = maximum(load(x + j), a)
+        b = maximum(load(x + (j + step)), b)
+        c = maximum(load(x + (j + 2 * step)), c)
+        d = maximum(load(x + (j + 3 * step)), d)
+    for j in range(whole, n, step):
+        a = maximum(select(first(n - j, x), load_first(x + j, n - j), -np.inf), a)
+    return origin(maximum(maximum(a, b), maximum(c, d)))
+
+
+@inner(forceinline=True)
+def exponentials(x, n, m, high, low, y, keep):
+    """Return s = Σ_j exp((x[j] − m) / τ); the terms are kept in y if asked for."""
+    step = lanes(x)
+    total = 0.0
+    for start in range(0, n, RUN):
+        stop = min(start + RUN, n)
+        whole = stop - (stop - start) % step
+        s = splat(0.0, x)
+        for j in range(start, whole, step):
+            e = exp2_product(load(x + j) - m, high, low)
+            if keep:
+                store(y + j, e)
+            s = s + e
+        if whole < stop:
+            k = stop - whole
+            e = exp2_product(load_first(x + whole, k) - m, high, low)
+            if keep:
+                store_first(y + whole, e, k)
+            s = s + select(first(k, x), e, 0.0)
+        total += horizontal_sum(s)
+    return total
+
+
+@inner(forceinline=True)
+def _scale(y, n, factor):
+    step = lanes(y)
+    whole = n - n % step
+    for j in range(0, whole, step):
+        store(y + j, load(y + j) * factor)
+    if whole < n:
+        store_first(y + whole, load_first(y + whole, n - whole) * factor, n - whole)
+
+
+@inner(forceinline=True)
+def scaled_weights(x, n, m, log_s, high, low, factor, dx):
+    """Set dx[j] = factor · exp(x[j] − m − log s), 0 where x is −inf."""
+    step = lanes(x)
+    whole = n - n % step
+    for j in range(0, whole, step):
+        v = load(x + j)
+        w = exp2_product((v - m) - log_s, high, low) * factor
+        store(dx + j, select(v != -np.inf, w, 0.0))
+    if whole < n:
+        v = load_first(x + whole, n - whole)
+        w = exp2_product((v - m) - log_s, high, low) * factor
+        store_first(dx + whole, select(v != -np.inf, w, 0.0), n - whole)
+
+
+# --- Some rows: a pointer to the first, their number and their length ----------------------------
 
 
 @inner
-def _mask_of(mask, mask_row, r):
-    return mask[mask_row[r]] if mask.size > 0 else mask[0:0].reshape(0)
+def _softmax_short(x, count, n, high, low, y):
+    """Rows of one register or less stay there from beginning to end."""
+    inside = first(n, x)
+    for i in range(0, count * n, n):
+        v = select(inside, load_first(x + i, n), -np.inf)
+        e = exp2_product(v - origin(v), high, low)
+        s = horizontal_sum(e)
+        store_first(y + i, e * (1 / s if s != 0 else 0.0), n)
+
+
+@inner
+def _softmax(x, count, n, high, low, y):
+    if n <= lanes(x):
+        _softmax_short(x, count, n, high, low, y)
+        return
+    for i in range(0, count * n, n):
+        s = exponentials(x + i, n, largest(x + i, n), high, low, y + i, True)
+        _scale(y + i, n, 1 / s if s != 0 else 0.0)
+
+
+@inner
+def _log_softmax(x, count, n, high, low, inv_temperature, y):
+    step = lanes(x)
+    whole = n - n % step
+    for i in range(0, count * n, n):
+        p, q = x + i, y + i
+        m = largest(p, n)
+        s = exponentials(p, n, m, high, low, q, False)
+        log_s = math.log(s) if s != 0 else 0.0
+        for j in range(0, whole, step):
+            store(q + j, (load(p + j) - m) * inv_temperature - log_s)
+        if whole < n:
+            v = (load_first(p + whole, n - whole) - m) * inv_temperature - log_s
+            store_first(q + whole, v, n - whole)
+
+
+@inner
+def _softmax_backward(dy, y, count, n, inv_temperature, dx):
+    step = lanes(y)
+    whole = n - n % step
+    for i in range(0, count * n, n):
+        g, p, q = dy + i, y + i, dx + i
+        dot = _dot(g, p, n)
+        for j in range(0, whole, step):
+            w = load(p + j)
+            store(q + j, select(w != 0.0, w * (load(g + j) - dot) * inv_temperature, 0.0))
+        if whole < n:
+            w = load_first(p + whole, n - whole)
+            v = w * (load_first(g + whole, n - whole) - dot) * inv_temperature
+            store_first(q + whole, select(w != 0.0, v, 0.0), n - whole)
+
+
+@inner(forceinline=True)
+def _dot(dy, y, n):
+    """Return Σ_j dy[j] y[j] over the entries of weight y[j] ≠ 0."""
+    step = lanes(y)
+    total = 0.0
+    for start in range(0, n, RUN):
+        stop = min(start + RUN, n)
+        whole = stop - (stop - start) % step
+        s = splat(0.0, y)
+        for j in range(start, whole, step):
+            w = load(y + j)
+            s = s + select(w != 0.0, w * load(dy + j), 0.0)
+        if whole < stop:
+            w = load_first(y + whole, stop - whole)
+            s = s + select(w != 0.0, w * load_first(dy + whole, stop - whole), 0.0)
+        total += horizontal_sum(s)
+    return total
+
+
+@inner
+def _log_softmax_backward(dy, y, count, n, high, low, inv_temperature, dx):
+    step = lanes(y)
+    whole = n - n % step
+    for i in range(0, count * n, n):
+        g, p, q = dy + i, y + i, dx + i
+        total = _sum_visible(g, p, n)
+        for j in range(0, whole, step):
+            v = load(p + j)
+            d = (load(g + j) - exp2_product(v, high, low) * total) * inv_temperature
+            store(q + j, select(v != -np.inf, d, 0.0))
+        if whole < n:
+            v = load_first(p + whole, n - whole)
+            d = load_first(g + whole, n - whole) - exp2_product(v, high, low) * total
+            store_first(q + whole, select(v != -np.inf, d * inv_temperature, 0.0), n - whole)
+
+
+@inner(forceinline=True)
+def _sum_visible(dy, y, n):
+    """Return Σ_j dy[j] over the entries with y[j] ≠ −inf."""
+    step = lanes(y)
+    total = 0.0
+    for start in range(0, n, RUN):
+        stop = min(start + RUN, n)
+        whole = stop - (stop - start) % step
+        s = splat(0.0, y)
+        for j in range(start, whole, step):
+            s = s + select(load(y + j) != -np.inf, load(dy + j), 0.0)
+        if whole < stop:
+            k = stop - whole
+            s = s + select(load_first(y + whole, k) != -np.inf, load_first(dy + whole, k), 0.0)
+        total += horizontal_sum(s)
+    return total
+
+
+@inner
+def log_sums(x, count, n, high, low, top, log_sum):
+    """Set top[r] to max_j x[r, j] and log_sum[r] to log Σ_j exp(x[r, j] − top[r])."""
+    for r in range(count):
+        p = x + r * n
+        m = largest(p, n)
+        top[r] = m
+        log_sum[r] = math.log(exponentials(p, n, m, high, low, p, False))
+
+
+@inner
+def _logsumexp_backward(dlse, x, count, n, top, log_sum, high, low, dx):
+    for r in range(count):
+        i = r * n
+        scaled_weights(x + i, n, top[r], log_sum[r], high, low, dlse[r], dx + i)
+
+
+# --- Masks ---------------------------------------------------------------------------------------
+
+
+@inner
+def _shown_rows(x, start, stop, mask, mask_row, scratch):
+    """Return a pointer to rows start to stop of x, or to their copy with −inf where hidden."""
+    n = x.shape[1]
+    if mask.size == 0:
+        return pointer(x, start * n)
+    for r in range(start, stop):
+        row, visible, copy = x[r], mask[mask_row[r]], scratch[r - start]
+        for j in range(n):
+            copy[j] = row[j] if visible[j] else -np.inf
+    return pointer(scratch, 0)
+
+
+@inner
+def _scratch(x, start, stop, mask):
+    count = stop - start if mask.size > 0 else 0
+    return np.empty((count, x.shape[1]), x.dtype)
+
+
+@inner
+def _set_hidden(y, start, stop, mask, mask_row, value):
+    """Put ``value`` where y is hidden: in a row that holds NaN the arithmetic can't."""
+    if mask.size > 0:
+        for r in range(start, stop):
+            row, visible = y[r], mask[mask_row[r]]
+            for j in range(row.size):
+                row[j] = row[j] if visible[j] else value
+
+
+# --- Tasks: the rows from start to stop ----------------------------------------------------------
+
+
+@inner
+def _softmax_task(start, stop, x, mask, mask_row, high, low, y):
+    n = x.shape[1]
+    scratch = _scratch(x, start, stop, mask)
+    p = _shown_rows(x, start, stop, mask, mask_row, scratch)
+    _softmax(p, stop - start, n, high, low, pointer(y, start * n))
+    _set_hidden(y, start, stop, mask, mask_row, 0)
+
+
+@inner
+def _log_softmax_task(start, stop, x, mask, mask_row, high, low, inv_temperature, y):
+    n = x.shape[1]
+    scratch = _scratch(x, start, stop, mask)
+    p = _shown_rows(x, start, stop, mask, mask_row, scratch)
+    _log_softmax(p, stop - start, n, high, low, inv_temperature, pointer(y, start * n))
+    _set_hidden(y, start, stop, mask, mask_row, -np.inf)
+
+
+@inner
+def _softmax_backward_task(start, stop, dy, y, inv_temperature, dx):
+    n = y.shape[1]
+    i = start * n
+    _softmax_backward(
+        pointer(dy, i), pointer(y, i), stop - start, n, inv_temperature, pointer(dx, i)
+    )
+
+
+@inner
+def _log_softmax_backward_task(start, stop, dy, y, high, low, inv_temperature, dx):
+    n = y.shape[1]
+    g, p, q = pointer(dy, start * n), pointer(y, start * n), pointer(dx, start * n)
+    _log_softmax_backward(g, p, stop - start, n, high, low, inv_temperature, q)
+
+
+@inner
+def _logsumexp_task(start, stop, x, mask, mask_row, high, low, top, log_sum):
+    scratch = _scratch(x, start, stop, mask)
+    p = _shown_rows(x, start, stop, mask, mask_row, scratch)
+    log_sums(p, stop - start, x.shape[1], high, low, pointer(top, start), pointer(log_sum, start))
+
+
+@inner
+def _logsumexp_backward_task(start, stop, dlse, x, mask, mask_row, top, log_sum, high, low, dx):
+    n = x.shape[1]
+    scratch = _scratch(x, start, stop, mask)
+    p = _shown_rows(x, start, stop, mask, mask_row, scratch)
+    g, m, log_s = pointer(dlse, start), pointer(top, start), pointer(log_sum, start)
+    _logsumexp_backward(g, p, stop - start, n, m, log_s, high, low, pointer(dx, start * n))
+    _set_hidden(dx, start, stop, mask, mask_row, 0)
+
+
+# --- Kernels -------------------------------------------------------------------------------------
 
 
 @kernel
-def softmax(x, mask, mask_row, inv_temperature, y):
+def softmax(x, mask, mask_row, high, low, y):
     """y[r] = softmax(x[r] / τ), 0 where hidden."""
-    for r in numba.prange(x.shape[0]):
-        visible = _mask_of(mask, mask_row, r)
-        masked = visible.size > 0
-        m, s = _stats(x[r], visible, inv_temperature)
-        inv = 0.0 if s == 0 else 1 / s
-        for j in range(x.shape[1]):
-            shown = not masked or visible[j]
-            y[r, j] = math.exp((x[r, j] - m) * inv_temperature) * inv if shown else 0.0
+    count, n = x.shape
+    if x.size <= GRAIN:
+        _softmax_task(0, count, x, mask, mask_row, high, low, y)
+    else:
+        share = rows_per_task(count, n)
+        for task in numba.prange(-(-count // share)):
+            start, stop = task * share, min(count, (task + 1) * share)
+            _softmax_task(start, stop, x, mask, mask_row, high, low, y)
 
 
 @kernel
 def softmax_backward(dy, y, inv_temperature, dx):
     """dx = y · (dy − Σ_j dy_j y_j) / τ, in which entries of weight 0 take no part."""
-    for r in numba.prange(y.shape[0]):
-        dot = 0.0
-        for j in range(y.shape[1]):
-            if y[r, j] != 0:
-                dot += dy[r, j] * y[r, j]
-        for j in range(y.shape[1]):
-            w = y[r, j]
-            dx[r, j] = w * (dy[r, j] - dot) * inv_temperature if w != 0 else 0.0
+    count, n = y.shape
+    if y.size <= GRAIN:
+        _softmax_backward_task(0, count, dy, y, inv_temperature, dx)
+    else:
+        share = rows_per_task(count, n)
+        for task in numba.prange(-(-count // share)):
+            start, stop = task * share, min(count, (task + 1) * share)
+            _softmax_backward_task(start, stop, dy, y, inv_temperature, dx)
 
 
 @kernel
-def log_softmax(x, mask, mask_row, inv_temperature, y):
+def log_softmax(x, mask, mask_row, high, low, inv_temperature, y):
     """y[r] = log softmax(x[r] / τ), −inf where hidden."""
-    for r in numba.prange(x.shape[0]):
-        visible = _mask_of(mask, mask_row, r)
-        masked = visible.size > 0
-        m, s = _stats(x[r], visible, inv_temperature)
-        log_s = 0.0 if s == 0 else math.log(s)
-        for j in range(x.shape[1]):
-            shown = not masked or visible[j]
-            y[r, j] = (x[r, j] - m) * inv_temperature - log_s if shown else -np.inf
+    count, n = x.shape
+    if x.size <= GRAIN:
+        _log_softmax_task(0, count, x, mask, mask_row, high, low, inv_temperature, y)
+    else:
+        share = rows_per_task(count, n)
+        for task in numba.prange(-(-count // share)):
+            start, stop = task * share, min(count, (task + 1) * share)
+            _log_softmax_task(start, stop, x, mask, mask_row, high, low, inv_temperature, y)
 
 
 @kernel
-def log_softmax_backward(dy, y, inv_temperature, dx):
-    """dx = (dy − exp(y) Σ_j dy_j) / τ; entries where y is −inf take no part."""
-    for r in numba.prange(y.shape[0]):
-        total = 0.0
-        for j in range(y.shape[1]):
-            if y[r, j] != -np.inf:
-                total += dy[r, j]
-        for j in range(y.shape[1]):
-            shown = y[r, j] != -np.inf
-            dx[r, j] = (dy[r, j] - math.exp(y[r, j]) * total) * inv_temperature if shown else 0.0
+def log_softmax_backward(dy, y, high, low, inv_temperature, dx):
+    """dx = (dy − exp(y) Σ_j dy_j) / τ, in which entries where y is −inf take no part."""
+    count, n = y.shape
+    if y.size <= GRAIN:
+        _log_softmax_backward_task(0, count, dy, y, high, low, inv_temperature, dx)
+    else:
+        share = rows_per_task(count, n)
+        for task in numba.prange(-(-count // share)):
+            start, stop = task * share, min(count, (task + 1) * share)
+            _log_softmax_backward_task(start, stop, dy, y, high, low, inv_temperature, dx)
 
 
 @kernel
-def logsumexp(x, mask, mask_row, lse):
-    """lse[r] = log Σ_j exp(x[r, j]), −inf where nothing is visible."""
-    for r in numba.prange(x.shape[0]):
-        m, s = _stats(x[r], _mask_of(mask, mask_row, r), 1.0)
-        lse[r] = m + math.log(s) if s != 0 else -np.inf
+def logsumexp(x, mask, mask_row, high, low, top, log_sum):
+    """top[r] = max_j x[r, j] and log_sum[r] = lse[r] − top[r]."""
+    count, n = x.shape
+    if x.size <= GRAIN:
+        _logsumexp_task(0, count, x, mask, mask_row, high, low, top, log_sum)
+    else:
+        share = rows_per_task(count, n)
+        for task in numba.prange(-(-count // share)):
+            start, stop = task * share, min(count, (task + 1) * share)
+            _logsumexp_task(start, stop, x, mask, mask_row, high, low, top, log_sum)
 
 
 @kernel
-def logsumexp_backward(dlse, x, mask, mask_row, lse, dx):
+def logsumexp_backward(dlse, x, mask, mask_row, top, log_sum, high, low, dx):
     """dx[r, j] = dlse[r] · exp(x[r, j] − lse[r]), 0 where that weight is 0."""
-    for r in numba.prange(x.shape[0]):
-        visible = _mask_of(mask, mask_row, r)
-        masked = visible.size > 0
-        for j in range(x.shape[1]):
-            shown = (not masked or visible[j]) and x[r, j] != -np.inf
-            dx[r, j] = dlse[r] * math.exp(x[r, j] - lse[r]) if shown else 0.0
+    count, n = x.shape
+    if x.size <= GRAIN:
+        _logsumexp_backward_task(0, count, dlse, x, mask, mask_row, top, log_sum, high, low, dx)
+    else:
+        share = rows_per_task(count, n)
+        for task in numba.prange(-(-count // share)):
+            start, stop = task * share, min(count, (task + 1) * share)
+            _logsumexp_backward_task(
+                start, stop, dlse, x, mask, mask_row, top, log_sum, high, low, dx
+            )
