@@ -1,115 +1,151 @@
-"""Element-wise activations over flat arrays, forward and backward."""
+"""Element-wise activations and their gradients, over flat arrays.
 
+Each function below is written on vector registers; `elementwise` makes the kernel of it that fills
+``y[i] = f(x[i])``, or ``dx[i] = f(dy[i], saved[i])``.
+"""
+
+import inspect
 import math
 
 import numba
 
+from miniattn.kernels import elementary
 from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.simd import lanes, load, load_first, pointer, select, store, store_first
+from miniattn.kernels.simd import tanh as vector_tanh
+
+# Elements of one task. Up to this many are done by the calling thread: waking a pool takes longer.
+BLOCK = 8192
 
 
-@inner
-def _sigmoid(x):
-    e = math.exp(-abs(x))  # never overflows
-    return (1 if x >= 0 else e) / (1 + e)
+def elementwise(function):
+    """Return the kernel that applies ``function``, of one or two vectors, to flat arrays."""
+    f = inner(function)
+    run = (_unary if len(inspect.signature(function).parameters) == 1 else _binary)(f)
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    return kernel(run)
 
 
-@inner
-def _normal_cdf(x):
-    return 0.5 * math.erfc(-x * math.sqrt(0.5))
+def _unary(f):
+    @inner
+    def part(x, y, start, stop):
+        whole = stop - (stop - start) % lanes(x)
+        for i in range(start, whole, lanes(x)):
+            store(pointer(y, i), f(load(pointer(x, i))))
+        if whole < stop:
+            rest = stop - whole
+            store_first(pointer(y, whole), f(load_first(pointer(x, whole), rest)), rest)
+
+    def run(x, y):
+        if x.size <= BLOCK:
+            part(x, y, 0, x.size)
+        else:
+            for task in numba.prange(-(-x.size // BLOCK)):
+                part(x, y, task * BLOCK, min((task + 1) * BLOCK, x.size))
+
+    return run
 
 
-@inner
-def _normal_pdf(x):
-    return math.exp(-0.5 * x * x) * math.sqrt(0.5 / math.pi)
+def _binary(f):
+    @inner
+    def part(dy, saved, dx, start, stop):
+        whole = stop - (stop - start) % lanes(dx)
+        for i in range(start, whole, lanes(dx)):
+            store(pointer(dx, i), f(load(pointer(dy, i)), load(pointer(saved, i))))
+        if whole < stop:
+            rest = stop - whole
+            last = f(load_first(pointer(dy, whole), rest), load_first(pointer(saved, whole), rest))
+            store_first(pointer(dx, whole), last, rest)
+
+    def run(dy, saved, dx):
+        if dx.size <= BLOCK:
+            part(dy, saved, dx, 0, dx.size)
+        else:
+            for task in numba.prange(-(-dx.size // BLOCK)):
+                part(dy, saved, dx, task * BLOCK, min((task + 1) * BLOCK, dx.size))
+
+    return run
 
 
-@kernel
-def relu(x, y):
-    """y = max(x, 0)."""
-    for i in numba.prange(x.size):
-        y[i] = 0 if x[i] <= 0 else x[i]
+@elementwise
+def relu(x):
+    """y = max(x, 0); NaN stays NaN."""
+    return select(x <= 0.0, 0.0, x)
 
 
-@kernel
-def relu_backward(dy, y, dx):
+@elementwise
+def relu_backward(dy, y):
     """dx = dy where y > 0, else 0."""
-    for i in numba.prange(y.size):
-        dx[i] = 0 if y[i] <= 0 else dy[i]
+    return select(y <= 0.0, 0.0, dy)
 
 
-@kernel
-def sigmoid(x, y):
-    """y = 1 / (1 + exp(−x))."""
-    for i in numba.prange(x.size):
-        y[i] = x[i] if math.isnan(x[i]) else _sigmoid(x[i])
+@elementwise
+def sigmoid(x):
+    """y = σ(x) = 1 / (1 + e^−x)."""
+    s, _ = elementary.sigmoid(x)
+    return s
 
 
-@kernel
-def sigmoid_backward(dy, y, dx):
+@elementwise
+def sigmoid_backward(dy, y):
     """dx = dy · y · (1 − y)."""
-    for i in numba.prange(y.size):
-        dx[i] = dy[i] * y[i] * (1 - y[i])
+    return dy * y * (1.0 - y)
 
 
-@kernel
-def tanh(x, y):
+@elementwise
+def tanh(x):
     """y = tanh(x)."""
-    for i in numba.prange(x.size):
-        y[i] = math.tanh(x[i])
+    return vector_tanh(x)
 
 
-@kernel
-def tanh_backward(dy, y, dx):
+@elementwise
+def tanh_backward(dy, y):
     """dx = dy · (1 − y²)."""
-    for i in numba.prange(y.size):
-        dx[i] = dy[i] * (1 - y[i] * y[i])
+    return dy * (1.0 - y) * (1.0 + y)
 
 
-@kernel
-def silu(x, y):
+@elementwise
+def silu(x):
     """y = x · σ(x)."""
-    for i in numba.prange(x.size):
-        y[i] = x[i] * _sigmoid(x[i])
+    s, _ = elementary.sigmoid(x)
+    return x * s
 
 
-@kernel
-def silu_backward(dy, x, dx):
-    """dx = dy · σ(x) · (1 + x · (1 − σ(x)))."""
-    for i in numba.prange(x.size):
-        s = _sigmoid(x[i])
-        dx[i] = dy[i] * s * (1 + x[i] * (1 - s))
+@elementwise
+def silu_backward(dy, x):
+    """dx = dy · σ(x) · (1 + x · σ(−x))."""
+    s, opposite = elementary.sigmoid(x)
+    return dy * s * (1.0 + x * opposite)
 
 
-@kernel
-def gelu(x, y):
+@elementwise
+def gelu(x):
     """y = x · Φ(x)."""
-    for i in numba.prange(x.size):
-        y[i] = x[i] * _normal_cdf(x[i])
+    cdf, _ = elementary.normal(x)
+    return x * cdf
 
 
-@kernel
-def gelu_backward(dy, x, dx):
+@elementwise
+def gelu_backward(dy, x):
     """dx = dy · (Φ(x) + x · φ(x))."""
-    for i in numba.prange(x.size):
-        dx[i] = dy[i] * (_normal_cdf(x[i]) + x[i] * _normal_pdf(x[i]))
+    cdf, pdf = elementary.normal(x)
+    return dy * (cdf + x * pdf)
 
 
-@inner
-def _tanh_argument(x):
-    return math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+# (1 + tanh(u)) / 2 = σ(2u), so that the tanh form is y = x · σ(v), v = √(8/π) (x + 0.044715 x³).
+LINEAR, CUBIC = math.sqrt(8 / math.pi), 0.044715 * math.sqrt(8 / math.pi)
 
 
-@kernel
-def gelu_tanh(x, y):
-    """y = x · σ(2u), u = √(2/π) · (x + 0.044715 x³)."""
-    for i in numba.prange(x.size):
-        y[i] = x[i] * _sigmoid(2 * _tanh_argument(x[i]))
+@elementwise
+def gelu_tanh(x):
+    """y = x · σ(v), v = √(8/π) (x + 0.044715 x³)."""
+    s, _ = elementary.sigmoid(x * (LINEAR + CUBIC * x * x))
+    return x * s
 
 
-@kernel
-def gelu_tanh_backward(dy, x, dx):
-    """dx = dy · s · (1 + x · 2u' · (1 − s)), s = σ(2u)."""
-    for i in numba.prange(x.size):
-        s = _sigmoid(2 * _tanh_argument(x[i]))
-        slope = 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x[i] * x[i])
-        dx[i] = dy[i] * s * (1 + x[i] * slope * (1 - s))
+@elementwise
+def gelu_tanh_backward(dy, x):
+    """dx = dy · σ(v) · (1 + x · dv/dx · σ(−v))."""
+    square = x * x
+    s, opposite = elementary.sigmoid(x * (LINEAR + CUBIC * square))
+    return dy * s * (1.0 + x * (LINEAR + 3.0 * CUBIC * square) * opposite)
