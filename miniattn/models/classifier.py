@@ -156,7 +156,7 @@ class SequenceClassifier(nn.Module):
         lengths = _parts.lengths_array("lengths", lengths, batch, steps)
         x, embed = self.embed.forward(_parts.without_padding(inputs, lengths))
         x, positions = (x, None) if self.positions is None else self.positions.forward(x)
-        x, dropout = self.dropout.forward(x, rng=rng)
+        x, dropout = self.dropout.drop(x, rng)
         x, encoder = self.encoder.forward(x, mask=mask, rng=rng)
         pooling = self._pooling_weights(lengths, steps).astype(x.dtype)
         x = np.matmul(pooling[:, None, :], x)[:, 0]
@@ -173,7 +173,7 @@ class SequenceClassifier(nn.Module):
         # x = encoder(x)
         dx = self.encoder.backward(dx, ctx.encoder)
         # x = dropout(x)
-        dx = self.dropout.backward(dx, ctx.dropout)
+        dx = self.dropout.undrop(dx, ctx.dropout)
         # x = x + positions
         dx = dx if self.positions is None else self.positions.backward(dx, ctx.positions)
         # x = embed(inputs)

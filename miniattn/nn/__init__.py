@@ -8,6 +8,12 @@ from miniattn.nn._attention import (
 )
 from miniattn.nn._cache import KVCache
 from miniattn.nn._container import Sequential, SequentialContext
+from miniattn.nn._decoder import (
+    TransformerDecoder,
+    TransformerDecoderContext,
+    TransformerDecoderLayer,
+    TransformerDecoderLayerContext,
+)
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._embedding import Embedding
 from miniattn.nn._encoder import (
@@ -57,6 +63,10 @@ __all__ = [
     "SwiGLU",
     "SwiGLUContext",
     "Tanh",
+    "TransformerDecoder",
+    "TransformerDecoderContext",
+    "TransformerDecoderLayer",
+    "TransformerDecoderLayerContext",
     "TransformerEncoder",
     "TransformerEncoderContext",
     "TransformerEncoderLayer",

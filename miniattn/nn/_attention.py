@@ -151,7 +151,9 @@ class MultiHeadAttention(Module):
         self.vdim = embed_dim if vdim is None else vdim
         self.dropout = _checks.probability("dropout", dropout)
         self.softcap = None if softcap is None else _checks.positive("softcap", softcap)
-        self.window, self.sinks = window, sinks
+        self.window, self.sinks = window, _checks.integer("sinks", sinks, least=0)
+        if sinks and window is None:
+            raise ValueError(f"sinks: expected 0 without a window, got {sinks}")
         self._mask(None, None)  # a wrong window is refused here rather than in the first forward
         self.alibi = bool(alibi)
         kv_dim = self.num_kv_heads * self.head_dim

@@ -33,6 +33,8 @@ class Sequential(Module):
     """
 
     def __init__(self, *layers: Module) -> None:
+        if not layers:
+            raise ValueError("layers: expected at least one, got none")
         for i, layer in enumerate(layers):
             if not isinstance(layer, Module):
                 raise TypeError(f"layers[{i}]: expected a Module, got {layer!r}")

@@ -11,8 +11,7 @@ from miniattn.nn._module import Module
 class Dropout(Module):
     """Inverted dropout: each entry is 0 with probability p, else x / (1 − p).
 
-    There is no train or eval mode. ``forward(x, rng=rng)`` drops; ``forward(x)`` and ``layer(x)``
-    return x itself, and so does p = 0.
+    There is no train or eval mode: ``forward(x, rng=rng)`` drops, ``forward(x)`` does not.
 
     Parameters
     ----------
@@ -40,13 +39,25 @@ class Dropout(Module):
         self, x: Array, *, rng: np.random.Generator | None = None
     ) -> tuple[Array, F.DropoutContext | None]:
         """Return (y, ctx), both x and y (...)."""
-        if rng is None or self.p == 0.0:
-            return x, None
-        return F.dropout_forward(x, self.p, rng)
+        y, ctx = self.drop(_checks.float_array("x", x), rng)
+        return (x.copy(), None) if ctx is None else (y, ctx)
 
     def backward(self, dy: Array, ctx: F.DropoutContext | None) -> Array:
         """Return dx (...)."""
         # y = x · keep / (1 − p)
+        return dy.copy() if ctx is None else self.undrop(dy, ctx)
+
+    def drop(
+        self, x: Array, rng: np.random.Generator | None
+    ) -> tuple[Array, F.DropoutContext | None]:
+        """Do as ``forward``, but return x itself where nothing is dropped.
+
+        For layers that keep the result to themselves, and so need not pay for a copy.
+        """
+        return (x, None) if rng is None or self.p == 0.0 else F.dropout_forward(x, self.p, rng)
+
+    def undrop(self, dy: Array, ctx: F.DropoutContext | None) -> Array:
+        """Do as ``backward``, but return dy itself where nothing was dropped."""
         return dy if ctx is None else F.dropout_backward(dy, ctx)
 
     def describe(self) -> str:

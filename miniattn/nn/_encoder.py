@@ -247,6 +247,10 @@ class TransformerEncoder(Module):
                 dx = grads
         return dx if dbias is None else (dx, dbias)
 
+    def new_caches(self, batch_size: int, capacity: int) -> list[KVCache]:
+        """Return an empty cache for each layer."""
+        return [layer.attn.new_cache(batch_size, capacity) for layer in self.layers]
+
 
 def feed_forward(
     embed_dim: int,

@@ -80,7 +80,7 @@ class FeedForward(Module):
         """Return (y, ctx), both x and y (..., E)."""
         h, up = self.up.forward(x, rng=rng)
         h, activation = self.activation.forward(h, rng=rng)
-        h, dropout = self.dropout.forward(h, rng=rng)
+        h, dropout = self.dropout.drop(h, rng)
         y, down = self.down.forward(h, rng=rng)
         return y, FeedForwardContext(up, activation, dropout, down)
 
@@ -89,7 +89,7 @@ class FeedForward(Module):
         # y = down(h)
         dh = self.down.backward(dy, ctx.down)
         # h = dropout(h)
-        dh = self.dropout.backward(dh, ctx.dropout)
+        dh = self.dropout.undrop(dh, ctx.dropout)
         # h = activation(h)
         dh = self.activation.backward(dh, ctx.activation)
         # h = up(x)
@@ -137,11 +137,11 @@ class SwiGLU(Module):
     >>> from miniattn import nn
     >>> nn.SwiGLU(6)
     SwiGLU()                          288 parameters
-      gate: Linear(6 -> 16, no bias)  96
+      gate: Linear(6 -> 16, no bias)   96
       activation: SiLU()
-      up: Linear(6 -> 16, no bias)    96
+      up: Linear(6 -> 16, no bias)     96
       dropout: Dropout(p=0)
-      down: Linear(16 -> 6, no bias)  96
+      down: Linear(16 -> 6, no bias)   96
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class SwiGLU(Module):
         g, gate = self.gate.forward(x, rng=rng)
         g, activation = self.activation.forward(g, rng=rng)
         v, up = self.up.forward(x, rng=rng)
-        h, dropout = self.dropout.forward(g * v, rng=rng)
+        h, dropout = self.dropout.drop(g * v, rng)
         y, down = self.down.forward(h, rng=rng)
         return y, SwiGLUContext(gate, activation, up, g, v, dropout, down)
 
@@ -178,7 +178,7 @@ class SwiGLU(Module):
         # y = down(h)
         dh = self.down.backward(dy, ctx.down)
         # h = dropout(g · v)
-        dh = self.dropout.backward(dh, ctx.dropout)
+        dh = self.dropout.undrop(dh, ctx.dropout)
         dg, dv = dh * ctx.value, dh * ctx.open
         # v = up(x)
         dx = self.up.backward(dv, ctx.up)

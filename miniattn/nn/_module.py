@@ -229,8 +229,11 @@ class Module:
         lines = list(_tree(self))
         if len(lines) == 1:
             return lines[0][0]
-        width = max(len(text) for text, _ in lines)
-        return "\n".join(f"{text:<{width}}  {sizes}".rstrip() for text, sizes in lines)
+        wide = max(len(text) for text, _, _ in lines)
+        digits = max(len(count) for _, count, _ in lines)
+        return "\n".join(
+            f"{text:<{wide}}  {count:>{digits}} {notes}".rstrip() for text, count, notes in lines
+        )
 
 
 def _walk(node: object, path: str) -> Iterator[tuple[str, Module | Parameter]]:
@@ -248,37 +251,31 @@ def _members(node: object) -> Iterator[tuple[str, object]]:
         yield from ((str(i), item) for i, item in enumerate(node))
 
 
-def _tree(root: Module) -> Iterator[tuple[str, str]]:
-    """Yield (indented description, sizes) for every module below ``root``."""
+def _tree(root: Module) -> Iterator[tuple[str, str, str]]:
+    """Yield (indented description, number of parameters, notes) for every module in ``root``."""
     first_place: dict[int, str] = {}
     depth_of = {"": 0}
     for path, node in _walk(root, ""):
         if isinstance(node, Parameter):
             first_place.setdefault(id(node), path)
-    for path, node in _walk(root, ""):
-        if not isinstance(node, Module):
             continue
         parent = _parent(path, depth_of)
         depth_of[path] = depth_of[parent] + 1 if path else 0
         label = path[len(parent) :].lstrip(".")
         text = f"{type(node).__name__}({node.describe()})"
+        count = node.num_parameters()
+        notes = ["parameters"] if not path else []
+        if frozen := node.num_parameters(trainable=False):
+            notes.append("frozen" if frozen == count else f"({frozen:,} frozen)")
+        for name, value in vars(node).items():
+            here = f"{path}.{name}" if path else name
+            if isinstance(value, Parameter) and first_place.get(id(value), here) != here:
+                notes.append(f"({name} is {first_place[id(value)]})")
         yield (
             "  " * depth_of[path] + (f"{label}: {text}" if label else text),
-            _sizes(node, path, first_place),
+            f"{count:,}" if count else "",
+            " ".join(notes),
         )
-
-
-def _sizes(node: Module, path: str, first_place: Mapping[int, str]) -> str:
-    """Return e.g. ``"4,160 parameters, 4,096 frozen, weight tied to tokens.weight"``."""
-    total, frozen = node.num_parameters(), node.num_parameters(trainable=False)
-    words = [f"{total:,}" + (" parameters" if not path else "")] if total else []
-    if frozen:
-        words.append("frozen" if frozen == total else f"{frozen:,} frozen")
-    for name, value in vars(node).items():
-        here = f"{path}.{name}" if path else name
-        if isinstance(value, Parameter) and first_place[id(value)] != here:
-            words.append(f"{name} tied to {first_place[id(value)]}")
-    return ", ".join(words)
 
 
 def _parent(path: str, known: Mapping[str, int]) -> str:

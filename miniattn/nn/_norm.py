@@ -58,6 +58,7 @@ class LayerNorm(Module):
         self, x: Array, *, rng: np.random.Generator | None = None
     ) -> tuple[Array, F.LayerNormContext]:
         """Return (y, ctx), both x and y (..., E)."""
+        _checks.shape("x", np.asarray(x), "..., E", {"E": self.weight.size})
         bias = None if self.bias is None else self.bias.data
         return F.layer_norm_forward(x, self.weight.data, bias, eps=self.eps)
 
@@ -115,6 +116,7 @@ class RMSNorm(Module):
         self, x: Array, *, rng: np.random.Generator | None = None
     ) -> tuple[Array, F.RmsNormContext]:
         """Return (y, ctx), both x and y (..., E)."""
+        _checks.shape("x", np.asarray(x), "..., E", {"E": self.weight.size})
         return F.rms_norm_forward(x, self.weight.data, eps=self.eps)
 
     def backward(self, dy: Array, ctx: F.RmsNormContext) -> Array:

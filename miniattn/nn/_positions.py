@@ -59,7 +59,7 @@ class SinusoidalPositions(Module):
     def backward(self, dy: Array, ctx: None) -> Array:
         """Return dx (B, T, E)."""
         # y = x + P[positions]
-        return dy
+        return dy.copy()
 
     def describe(self) -> str:
         """Return e.g. ``"64"``."""
@@ -152,7 +152,7 @@ class LearnedPositions(Module):
                 dy_rows = dy
             np.add.at(dweight, ctx.positions, dy_rows)
             self.weight.accumulate(dweight)
-        return dy
+        return dy.copy()
 
     def describe(self) -> str:
         """Return e.g. ``"64 x 128"``."""

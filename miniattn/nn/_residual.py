@@ -51,11 +51,11 @@ class ResidualLayer(Module):
         if self.norm_first:
             h, norm_ctx = norm.forward(x)
             h, sublayer_ctx = sublayer.forward(h, *inputs, rng=rng, **options)
-            h, dropout_ctx = self.dropout.forward(h, rng=rng)
+            h, dropout_ctx = self.dropout.drop(h, rng)
             y = x + h
         else:
             h, sublayer_ctx = sublayer.forward(x, *inputs, rng=rng, **options)
-            h, dropout_ctx = self.dropout.forward(h, rng=rng)
+            h, dropout_ctx = self.dropout.drop(h, rng)
             y, norm_ctx = norm.forward(x + h)
         return y, Residual(norm_ctx, sublayer_ctx, dropout_ctx)
 
@@ -65,7 +65,7 @@ class ResidualLayer(Module):
         """Return dx, and the gradients of the sublayer's other inputs."""
         if self.norm_first:
             # y = x + h; h = dropout(h)
-            dh = self.dropout.backward(dy, ctx.dropout)
+            dh = self.dropout.undrop(dy, ctx.dropout)
             # h = sublayer(h, ...)
             dh, others = _first(sublayer.backward(dh, ctx.sublayer))
             # h = norm(x)
@@ -73,7 +73,7 @@ class ResidualLayer(Module):
         # y = norm(x + h)
         dx = norm.backward(dy, ctx.norm)
         # h = dropout(h)
-        dh = self.dropout.backward(dx, ctx.dropout)
+        dh = self.dropout.undrop(dx, ctx.dropout)
         # h = sublayer(x, ...)
         dh, others = _first(sublayer.backward(dh, ctx.sublayer))
         return dx + dh, others

@@ -1,0 +1,277 @@
+"""Causal self-attention, cross-attention and feed-forward: the decoder layer, and stacks of it."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Unpack
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from miniattn import _checks, masks
+from miniattn._checks import Array
+from miniattn.nn import _init
+from miniattn.nn._activation import Activation
+from miniattn.nn._attention import (
+    AttentionOptions,
+    MaskLike,
+    MultiHeadAttention,
+    MultiHeadAttentionContext,
+)
+from miniattn.nn._cache import KVCache
+from miniattn.nn._dropout import Dropout
+from miniattn.nn._encoder import feed_forward
+from miniattn.nn._module import Module
+from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
+
+
+class TransformerDecoderLayerContext(NamedTuple):
+    """What `TransformerDecoderLayer.backward` needs: the contexts of its parts."""
+
+    norm1: Any
+    self_attn: MultiHeadAttentionContext
+    dropout1: Any
+    norm2: Any
+    cross_attn: MultiHeadAttentionContext
+    dropout2: Any
+    norm3: Any
+    ffn: Any
+    dropout3: Any
+
+
+class TransformerDecoderLayer(ResidualLayer):
+    """Causal self-attention, attention to a memory, then a feed-forward.
+
+    With ``norm_first`` (pre-norm): x ← x + self_attn(norm1(x)), x ← x + cross_attn(norm2(x),
+    memory), then y = x + ffn(norm3(x)). Otherwise (post-norm) each norm comes after its sum.
+
+    Parameters
+    ----------
+    embed_dim, num_heads : int
+        Width E and query heads H.
+    memory_dim : int, optional
+        Width of the memory; E by default.
+    causal : bool
+        Whether a token sees only those before it and itself. False leaves that to ``mask``.
+    ffn_dim, norm_first, activation, norm, bias, dropout, attn_dropout, ffn_dropout, rng, dtype
+        As in `TransformerEncoderLayer`.
+    **attention
+        Options of the self-attention (`MultiHeadAttention`); ``num_kv_heads`` and ``softcap`` go
+        to the cross-attention too.
+
+    References
+    ----------
+    Vaswani et al., "Attention Is All You Need", 2017, section 3.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> layer = nn.TransformerDecoderLayer(16, 4)
+    >>> x, memory = np.ones((2, 5, 16), np.float32), np.ones((2, 7, 16), np.float32)
+    >>> y, ctx = layer.forward(x, memory)
+    >>> dx, dmemory = layer.backward(np.ones_like(y), ctx)
+    >>> dx.shape, dmemory.shape
+    ((2, 5, 16), (2, 7, 16))
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        memory_dim: int | None = None,
+        causal: bool = True,
+        ffn_dim: int | None = None,
+        norm_first: bool = True,
+        activation: Activation | Literal["swiglu"] = "gelu",
+        norm: Norm = "layer",
+        bias: bool = True,
+        dropout: float = 0.0,
+        attn_dropout: float | None = None,
+        ffn_dropout: float | None = None,
+        rng: np.random.Generator | None = None,
+        dtype: DTypeLike = np.float32,
+        **attention: Unpack[AttentionOptions],
+    ) -> None:
+        rng = _init.generator(rng)
+        self.norm_first, self.causal = bool(norm_first), bool(causal)
+        attn_dropout = dropout if attn_dropout is None else attn_dropout
+        ffn_dropout = dropout if ffn_dropout is None else ffn_dropout
+        self.norm1 = norm_layer(norm, embed_dim, bias=bias, dtype=dtype)
+        self.self_attn = MultiHeadAttention(
+            embed_dim, num_heads, bias=bias, dropout=attn_dropout, rng=rng, dtype=dtype, **attention
+        )
+        self.norm2 = norm_layer(norm, embed_dim, bias=bias, dtype=dtype)
+        self.cross_attn = MultiHeadAttention(
+            embed_dim,
+            num_heads,
+            num_kv_heads=attention.get("num_kv_heads"),
+            kdim=memory_dim,
+            vdim=memory_dim,
+            bias=bias,
+            dropout=attn_dropout,
+            softcap=attention.get("softcap"),
+            rng=rng,
+            dtype=dtype,
+        )
+        self.norm3 = norm_layer(norm, embed_dim, bias=bias, dtype=dtype)
+        self.ffn = feed_forward(
+            embed_dim, ffn_dim, activation, dropout=ffn_dropout, bias=bias, rng=rng, dtype=dtype
+        )
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self,
+        x: Array,
+        memory: Array | KVCache,
+        *,
+        mask: MaskLike = None,
+        memory_mask: MaskLike = None,
+        cache: KVCache | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Array, TransformerDecoderLayerContext]:
+        """Return (y, ctx), both x and y (B, T, E).
+
+        Parameters
+        ----------
+        x : (B, T, E)
+        memory : (B, S, memory_dim), or what ``cross_attn.remember`` returned
+        mask : Mask or bool array that broadcasts to (B, H, T, T), optional
+            For the self-attention, besides causality.
+        memory_mask : Mask or bool array that broadcasts to (B, H, T, S), optional
+            For the cross-attention.
+        cache : KVCache, optional
+            Of the self-attention, for decoding (see `MultiHeadAttention.forward`).
+        rng : numpy.random.Generator, optional
+            Given, dropout is applied.
+        """
+        if self.causal:
+            mask = masks.causal() if mask is None else masks.causal() & mask
+        x, (norm1, self_attn, dropout1) = self._forward(
+            x, self.norm1, self.self_attn, mask=mask, cache=cache, rng=rng
+        )
+        x, (norm2, cross_attn, dropout2) = self._forward(
+            x, self.norm2, self.cross_attn, memory, mask=memory_mask, rng=rng
+        )
+        y, (norm3, ffn, dropout3) = self._forward(x, self.norm3, self.ffn, rng=rng)
+        return y, TransformerDecoderLayerContext(
+            norm1, self_attn, dropout1, norm2, cross_attn, dropout2, norm3, ffn, dropout3
+        )
+
+    def backward(self, dy: Array, ctx: TransformerDecoderLayerContext) -> tuple[Array, Array]:
+        """Return (dx, dmemory), (B, T, E) and (B, S, memory_dim)."""
+        # y = x + ffn(norm3(x))
+        frame = Residual(ctx.norm3, ctx.ffn, ctx.dropout3)
+        dx, _ = self._backward(dy, self.norm3, self.ffn, frame)
+        # x = x + cross_attn(norm2(x), memory)
+        frame = Residual(ctx.norm2, ctx.cross_attn, ctx.dropout2)
+        dx, (dmemory,) = self._backward(dx, self.norm2, self.cross_attn, frame)
+        # x = x + self_attn(norm1(x))
+        frame = Residual(ctx.norm1, ctx.self_attn, ctx.dropout1)
+        dx, _ = self._backward(dx, self.norm1, self.self_attn, frame)
+        return dx, dmemory
+
+    def describe(self) -> str:
+        """Return e.g. ``"pre-norm, causal"``."""
+        order = "pre-norm" if self.norm_first else "post-norm"
+        return f"{order}, causal" if self.causal else order
+
+
+class TransformerDecoderContext(NamedTuple):
+    """What `TransformerDecoder.backward` needs: the contexts of its parts."""
+
+    layers: tuple[TransformerDecoderLayerContext, ...]
+    norm: Any
+
+
+class TransformerDecoder(Module):
+    """A stack of decoder layers; pre-norm stacks end with a normalisation of their own.
+
+    Parameters
+    ----------
+    num_layers : int
+        At least 1.
+    embed_dim, num_heads : int
+        Width E and query heads H.
+    **options
+        Those of `TransformerDecoderLayer`, the same for each layer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> decoder = nn.TransformerDecoder(2, 16, 4)
+    >>> x, memory = np.ones((2, 5, 16), np.float32), np.ones((2, 7, 16), np.float32)
+    >>> y, ctx = decoder.forward(x, memory)
+    >>> [grad.shape for grad in decoder.backward(np.ones_like(y), ctx)]
+    [(2, 5, 16), (2, 7, 16)]
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        norm_first: bool = True,
+        norm: Norm = "layer",
+        bias: bool = True,
+        rng: np.random.Generator | None = None,
+        dtype: DTypeLike = np.float32,
+        **options: Any,
+    ) -> None:
+        _checks.integer("num_layers", num_layers, least=1)
+        options |= {"norm": norm, "bias": bias, "rng": _init.generator(rng), "dtype": dtype}
+        self.layers = [
+            TransformerDecoderLayer(embed_dim, num_heads, norm_first=norm_first, **options)
+            for _ in range(num_layers)
+        ]
+        self.norm = norm_layer(norm, embed_dim, bias=bias, dtype=dtype) if norm_first else None
+
+    def forward(
+        self,
+        x: Array,
+        memory: Array | Sequence[KVCache],
+        *,
+        mask: MaskLike = None,
+        memory_mask: MaskLike = None,
+        caches: Sequence[KVCache] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Array, TransformerDecoderContext]:
+        """Return (y, ctx), both x and y (B, T, E).
+
+        ``memory`` is an array (B, S, memory_dim) or what `remember` returned; ``caches`` has one
+        KVCache a layer.
+        """
+        contexts = []
+        for i, layer in enumerate(self.layers):
+            x, ctx = layer.forward(
+                x,
+                memory if isinstance(memory, np.ndarray) else memory[i],
+                mask=mask,
+                memory_mask=memory_mask,
+                cache=None if caches is None else caches[i],
+                rng=rng,
+            )
+            contexts.append(ctx)
+        x, norm = (x, None) if self.norm is None else self.norm.forward(x)
+        return x, TransformerDecoderContext(tuple(contexts), norm)
+
+    def backward(self, dy: Array, ctx: TransformerDecoderContext) -> tuple[Array, Array]:
+        """Return (dx, dmemory), (B, T, E) and (B, S, memory_dim)."""
+        # y = norm(x)
+        dx = dy if self.norm is None else self.norm.backward(dy, ctx.norm)
+        dmemory = None
+        for layer, layer_ctx in zip(reversed(self.layers), reversed(ctx.layers), strict=True):
+            # x = layer(x, memory)
+            dx, more = layer.backward(dx, layer_ctx)
+            dmemory = more if dmemory is None else dmemory + more
+        assert dmemory is not None  # there is at least one layer
+        return dx, dmemory
+
+    def remember(self, memory: Array) -> list[KVCache]:
+        """Return each layer's keys and values of ``memory``, to decode many tokens with."""
+        return [layer.cross_attn.remember(memory) for layer in self.layers]
+
+    def new_caches(self, batch_size: int, capacity: int) -> list[KVCache]:
+        """Return an empty cache for each layer."""
+        return [layer.self_attn.new_cache(batch_size, capacity) for layer in self.layers]
