@@ -1,7 +1,8 @@
 """Compile everything ahead: each public operation once, on a tiny input."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -10,24 +11,7 @@ from miniattn import _checks
 
 __all__ = ["warmup"]
 
-
-class Example(NamedTuple):
-    """Arguments for ``F.<name>_forward``, or for ``F.<name>`` where there is no pair."""
-
-    name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def run(self) -> None:
-        """Call the operation, and its backward if it has one."""
-        from miniattn import functional as F  # here: `import miniattn` imports no kernels
-
-        forward = getattr(F, f"{self.name}_forward", None)
-        if forward is None:
-            getattr(F, self.name)(*self.args, **self.kwargs)
-            return
-        y, ctx = forward(*self.args, **self.kwargs)
-        getattr(F, f"{self.name}_backward")(np.ones_like(y), ctx)
+Call = tuple[str, Callable[[], object]]
 
 
 def warmup(*, dtypes: Sequence[DTypeLike] = ("float32",), progress: bool = True) -> None:
@@ -52,33 +36,56 @@ def warmup(*, dtypes: Sequence[DTypeLike] = ("float32",), progress: bool = True)
     """
     from tqdm import tqdm
 
-    examples = [e for dtype in dtypes for e in _examples(_checks.float_dtype("dtypes", dtype))]
-    with tqdm(examples, desc="Compiling", disable=not progress) as bar:
-        for example in bar:
-            bar.set_postfix_str(example.name)
-            example.run()
+    calls = [c for dtype in dtypes for c in _calls(_checks.float_dtype("dtypes", dtype))]
+    with tqdm(calls, desc="Compiling", disable=not progress) as bar:
+        for name, call in bar:
+            bar.set_postfix_str(name)
+            call()
 
 
-def _examples(dtype: np.dtype[Any]) -> Iterator[Example]:
-    """Yield the calls that between them launch every kernel that takes ``dtype``."""
-
-    def example(name: str, *args: Any, **kwargs: Any) -> Example:
-        return Example(name, args, kwargs)
-
+def _calls(dtype: np.dtype[Any]) -> Iterator[Call]:
+    """Yield calls, by name, that between them launch every kernel that takes ``dtype``."""
     x = np.ones((2, 4), dtype)
     row = np.ones(4, dtype)
-    targets = np.array([0, 1])
+    numbers = np.array([0, 1])
     for name in ("relu", "sigmoid", "tanh", "silu", "gelu"):
-        yield example(name, x)
-    yield example("gelu", x, approximate="tanh")
+        yield _pair(name, x)
+    yield _pair("gelu", x, approximate="tanh")
     for name in ("softmax", "log_softmax", "logsumexp"):
-        yield example(name, x)
-    yield example("cross_entropy", x, targets)
-    yield example("mse", x, x)
-    yield example("linear", x, x, np.ones(2, dtype))
-    yield example("embedding", targets, x)
-    yield example("dropout", x, 0.5, np.random.default_rng(0))
-    yield example("layer_norm", x, row, row)
-    yield example("rms_norm", x, row)
-    for interleaved in (False, True):
-        yield example("rotary", x, targets, interleaved=interleaved)
+        yield _pair(name, x)
+    yield _pair("cross_entropy", x, numbers)
+    yield _pair("mse", x, x)
+    yield _pair("linear", x, x, np.ones(2, dtype))
+    yield _pair("embedding", numbers, x)
+    yield _pair("dropout", x, 0.5, np.random.default_rng(0))
+    yield _pair("layer_norm", x, row, row)
+    yield _pair("rms_norm", x, row)
+    yield _pair("rotary", x, numbers)
+    yield _pair("attention", x, x, x, bias=np.zeros((2, 2), dtype))
+    yield "attention_weights", partial(_call, "attention_weights", x, x)
+    yield "attention_map", partial(_call, "attention_map", x, x, bins=(1, 1))
+    yield "adam", partial(_adam_step, row)
+
+
+def _pair(name: str, *args: Any, **kwargs: Any) -> Call:
+    """Return the call of an operation's forward and backward."""
+
+    def call() -> None:
+        y, ctx = _call(f"{name}_forward", *args, **kwargs)
+        _call(f"{name}_backward", np.ones_like(y), ctx)
+
+    return name, call
+
+
+def _call(name: str, *args: Any, **kwargs: Any) -> Any:
+    from miniattn import functional  # here, because `import miniattn` imports no kernels
+
+    return getattr(functional, name)(*args, **kwargs)
+
+
+def _adam_step(data: _checks.Array) -> None:
+    from miniattn import nn, optim
+
+    parameter = nn.Parameter(data)
+    parameter.accumulate(data)
+    optim.Adam([parameter]).step()

@@ -274,3 +274,18 @@ def test_show_config_names_what_is_in_use(capsys):
 def test_warmup_refuses_other_dtypes():
     with pytest.raises(TypeError, match=r"^dtypes: expected float32 or float64, got 'float16'"):
         ma.warmup(dtypes=["float16"])
+
+
+def test_warmup_compiles_every_kernel(python):
+    code = """
+import importlib, pkgutil
+import miniattn as ma
+from miniattn import kernels
+from miniattn.kernels._runtime import Kernel
+ma.warmup(progress=False)
+for module in pkgutil.iter_modules(kernels.__path__):
+    for name, value in vars(importlib.import_module(f"miniattn.kernels.{module.name}")).items():
+        if isinstance(value, Kernel) and not value.dispatcher.overloads:
+            print(module.name, name)
+"""
+    assert python(code, timeout=300) == ""
