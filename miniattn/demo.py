@@ -1,0 +1,184 @@
+"""The demo: handwritten digits as sequences of inked pixels, and what a transformer looks at.
+
+Each 8 × 8 image of scikit-learn's digits becomes the list of its inked pixels in reading order, one
+step (row, column, intensity) a pixel. Digits have different amounts of ink, so sequences have
+different lengths and the padding mask does real work. A two-layer transformer encoder reads the
+list, and the mean over its steps gives the class. The order is not told: a pixel says itself where
+it is.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from miniattn import models, optim, trace
+from miniattn._checks import Array
+from miniattn.data import pad
+from miniattn.training import Trainer
+
+SIDE = 8  # pixels a side
+INK = 16  # the value of the darkest pixel
+
+Example = tuple[Array, int]
+
+
+class Digits(NamedTuple):
+    """The data set as (sequence, class) pairs."""
+
+    train: list[Example]
+    test: list[Example]
+
+
+def load_digits(*, held_out: float = 0.2) -> Digits:
+    """Return scikit-learn's digits as sequences; the same fifth of each class is always held out.
+
+    Needs scikit-learn, whose wheel carries the 1,797 images: nothing is downloaded.
+    """
+    from sklearn import datasets
+    from sklearn.model_selection import train_test_split
+
+    images, classes = datasets.load_digits(return_X_y=True)
+    examples = [
+        (as_sequence(image.reshape(SIDE, SIDE)), int(digit))
+        for image, digit in zip(images, classes, strict=True)
+    ]
+    return Digits(
+        *train_test_split(examples, test_size=held_out, random_state=0, stratify=classes)
+    )
+
+
+def as_sequence(image: Array) -> Array:
+    """Return the inked pixels of an image (8, 8) as steps (T, 3): row, column, intensity in ±1."""
+    rows, columns = np.nonzero(image)
+    centre = (SIDE - 1) / 2
+    steps = [rows / centre - 1, columns / centre - 1, image[rows, columns] / (INK / 2) - 1]
+    return np.stack(steps, axis=1).astype(np.float32)
+
+
+def on_pixels(sequence: Array, values: Array) -> Array:
+    """Put ``values`` (..., T), one a step, on the pixels of an image (..., 8, 8); NaN elsewhere."""
+    rows, columns = np.rint((sequence[:, :2] + 1) * (SIDE - 1) / 2).astype(int).T
+    image = np.full((*values.shape[:-1], SIDE, SIDE), np.nan)
+    image[..., rows, columns] = values
+    return image
+
+
+class Wobbled:
+    """The training digits, each slightly turned, stretched and moved every time it is drawn.
+
+    1,437 images are few. As sequences they are easily varied: the pixels' places are numbers, so an
+    affine map of the first two columns is all it takes.
+    """
+
+    def __init__(self, examples: Sequence[Example], rng: np.random.Generator) -> None:
+        self.examples = examples
+        self.rng = rng
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int, /) -> Example:
+        sequence, digit = self.examples[index]
+        turn, grow, *move = self.rng.uniform(-0.15, 0.15, size=4)
+        cos, sin = (1 + grow) * np.cos(turn), (1 + grow) * np.sin(turn)
+        affine = np.array([[cos, -sin], [sin, cos]], np.float32)
+        places = sequence[:, :2] @ affine + np.array(move, np.float32)
+        return np.concatenate([places, sequence[:, 2:]], axis=1), digit
+
+
+def new_model(rng: np.random.Generator) -> models.SequenceClassifier:
+    """Return the untrained classifier: 2 layers of width 64 with 4 heads."""
+    return models.SequenceClassifier(
+        10, input_dim=3, embed_dim=64, num_heads=4, num_layers=2, ffn_dim=128, rng=rng
+    )
+
+
+def received(model: models.SequenceClassifier, sequence: Array) -> tuple[int, dict[str, Array]]:
+    """Return the predicted class, and by layer the attention (H, T) that each pixel receives.
+
+    Every pixel is a query, and the classifier averages over queries: so the mean of a map's rows
+    is how much of each pixel's value reaches the average.
+    """
+    batch = pad([(sequence, 0)])
+    logits, maps = trace.run(model, *batch.inputs, **batch.keywords)
+    return int(logits.argmax()), {name: maps[name][0].mean(axis=1) for name in maps.names}
+
+
+def draw_attention(model: models.SequenceClassifier, examples: Sequence[Example]) -> Any:
+    """Return a figure: a row for each example, the digit and what each head of the last layer sees."""
+    from miniattn import plot
+
+    rows = []
+    for sequence, digit in examples:
+        guess, maps = received(model, sequence)
+        image = on_pixels(sequence, (sequence[:, 2] + 1) * (INK / 2))
+        rows.append((digit, guess, image, on_pixels(sequence, list(maps.values())[-1])))
+    heads = len(rows[0][3])
+    fig = plot.Figure(figsize=(2.1 * (heads + 1) + 0.9, 2.25 * len(rows) + 0.7), layout="constrained")
+    grid = fig.subplots(len(rows), heads + 1, squeeze=False)
+    top = max(np.nanmax(weights) for *_, weights in rows)
+    for axes, (digit, guess, image, weights) in zip(grid, rows, strict=True):
+        _draw_digit(axes[0], image, f"a {digit}, read as {guess}")
+        for head, ax in enumerate(axes[1:]):
+            plot.attention_on_image(weights[head], image, ax=ax, vmax=top)
+            ax.set_title(f"head {head + 1}" if axes is grid[0] else "")
+    return fig
+
+
+def one_of_each(examples: Sequence[Example], digits: Sequence[int]) -> Iterator[Example]:
+    """Yield the first example of each of the given digits."""
+    for wanted in digits:
+        yield next(example for example in examples if example[1] == wanted)
+
+
+# -------------------------------------------------------------------------------- command line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``python -m miniattn demo``."""
+    parser.add_argument("--out", type=Path, default=Path("miniattn-demo"), help="folder to write to")
+    parser.add_argument("--epochs", type=int, default=25, help="passes over the training digits")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and wobble")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, report the accuracy on the held-out digits, and draw."""
+    from miniattn import plot
+
+    started = time.perf_counter()
+    args.out.mkdir(parents=True, exist_ok=True)
+    digits = load_digits()
+    print(
+        f"{len(digits.train)} digits to learn from, {len(digits.test)} held out, "
+        f"{min(map(_length, digits.train))} to {max(map(_length, digits.train))} pixels each"
+    )
+    rng = np.random.default_rng(args.seed)
+    model = new_model(rng)
+    print(f"{model.num_parameters():,} parameters; the first steps compile the kernels")
+
+    trainer = Trainer(
+        model,
+        optim.AdamW(model.named_parameters(), lr=3e-3),
+        rng=rng,
+        clip_norm=1.0,
+        schedule=optim.cosine(warmup=100, total=args.epochs * -(-len(digits.train) // 32)),
+    )
+    history = trainer.fit(Wobbled(digits.train, rng), valid=digits.test, epochs=args.epochs)
+    accuracy = trainer.evaluate(digits.test)["accuracy"]
+    print(f"test accuracy: {100 * accuracy:.1f} %")
+
+    curve = args.out / "training.png"
+    plot.history(history).savefig(curve, dpi=150)
+    figure = args.out / "attention.png"
+    draw_attention(model, list(one_of_each(digits.test, (0, 3, 8)))).savefig(figure, dpi=150)
+    print(f"training curve: {curve}\nattention: {figure}")
+    print(f"{time.perf_counter() - started:.0f} s in all")
+    return 0
+
+
+def _length(example: Example) -> int:
+    return len(example[0])
