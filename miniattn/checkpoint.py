@@ -7,6 +7,7 @@ A load checks a digest of every byte before it believes anything that the file s
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -159,13 +160,19 @@ def load(path: PathLike, into: HasState | None = None, *, verify: bool = True) -
     """
     raw = Path(path).read_bytes()
     try:
-        metadata = _read_header(raw, verify)
-        arrays = safetensors.numpy.load(raw)
+        header = _split_header(raw)
+        if verify:
+            _check_digest(raw, header)
+        arrays = safetensors.numpy.load(raw)  # checks that the header makes sense
+        metadata = _read_metadata(header)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected a safetensors file, got {error}") from error
-    arrays = {name: np.require(a, requirements=["C", "W"]) for name, a in arrays.items()}
+    except (safetensors.SafetensorError, KeyError, ValueError, RecursionError) as error:
+        kind = type(error).__name__
+        raise CheckpointError(
+            f"{path}: expected a safetensors file, got {kind}: {error}"
+        ) from error
+    arrays = {name: np.require(arrays[name], requirements=["C", "W"]) for name in sorted(arrays)}
     if into is not None:
         try:
             into.load_state_dict(arrays)
@@ -192,7 +199,7 @@ def _bytes(array: Array) -> memoryview:
 def _header(arrays: list[tuple[str, Array]], metadata: Json) -> bytes:
     """Return the size of the JSON in 8 bytes, and the JSON: what each array is, and where."""
     # The format knows only strings as metadata, so ours is JSON within JSON.
-    about = {"miniattn": json.dumps(metadata, allow_nan=False), "sha256": _NO_DIGEST}
+    about = {"sha256": _NO_DIGEST, "miniattn": json.dumps(metadata, allow_nan=False)}
     entries: dict[str, Json] = {"__metadata__": about}
     at = 0
     for name, array in arrays:
@@ -209,14 +216,8 @@ def _header(arrays: list[tuple[str, Array]], metadata: Json) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _with_digest(header: bytes, old: str, new: str) -> bytes:
-    """Exchange the digest, which covers the whole file with zeros in the digest's own place."""
-    # A quote inside a name or a metadata value is escaped, so this can be no part of one.
-    return header.replace(f'"sha256":"{old}"'.encode(), f'"sha256":"{new}"'.encode(), 1)
-
-
-def _read_header(raw: bytes, verify: bool) -> Json:
-    """Return the metadata of a file whose bytes are as they were written."""
+def _split_header(raw: bytes) -> bytes:
+    """Return what `_header` made: the first 8 bytes and the JSON after them."""
     size = int.from_bytes(raw[:8], "little")
     if len(raw) < 8 or size > len(raw) - 8:
         raise CheckpointError(
@@ -224,20 +225,36 @@ def _read_header(raw: bytes, verify: bool) -> Json:
             + (f" with a header of {size}" if len(raw) >= 8 else "")
             + "; it is cut short, or another format"
         )
-    header = json.loads(raw[8 : 8 + size], object_pairs_hook=_without_duplicates)
-    about = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-    if verify:
-        digest = about.get("sha256") if isinstance(about, dict) else None
-        if not isinstance(digest, str):
-            raise CheckpointError(
-                "expected a file written by miniattn, got one without its digest; "
-                "verify=False reads other safetensors files"
-            )
-        actual = hashlib.sha256(_with_digest(raw[: 8 + size], digest, _NO_DIGEST))
-        actual.update(memoryview(raw)[8 + size :])
-        if actual.hexdigest() != digest:
-            raise CheckpointError("the file is damaged: its digest does not match its bytes")
-    return json.loads(about["miniattn"]) if "miniattn" in about else None
+    return raw[: 8 + size]
+
+
+def _with_digest(header: bytes, old: str, new: str) -> bytes:
+    """Exchange the digest, which covers the whole file with zeros in the digest's own place."""
+    return header.replace(_digest_entry(old), _digest_entry(new), 1)
+
+
+def _digest_entry(digest: str) -> bytes:
+    # A quote inside a name or a metadata value is escaped, so this can be no part of one.
+    return f'"sha256":"{digest}"'.encode()
+
+
+def _check_digest(raw: bytes, header: bytes) -> None:
+    found = re.search(_digest_entry("([0-9a-f]{64})"), header)
+    if found is None:
+        raise CheckpointError(
+            "expected a file written by miniattn, got one without its digest; "
+            "verify=False reads other safetensors files"
+        )
+    digest = found[1].decode()
+    actual = hashlib.sha256(_with_digest(header, digest, _NO_DIGEST))
+    actual.update(memoryview(raw)[len(header) :])
+    if actual.hexdigest() != digest:
+        raise CheckpointError("the file is damaged: its digest does not match its bytes")
+
+
+def _read_metadata(header: bytes) -> Json:
+    entries = json.loads(header[8:], object_pairs_hook=_without_duplicates)
+    return json.loads(entries.get("__metadata__", {}).get("miniattn", "null"))
 
 
 def _without_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

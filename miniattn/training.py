@@ -56,6 +56,8 @@ class History:
     >>> history.add(2, {"loss": 1.5, "valid_loss": 1.75})
     >>> history["loss"].values
     array([2.5, 1.5])
+    >>> history.records()
+    [{'step': 1, 'loss': 2.5}, {'step': 2, 'loss': 1.5, 'valid_loss': 1.75}]
     >>> history
     History(2 steps, loss 1.5, valid_loss 1.75)
     """
@@ -89,6 +91,14 @@ class History:
         last = max((steps[-1] for steps, _ in self._series.values()), default=0)
         values = (f", {name} {values[-1]:.4g}" for name, (_, values) in self._series.items())
         return f"History({last} steps{''.join(values)})"
+
+    def records(self) -> list[dict[str, float]]:
+        """Return one dict for each step at which something was measured, for ``plot.history``."""
+        records: dict[int, dict[str, float]] = {}
+        for name, (steps, values) in self._series.items():
+            for step, value in zip(steps, values, strict=True):
+                records.setdefault(step, {"step": step})[name] = value
+        return [records[step] for step in sorted(records)]
 
     def state_dict(self) -> dict[str, Array]:
         """Return ``<name>.steps`` and ``<name>.values`` of every series."""
@@ -594,21 +604,23 @@ class _Bar:
         self.evaluation = ""
 
     def show_step(self, loss: float, tokens: int, seconds: float) -> None:
-        if self.bar.disable:
-            return
         self.weight = self.KEPT * self.weight + 1
         self.loss = self.KEPT * self.loss + loss
         self.tokens = self.KEPT * self.tokens + tokens
         self.seconds = self.KEPT * self.seconds + seconds
-        self.bar.set_postfix_str(
-            f"loss {self.loss / self.weight:.4g}, {self.tokens / self.seconds:,.0f} tokens/s"
-            + self.evaluation,
-            refresh=False,
-        )
+        self._show()
         self.bar.update()
 
     def show_evaluation(self, result: Mapping[str, float]) -> None:
         self.evaluation = "".join(f", valid {name} {value:.4g}" for name, value in result.items())
+        self._show()
+
+    def _show(self) -> None:
+        if not self.bar.disable:
+            loss, speed = self.loss / self.weight, self.tokens / self.seconds
+            self.bar.set_postfix_str(
+                f"loss {loss:.4g}, {speed:,.0f} tokens/s{self.evaluation}", refresh=False
+            )
 
     def write(self, text: str) -> None:
         self.bar.write(text)

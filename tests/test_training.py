@@ -1,0 +1,540 @@
+"""The trainer: what a step is, what is measured, and that a resume is exact."""
+
+import os
+import re
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from miniattn import checkpoint, nn, optim
+from miniattn.checkpoint import CheckpointError
+from miniattn.data import Windows, pad, stack
+from miniattn.losses import MSE, CrossEntropy
+from miniattn.training import Callback, EarlyStopping, History, Trainer
+
+
+class Bag(nn.Module):
+    """Classifies a bag of tokens: mean of embeddings, dropout, linear."""
+
+    def __init__(self, vocab, classes, *, rng, dropout=0.0, dtype=np.float64):
+        self.embed = nn.Embedding(vocab, 8, rng=rng, dtype=dtype)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(8, classes, rng=rng, dtype=dtype)
+
+    def forward(self, ids, lengths, *, rng=None):
+        real = (np.arange(ids.shape[1]) < lengths[:, None]) / np.maximum(lengths, 1)[:, None]
+        real = real.astype(self.embed.weight.dtype)
+        x, embed = self.embed.forward(ids)
+        x, dropout = self.dropout.forward((real[:, :, None] * x).sum(axis=1), rng=rng)
+        y, head = self.head.forward(x)
+        return y, (real, embed, dropout, head)
+
+    def backward(self, dy, ctx):
+        real, embed, dropout, head = ctx
+        dx = self.dropout.backward(self.head.backward(dy, head), dropout)
+        self.embed.backward(real[:, :, None] * dx[:, None, :], embed)
+
+
+class Bigram(nn.Module):
+    """Predicts the next token from the last: the shape of a GPT, which takes no lengths."""
+
+    def __init__(self, vocab, *, rng):
+        self.table = nn.Embedding(vocab, vocab, rng=rng, dtype=np.float64)
+
+    def forward(self, ids, *, rng=None):
+        return self.table.forward(ids)
+
+    def backward(self, dy, ctx):
+        self.table.backward(dy, ctx)
+
+
+def examples(count, *, seed=0, vocab=6):
+    """Sequences of 1 to 9 tokens; the class says whether most of them are large."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.integers(0, vocab, rng.integers(1, 10)) for _ in range(count)]
+    return [(row, int(np.mean(row >= vocab // 2) > 0.5)) for row in rows]
+
+
+def make(*, seed=0, kind=np.random.PCG64, **settings):
+    rng = np.random.Generator(kind(seed))
+    model = Bag(6, 2, rng=rng, dropout=settings.pop("dropout", 0.0))
+    optimizer = optim.AdamW(model.named_parameters(), lr=settings.pop("lr", 0.02))
+    settings = {"batch_size": 8, "progress": False} | settings
+    return Trainer(model, optimizer, rng=rng, **settings)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+# ------------------------------------------------------------------------------------ it trains
+
+
+def test_it_learns_sequences_of_different_lengths():
+    trainer = make(dropout=0.1, pool=4, clip_norm=1.0)
+    history = trainer.fit(examples(256), valid=examples(64, seed=1), epochs=10)
+    assert history["valid_accuracy"].values[-1] >= 0.95
+    assert history["loss"].values[-10:].mean() < history["loss"].values[:10].mean() / 2
+    assert trainer.step == 10 * 32
+    assert trainer.epoch == 10
+    assert trainer.stopped == ""
+
+
+def test_it_learns_the_next_token_without_lengths(rng):
+    tokens = np.tile([3, 1, 4, 1, 5], 40)
+    model = Bigram(6, rng=rng)
+    optimizer = optim.SGD(model.parameters(), lr=5.0)
+    trainer = Trainer(model, optimizer, rng=rng, collate=stack, batch_size=4, progress=False)
+    trainer.fit(Windows(tokens, 8), steps=100)
+    result = trainer.evaluate(Windows(tokens, 8, stride=8))
+    assert result["accuracy"] == pytest.approx(0.8, abs=0.01)  # 1 is followed by 4 or 5
+    assert result["loss"] == pytest.approx(0.4 * np.log(2), abs=0.02)
+
+
+def test_it_fits_numbers(rng):
+    data = [(row, [float(row.mean())]) for row, _ in examples(128)]
+    model = Bag(6, 1, rng=rng)
+    optimizer = optim.Adam(model.parameters(), lr=0.03)
+    trainer = Trainer(model, optimizer, loss=MSE(), rng=rng, progress=False)
+    trainer.fit(data, epochs=60)
+    assert trainer.evaluate(data) == {"loss": pytest.approx(0.0, abs=1e-2)}
+
+
+def test_loss_curve_is_that_of_pytorch():
+    torch = pytest.importorskip("torch")
+    steps, lr = 50, 0.05
+    schedule = optim.cosine(warmup=5, total=steps, floor=0.1)
+    trainer = make(lr=lr, clip_norm=0.3, schedule=schedule)
+    model = trainer.model
+    embed = torch.nn.Parameter(torch.tensor(model.embed.weight.data))
+    weight = torch.nn.Parameter(torch.tensor(model.head.weight.data))
+    bias = torch.nn.Parameter(torch.tensor(model.head.bias.data))
+    reference = torch.optim.AdamW([embed, weight, bias], lr=lr)
+
+    seen = []
+    trainer.collate = lambda some: seen.append(some) or pad(some)
+    history = trainer.fit(examples(64), steps=steps)
+    for step, some in enumerate(seen):
+        x = torch.stack([embed[torch.tensor(row)].mean(dim=0) for row, _ in some])
+        targets = torch.tensor([y for _, y in some])
+        loss = torch.nn.functional.cross_entropy(x @ weight.T + bias, targets)
+        reference.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_([embed, weight, bias], 0.3)
+        reference.param_groups[0]["lr"] = lr * schedule(step)
+        reference.step()
+        assert history["loss"].values[step] == pytest.approx(loss.item(), rel=1e-5)
+        assert history["grad_norm"].values[step] == pytest.approx(norm.item(), rel=1e-5)
+        assert history["lr"].values[step] == pytest.approx(lr * schedule(step))
+
+
+# ------------------------------------------------------------------------------- what a step is
+
+
+def test_accumulated_batches_are_one_large_batch():
+    """Also where the batches have different numbers of targets that count."""
+    rng = np.random.default_rng(0)
+    data = []
+    for _ in range(24):
+        row = rng.integers(0, 6, rng.integers(2, 9))
+        data.append((row, np.where(rng.random(len(row)) < 0.5, -100, (row + 1) % 6)))
+
+    def train(**settings):
+        rng = np.random.default_rng(1)
+        model = Bigram(6, rng=rng)
+        optimizer = optim.SGD(model.parameters(), lr=1.0)
+
+        def collate(some):
+            return pad(some, lengths=(None,))
+
+        trainer = Trainer(model, optimizer, rng=rng, collate=collate, progress=False, **settings)
+        return trainer.fit(data, epochs=3)["loss"].values, model.state_dict()["table.weight"]
+
+    losses, weight = train(batch_size=12)
+    for settings in ({"batch_size": 3, "accumulate": 4}, {"batch_size": 6, "accumulate": 2}):
+        accumulated_losses, accumulated = train(**settings)
+        np.testing.assert_allclose(accumulated_losses, losses, rtol=1e-12)
+        np.testing.assert_allclose(accumulated, weight, rtol=1e-10, atol=1e-13)
+
+
+def test_every_epoch_sees_every_example_once_in_another_order():
+    seen = []
+    trainer = make(accumulate=2, pool=2, batch_size=3)
+    trainer.collate = lambda some: seen.extend(id(row) for row, _ in some) or pad(some)
+    data = examples(20)
+    trainer.fit(data, epochs=3)
+    epochs = [seen[at : at + 20] for at in (0, 20, 40)]
+    assert all(sorted(epoch) == sorted(id(row) for row, _ in data) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert trainer.step == 3 * 4
+
+
+def test_clipping_bounds_the_gradient(rng):
+    class Norms(Callback):
+        def on_step(self, trainer):
+            grads = [p.grad.ravel() for p in trainer.model.parameters()]
+            norms.append(np.linalg.norm(np.concatenate(grads)))
+
+    norms = []
+    trainer = make(clip_norm=0.01, callbacks=[Norms()])
+    history = trainer.fit(examples(64), epochs=1)
+    assert history["grad_norm"].values.min() > 0.01
+    np.testing.assert_allclose(norms, 0.01, rtol=1e-6)
+
+
+def test_frozen_parameters_stay():
+    trainer = make()
+    trainer.model.embed.freeze()
+    before = trainer.model.state_dict()
+    trainer.fit(examples(32), epochs=1)
+    after = trainer.model.state_dict()
+    np.testing.assert_array_equal(after["embed.weight"], before["embed.weight"])
+    assert not np.array_equal(after["head.weight"], before["head.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update():
+    trainer = make()
+    trainer.model.head.weight.data[:] = np.inf
+    before = trainer.model.state_dict()
+    expected = pytest.raises(FloatingPointError, match="loss: expected a finite number")
+    with expected, np.errstate(invalid="ignore"):
+        trainer.fit(examples(32), epochs=1)
+    assert same(trainer.model.state_dict(), before)
+    assert trainer.step == 0
+
+
+# ---------------------------------------------------------------------------------- what is seen
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_evaluation_is_the_mean_over_all_targets(batch_size):
+    trainer = make(dropout=0.5)
+    data = examples(37)
+    batch = pad(data)
+    logits = trainer.model(*batch.inputs, **batch.keywords)
+    state = trainer.rng.bit_generator.state
+    result = trainer.evaluate(data, batch_size=batch_size)
+    assert result["loss"] == pytest.approx(CrossEntropy().forward(logits, batch.targets)[0])
+    assert result["accuracy"] == pytest.approx((logits.argmax(axis=1) == batch.targets).mean())
+    assert trainer.rng.bit_generator.state == state
+
+
+def test_history():
+    trainer = make(schedule=optim.linear(2, 12), lr=0.5)
+    history = trainer.fit(examples(32), valid=examples(8), steps=12, evaluate_every=5)
+    assert list(history) == ["loss", "lr", "valid_loss", "valid_accuracy"]
+    np.testing.assert_array_equal(history["loss"].steps, np.arange(1, 13))
+    np.testing.assert_allclose(
+        history["lr"].values, [0.5 * optim.linear(2, 12)(step) for step in range(12)]
+    )
+    np.testing.assert_array_equal(history["valid_loss"].steps, [5, 10])
+    records = history.records()
+    assert [record["step"] for record in records] == list(range(1, 13))
+    assert [i for i, record in enumerate(records, 1) if "valid_loss" in record] == [5, 10]
+    assert "loss" in history
+    with pytest.raises(KeyError, match="expected one of"):
+        history["accuracy"]
+    twin = History()
+    twin.load_state_dict(history.state_dict())
+    assert twin.records() == records
+    assert repr(history).startswith("History(12 steps, loss ")
+
+
+def test_callbacks_are_called():
+    class Count(Callback):
+        def __init__(self):
+            self.events = []
+
+        def on_step(self, trainer):
+            self.events.append(("step", trainer.step))
+
+        def on_evaluation(self, trainer, result):
+            self.events.append(("evaluation", sorted(result)))
+
+        def on_epoch(self, trainer):
+            self.events.append(("epoch", trainer.epoch))
+
+    count = Count()
+    make(callbacks=[count]).fit(examples(16), valid=examples(4), epochs=2)
+    evaluation = ("evaluation", ["accuracy", "loss"])
+    first = [("step", 1), ("step", 2), evaluation, ("epoch", 1)]
+    assert count.events == [*first, ("step", 3), ("step", 4), evaluation, ("epoch", 2)]
+
+
+def test_progress_bar_shows_loss_and_speed(capsys):
+    class Say(Callback):
+        def on_epoch(self, trainer):
+            trainer.write("an epoch")
+
+    make(progress=True, callbacks=[Say()]).fit(examples(64), valid=examples(8), epochs=1)
+    out, err = capsys.readouterr()
+    assert out == "an epoch\n"
+    assert re.search(r"8/8 .*loss 0\.\d+, [\d,]+ tokens/s, valid loss 0\.\d+", err), err
+    make().fit(examples(64), epochs=1)
+    assert capsys.readouterr() == ("", "")
+
+
+# ------------------------------------------------------------------------------------- it stops
+
+
+class Scripted(Callback):
+    """Replaces what evaluations measure, and marks the parameters by the step."""
+
+    def __init__(self, losses):
+        self.losses = losses
+
+    def on_evaluation(self, trainer, result):
+        result["loss"] = self.losses[trainer.epoch - 1]
+        trainer.model.head.bias.data[:] = trainer.epoch
+
+
+@pytest.mark.parametrize(
+    ("settings", "losses", "stops_in", "best_in"),
+    [
+        ({"patience": 2}, [5, 4, 4.5, 3, 3.5, 3.2, 1], 6, 4),
+        ({"patience": 1}, [5, 5, 1], 2, 1),
+        ({"patience": 2, "min_delta": 1.0}, [5, 4.5, 4.1, 1], 3, 1),
+        ({"patience": 1, "larger_is_better": True}, [1, 2, 1.5, 9], 3, 2),
+        ({"patience": 9}, [5, 6, 7], 3, 1),
+    ],
+)
+@pytest.mark.parametrize("restore_best", [True, False])
+def test_early_stopping(settings, losses, stops_in, best_in, restore_best):
+    stopping = EarlyStopping(restore_best=restore_best, **settings)
+    trainer = make(callbacks=[Scripted(losses), stopping], batch_size=16)
+    trainer.fit(examples(16), valid=examples(4), epochs=len(losses))
+    assert trainer.epoch == stops_in
+    assert stopping.best == losses[best_in - 1]
+    ended_here = stops_in < len(losses)
+    assert bool(trainer.stopped) == ended_here
+    restored = restore_best and ended_here
+    assert trainer.model.head.bias.data[0] == (best_in if restored else stops_in)
+
+
+def test_early_stopping_of_a_metric_that_is_not_there():
+    trainer = make(callbacks=[EarlyStopping(1, metric="f1")])
+    with pytest.raises(ValueError, match="metric: expected one of"):
+        trainer.fit(examples(8), valid=examples(4), epochs=1)
+
+
+class Interrupt(Callback):
+    def __init__(self, at, times=1):
+        self.at, self.times = at, times
+
+    def on_step(self, trainer):
+        if trainer.step == self.at:
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_returns(tmp_path):
+    path, handler = tmp_path / "run.safetensors", signal.getsignal(signal.SIGINT)
+    trainer = make(dropout=0.2, callbacks=[Interrupt(5)])
+    history = trainer.fit(examples(32), steps=20, save_to=path)
+    assert trainer.step == 5
+    assert trainer.stopped == "interrupted"
+    assert len(history["loss"].values) == 5
+    assert signal.getsignal(signal.SIGINT) is handler
+
+    whole = make(dropout=0.2)
+    whole.fit(examples(32), steps=20)
+    resumed = make(dropout=0.2, seed=9, callbacks=[Callback()])
+    resumed.load(path)
+    resumed.fit(examples(32), steps=20)
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_second_ctrl_c_acts_at_once():
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        make(callbacks=[Interrupt(5, times=2)]).fit(examples(32), steps=20)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_it_trains_in_a_thread_too():
+    trainer = make()
+    thread = threading.Thread(target=trainer.fit, args=(examples(32),), kwargs={"steps": 3})
+    thread.start()
+    thread.join()
+    assert trainer.step == 3
+
+
+# ----------------------------------------------------------------------------------- it goes on
+
+SETTINGS = {"dropout": 0.3, "pool": 3, "accumulate": 2, "batch_size": 4, "clip_norm": 0.5}
+KINDS = [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64, np.random.PCG64DXSM]
+
+
+def resumable(seed=0, kind=np.random.PCG64, **settings):
+    schedule = optim.cosine(3, 24)
+    stopping = EarlyStopping(50, restore_best=True)
+    return make(
+        seed=seed, kind=kind, schedule=schedule, callbacks=[stopping], **SETTINGS, **settings
+    )
+
+
+def run(trainer, steps, path=None):
+    trainer.fit(
+        examples(30), valid=examples(9, seed=1), steps=steps, evaluate_every=5, save_to=path,
+        save_every=10_000,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("half", [1, 4, 9, 12])  # an epoch is 4 steps
+def test_a_resume_is_exact(tmp_path, kind, half):
+    whole = resumable(kind=kind)
+    run(whole, 24, tmp_path / "whole")
+    run(resumable(kind=kind), half, tmp_path / "half")
+    second = resumable(seed=5, kind=kind)  # other weights, other random numbers
+    second.load(tmp_path / "half")
+    assert second.step == half
+    run(second, 24, tmp_path / "second")
+    assert same(second.model.state_dict(), whole.model.state_dict())
+    assert (tmp_path / "second").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_two_halves_in_one_process_are_a_whole():
+    whole, halves = resumable(), resumable()
+    run(whole, 24)
+    for steps in (5, 5, 11, 24):
+        run(halves, steps)
+    assert same(halves.model.state_dict(), whole.model.state_dict())
+    assert halves.history.records() == whole.history.records()
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_training import resumable, run
+trainer = resumable()
+if {start!r}:
+    trainer.load({start!r})
+run(trainer, {steps}, {end!r})
+"""
+
+
+def test_a_resume_in_a_new_process_is_exact(python, tmp_path):
+    tests = os.path.dirname(__file__)
+    for start, steps, end in (("", 24, "whole"), ("", 11, "half"), ("half", 24, "second")):
+        python(SCRIPT.format(tests=tests, start=start, steps=steps, end=end))
+    assert (tmp_path / "second").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_epochs_count_what_was_done_before(tmp_path):
+    first = make()
+    first.fit(examples(30), steps=6, save_to=tmp_path / "run")  # an epoch and a half
+    second = make()
+    second.load(tmp_path / "run")
+    for epochs in (2, 3, 3, 1):
+        second.fit(examples(30), epochs=epochs)
+    assert (second.step, second.epoch) == (12, 3)
+
+
+def test_other_data_begin_a_new_epoch():
+    trainer = make()
+    trainer.fit(examples(30), steps=2)
+    seen = []
+    trainer.collate = lambda some: seen.extend(some) or pad(some)
+    trainer.fit(examples(20), epochs=1)
+    assert len(seen) == 20
+    assert trainer.epoch == 1
+
+
+def test_the_parts_of_a_file(tmp_path):
+    trainer = make()
+    trainer.fit(examples(30), steps=3, save_to=tmp_path / "run")
+    saved = checkpoint.load(tmp_path / "run")
+    assert same(saved.part("model"), trainer.model.state_dict())
+    assert same(saved.part("optimizer"), trainer.optimizer.state_dict())
+    other = make(seed=3).model
+    other.load_state_dict(saved.part("model"))
+    assert same(other.state_dict(), trainer.model.state_dict())
+
+
+def other_width(trainer):
+    trainer.model = Bag(7, 2, rng=np.random.default_rng(0))
+
+
+def other_optimizer(trainer):
+    trainer.optimizer = optim.SGD(trainer.model.named_parameters(), lr=0.1, momentum=0.9)
+
+
+def other_generator(trainer):
+    trainer.rng = np.random.Generator(np.random.MT19937(0))
+
+
+def no_callbacks(trainer):
+    trainer.callbacks = ()
+
+
+def more_callbacks(trainer):
+    trainer.callbacks += (EarlyStopping(3),)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (other_width, "misshapen: embed.weight"),
+        (other_optimizer, "optimizer: state: expected the state of SGD"),
+        (other_generator, "MT19937"),
+        (no_callbacks, "got also ['callbacks.0.best'"),
+        (more_callbacks, "callbacks.1"),
+    ],
+)
+def test_a_file_that_does_not_fit_changes_nothing(tmp_path, change, words):
+    saved = resumable()
+    run(saved, 7, tmp_path / "run")
+    trainer = resumable(seed=4)
+    change(trainer)
+    trainer.fit(examples(30), valid=examples(4), steps=5)
+    before = trainer._state()
+    with pytest.raises(CheckpointError, match=re.escape(words)) as error:
+        trainer.load(tmp_path / "run")
+    assert str(tmp_path / "run") in str(error.value)
+    after = trainer._state()
+    assert same(after.arrays, before.arrays)
+    assert after.metadata == before.metadata
+
+
+def test_a_file_of_something_else(tmp_path):
+    trainer = make()
+    checkpoint.save(tmp_path / "model", trainer.model)
+    with pytest.raises(CheckpointError, match="expected a file saved by a Trainer"):
+        trainer.load(tmp_path / "model")
+
+
+# ---------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda: make(batch_size=0), ValueError, "batch_size: expected an int >= 1"),
+        (lambda: make(accumulate=1.5), TypeError, "accumulate: expected an int"),
+        (lambda: make(pool=-1), ValueError, "pool: expected an int >= 0"),
+        (lambda: make(clip_norm=0), ValueError, "clip_norm: expected a number > 0"),
+        (
+            lambda: Trainer(make().model, make().optimizer, rng=0),
+            TypeError,
+            "rng: expected a numpy.random.Generator",
+        ),
+        (lambda: make().fit([], epochs=1), ValueError, "train: expected at least one example"),
+        (lambda: make().fit(examples(2)), ValueError, "epochs, steps: expected exactly one"),
+        (lambda: make().fit(examples(2), epochs=1, steps=1), ValueError, "expected exactly one"),
+        (lambda: make().fit(examples(2), steps=-1), ValueError, "steps: expected an int >= 0"),
+        (lambda: make().fit(examples(2), epochs="1"), TypeError, "epochs: expected an int"),
+        (
+            lambda: make().fit(examples(2), steps=1, evaluate_every=0),
+            ValueError,
+            "evaluate_every: expected an int >= 1",
+        ),
+        (lambda: make().evaluate([]), ValueError, "dataset: expected at least one example"),
+        (lambda: EarlyStopping(0), ValueError, "patience: expected an int >= 1"),
+    ],
+)
+def test_wrong_arguments(call, kind, words):
+    with pytest.raises(kind, match=re.escape(words)):
+        call()
