@@ -22,6 +22,15 @@ from miniattn.functional._activation import (
     tanh_backward,
     tanh_forward,
 )
+from miniattn.functional._attention import (
+    AttentionContext,
+    AttentionGrads,
+    attention,
+    attention_backward,
+    attention_forward,
+    attention_map,
+    attention_weights,
+)
 from miniattn.functional._linear import (
     DropoutContext,
     EmbeddingContext,
@@ -46,6 +55,7 @@ from miniattn.functional._loss import (
     mse_backward,
     mse_forward,
 )
+from miniattn.functional._merge import merge_attention
 from miniattn.functional._norm import (
     LayerNormContext,
     RmsNormContext,
@@ -62,6 +72,7 @@ from miniattn.functional._rotary import (
     rotary_backward,
     rotary_forward,
 )
+from miniattn.functional._sdpa import scaled_dot_product_attention
 from miniattn.functional._softmax import (
     LogSoftmaxContext,
     LogsumexpContext,
@@ -78,6 +89,8 @@ from miniattn.functional._softmax import (
 )
 
 __all__ = [
+    "AttentionContext",
+    "AttentionGrads",
     "CrossEntropyContext",
     "DropoutContext",
     "EmbeddingContext",
@@ -94,6 +107,11 @@ __all__ = [
     "SiluContext",
     "SoftmaxContext",
     "TanhContext",
+    "attention",
+    "attention_backward",
+    "attention_forward",
+    "attention_map",
+    "attention_weights",
     "cross_entropy",
     "cross_entropy_backward",
     "cross_entropy_forward",
@@ -118,6 +136,7 @@ __all__ = [
     "logsumexp",
     "logsumexp_backward",
     "logsumexp_forward",
+    "merge_attention",
     "mse",
     "mse_backward",
     "mse_forward",
@@ -130,6 +149,7 @@ __all__ = [
     "rotary",
     "rotary_backward",
     "rotary_forward",
+    "scaled_dot_product_attention",
     "sigmoid",
     "sigmoid_backward",
     "sigmoid_forward",

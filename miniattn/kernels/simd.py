@@ -67,7 +67,6 @@ __all__ = [
     "minimum",
     "pointer",
     "product",
-    "reciprocal",
     "rint",
     "select",
     "splat",
@@ -363,11 +362,15 @@ def pointer(typing_context, array, index):
     if not (isinstance(array, types.Array) and array.layout == "C"):
         return None
 
+    # A truth value is a byte in memory.
+    result = Pointer(types.uint8 if array.dtype == types.boolean else array.dtype)
+
     def emit(context, builder, signature, args):
         data = context.make_array(array)(context, builder, args[0]).data
-        return builder.gep(data, [context.cast(builder, args[1], index, types.intp)])
+        place = builder.gep(data, [context.cast(builder, args[1], index, types.intp)])
+        return builder.bitcast(place, context.get_value_type(result))
 
-    return Pointer(array.dtype)(array, index), emit
+    return result(array, index), emit
 
 
 @intrinsic
@@ -645,19 +648,6 @@ rint = intrinsic(_rounding("llvm.rint"))
 rint.__doc__ = "Return the nearest integer, ties to even."
 sqrt = intrinsic(_rounding("llvm.sqrt"))
 sqrt.__doc__ = "Return the square root of ``v``."
-
-
-@intrinsic
-def reciprocal(typing_context, v):
-    """Return ``1 / v`` to 2 ulp for normal ``v``: an estimate and a Newton step, where that is faster.
-
-    0 and inf may give NaN.
-    """
-    if not _is_float(v):
-        return None
-    return v(v), lambda context, builder, signature, args: builder.fdiv(
-        _constant(v, 1.0), args[0], flags=["nsz", "arcp"]
-    )
 
 
 @intrinsic

@@ -1,0 +1,506 @@
+"""Scaled dot-product attention: forward, backward, its weights and its map."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miniattn import _checks, masks
+from miniattn.kernels.attention_backward import backward as backward_kernel
+from miniattn.kernels.attention_backward import bias_backward as bias_kernel
+from miniattn.kernels.attention_forward import forward as forward_kernel
+from miniattn.kernels.attention_weights import attention_map as map_kernel
+from miniattn.kernels.scores import Problem
+
+Array: TypeAlias = NDArray[Any]
+
+
+class AttentionContext(NamedTuple):
+    """What `attention_backward` needs of a call of `attention_forward`."""
+
+    q: Array
+    k: Array
+    v: Array
+    out: Array
+    lse: Array
+    """(B, H, T): log-sum-exp of each row of scores; -inf where a row sees nothing."""
+    mask: masks.Mask | None
+    bias: Array | None
+    scale: float
+    softcap: float | None
+    dropout: float
+    seed: int
+    """Names the dropout pattern together with (b, h, i, j)."""
+
+
+class AttentionGrads(NamedTuple):
+    """Gradients of `attention_forward`, each of its input's shape."""
+
+    dq: Array
+    dk: Array
+    dv: Array
+    dbias: Array | None
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: object = None,
+    bias: Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+    return_weights: bool = False,
+) -> Any:
+    r"""Attention: ``out = dropout(softmax(cap(scale * q @ k^T) + bias + mask)) @ v``.
+
+    Parameters
+    ----------
+    q : (B, H, T, D) float32 or float64
+        Queries. Leading axes may be missing in q, k and v alike: (H, T, D) or (T, D).
+    k : (B, G, S, D)
+        Keys, of the same dtype. G divides H: query head h uses key/value head h // (H // G).
+    v : (B, G, S, Dv)
+        Values.
+    mask : Mask, bool array or None
+        What each query may attend to (True = may attend): ``masks.causal()``,
+        ``masks.padding(lengths)``, ..., or a bool array that broadcasts to (B, H, T, S).
+    bias : float array, optional
+        Added to the scores; broadcasts to (B, H, T, S). A -inf gives that key weight 0.
+    scale : float, optional
+        Default 1 / sqrt(D).
+    softcap : float > 0, optional
+        c in ``c * tanh(scores / c)``, applied before bias and mask.
+    dropout : float in [0, 1)
+        The probability that a weight is set to 0; the others are divided by ``1 - dropout``.
+    rng : numpy.random.Generator
+        Required where ``dropout > 0``.
+    return_weights : bool
+        Return ``(out, weights)``: weights (B, H, T, S) before dropout. It takes T x S memory, and
+        ``out`` has the same bits with and without.
+
+    Returns
+    -------
+    (B, H, T, Dv) array, or a pair of arrays
+
+    Raises
+    ------
+    TypeError
+        If an array is not float32 or float64, or the dtypes differ; for a mask of another kind.
+    ValueError
+        If shapes don't fit or a number is out of its range.
+
+    Notes
+    -----
+    A query that may attend to nothing gets exactly 0. What a hidden key or value holds, NaN
+    included, cannot reach the queries that it is hidden from. A row whose scores contain +inf
+    is NaN. The result has the same bits for any number of threads. Derivation and kernel:
+    docs/derivations/attention.md, docs/kernel.md.
+
+    References
+    ----------
+    Vaswani et al. "Attention Is All You Need" (2017), section 3.2.1.
+    Ainslie et al. "GQA" (2023), section 2.2 (grouped heads).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import masks
+    >>> from miniattn.functional import attention
+    >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> attention(x, x, x, mask=masks.causal()).round(2)
+    array([[1.  , 0.  ],
+           [0.33, 0.67],
+           [0.75, 0.75]])
+    """
+    out, ctx = attention_forward(
+        q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap, dropout=dropout, rng=rng
+    )
+    if not return_weights:
+        return out
+    weights = attention_weights(
+        ctx.q, ctx.k, mask=ctx.mask, bias=ctx.bias, scale=ctx.scale, softcap=ctx.softcap
+    )
+    return out, weights
+
+
+def attention_forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: object = None,
+    bias: Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> tuple[Array, AttentionContext]:
+    """Compute `attention` and keep what its backward needs: O(T) beside inputs and output.
+
+    Parameters
+    ----------
+    q, k, v, mask, bias, scale, softcap, dropout, rng
+        As in `attention`.
+
+    Returns
+    -------
+    out : (B, H, T, Dv) array
+        Laid out in memory like q: heads interleaved where q's are.
+    ctx : AttentionContext
+        ``ctx.lse`` (B, H, T) is the log-sum-exp of each row of scores, -inf for an empty row;
+        with it, `merge_attention` combines attention over disjoint sets of keys.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn.functional import attention_forward
+    >>> zero = np.zeros((2, 4))
+    >>> out, ctx = attention_forward(zero, zero, np.eye(2))
+    >>> out, ctx.lse.round(4)
+    (array([[0.5, 0.5],
+           [0.5, 0.5]]), array([0.6931, 0.6931]))
+    """
+    q, k = _queries_and_keys(q, k)
+    v = _checks.float_array("v", v)
+    _checks.same_dtype(q=q, k=k, v=v)
+    _checks.shape("v", v, _letters("G, S, Dv", q.ndim), _sizes(q, k))
+    bias = _bias(bias, q, k)
+    scale, softcap = _scale(scale, q), _softcap(softcap)
+    dropout = _checks.probability("dropout", dropout)
+    seed = int(_checks.generator("rng", rng).integers(2**63)) if dropout else 0
+    mask = masks.as_mask(mask)
+
+    four = [_four_axes(x) for x in (q, k, v)]
+    out = _empty_like(four[0], v.shape[-1])
+    lse = np.empty(out.shape[:3], q.dtype)
+    problem = _problem(*four, scale, softcap, dropout, seed)
+    _launch(
+        forward_kernel, problem, mask, bias, (), q=four[0], k=four[1], v=four[2], out=out, lse=lse
+    )
+    ctx = AttentionContext(
+        q,
+        k,
+        v,
+        _drop_axes(out, 4 - q.ndim),
+        _drop_axes(lse, 4 - q.ndim),
+        mask,
+        bias,
+        scale,
+        softcap,
+        dropout,
+        seed,
+    )
+    return ctx.out, ctx
+
+
+def attention_backward(dout: Array, ctx: AttentionContext) -> AttentionGrads:
+    """Return the gradients of `attention_forward`.
+
+    With P the weights and delta_i = sum_e dout_ie out_ie::
+
+        dv = P^T dout    dS = P * (dout v^T - delta)    dq = scale dS k    dk = scale dS^T q
+
+    and dbias the sum of dS over what was broadcast (dS before the softcap's slope; dropout keeps
+    in P^T dout and dout v^T what it kept in the forward direction).
+
+    Parameters
+    ----------
+    dout : (B, H, T, Dv) array
+        The gradient with respect to out.
+    ctx : AttentionContext
+        From `attention_forward`, whose inputs and output must not have changed since.
+
+    Returns
+    -------
+    AttentionGrads
+        ``(dq, dk, dv, dbias)``; dbias is None without bias, else of bias's own shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dout has not the dtype and the shape of out.
+
+    Notes
+    -----
+    Weights are recomputed tile by tile from ``ctx.lse``: nothing of size T x S exists. The
+    gradients of rows that see nothing are 0. Derivation: docs/derivations/attention.md.
+
+    References
+    ----------
+    Dao et al. "FlashAttention" (2022), appendix B.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn.functional import attention_backward, attention_forward
+    >>> x = np.eye(2)
+    >>> out, ctx = attention_forward(x, x, x)
+    >>> attention_backward(np.ones((2, 2)), ctx).dv.round(4)
+    array([[1., 1.],
+           [1., 1.]])
+    """
+    dout = _checks.gradient("dout", dout, ctx.out.shape, ctx.out.dtype)
+    q, k, v = (_four_axes(x) for x in (ctx.q, ctx.k, ctx.v))
+    arrays = {
+        "q": q,
+        "k": k,
+        "v": v,
+        "out": _four_axes(ctx.out),
+        "lse": ctx.lse.reshape(q.shape[:-1]),
+        "dout": _four_axes(dout),
+    }
+    dq, dk, dv = (_empty_like(x, x.shape[-1]) for x in (q, k, v))
+    problem = _problem(q, k, v, ctx.scale, ctx.softcap, ctx.dropout, ctx.seed)
+    parts = _parts(problem)
+    _launch(backward_kernel, problem, ctx.mask, ctx.bias, (parts,), **arrays, dq=dq, dk=dk, dv=dv)
+    dbias = None
+    if ctx.bias is not None:
+        dbias = np.zeros(ctx.bias.shape, q.dtype)
+        own = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
+        shape = np.array(own.shape, np.int64)
+        _launch(bias_kernel, problem, ctx.mask, ctx.bias, (shape,), **arrays, dbias=own)
+    missing = 4 - ctx.q.ndim
+    return AttentionGrads(*(_drop_axes(x, missing) for x in (dq, dk, dv)), dbias)
+
+
+def attention_weights(
+    q: Array,
+    k: Array,
+    *,
+    mask: object = None,
+    bias: Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Array:
+    """Return the weights of `attention`: ``softmax(cap(scale * q @ k^T) + bias + mask)``.
+
+    Parameters
+    ----------
+    q, k, mask, bias, scale, softcap
+        As in `attention`.
+
+    Returns
+    -------
+    (B, H, T, S) array
+        Each row sums to 1, or is 0 where the query sees nothing. Weights are those before dropout.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import masks
+    >>> from miniattn.functional import attention_weights
+    >>> attention_weights(np.zeros((3, 2)), np.zeros((3, 2)), mask=masks.causal()).round(2)
+    array([[1.  , 0.  , 0.  ],
+           [0.5 , 0.5 , 0.  ],
+           [0.33, 0.33, 0.33]])
+    """
+    q, k = _queries_and_keys(q, k)
+    bins = (q.shape[-2], k.shape[-2])
+    return _pooled(q, k, mask, bias, scale, softcap, bins)
+
+
+def attention_map(
+    q: Array,
+    k: Array,
+    *,
+    mask: object = None,
+    bias: Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bins: Sequence[int] = (256, 256),
+) -> Array:
+    """Return the weights pooled to at most ``bins`` (rows, columns), without the whole matrix.
+
+    Entry (r, c) is the mean over the queries of row bin r of the sum over the keys of column bin
+    c of the weights: the share of attention that these queries pay to these keys.
+
+    Parameters
+    ----------
+    q, k, mask, bias, scale, softcap
+        As in `attention`.
+    bins : (int, int)
+        Numbers of bins, at least 1; what exceeds T or S is cut to it. Bin r holds the queries
+        ``r * T // rows <= i < (r + 1) * T // rows``, and so for the keys.
+
+    Returns
+    -------
+    (B, H, rows, columns) array
+        Each row sums to 1, less the share of its queries that see nothing.
+
+    Notes
+    -----
+    With rows >= T and columns >= S it is `attention_weights`. A map of 65,536 x 65,536 takes the
+    time of one forward pass and the memory of its bins.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import masks
+    >>> from miniattn.functional import attention_map
+    >>> x = np.zeros((1000, 8))
+    >>> attention_map(x, x, mask=masks.causal(), bins=(2, 2)).round(2)
+    array([[1.  , 0.  ],
+           [0.69, 0.31]])
+    """
+    q, k = _queries_and_keys(q, k)
+    if not isinstance(bins, Sequence) or len(bins) != 2:
+        raise TypeError(f"bins: expected (rows, columns), got {bins!r}")
+    rows, columns = (_checks.integer("bins", n, least=1) for n in bins)
+    return _pooled(
+        q, k, mask, bias, scale, softcap, (min(rows, q.shape[-2]), min(columns, k.shape[-2]))
+    )
+
+
+def _pooled(
+    q: Array,
+    k: Array,
+    mask: object,
+    bias: Array | None,
+    scale: float | None,
+    softcap: float | None,
+    bins: tuple[int, int],
+) -> Array:
+    bias = _bias(bias, q, k)
+    scale, softcap = _scale(scale, q), _softcap(softcap)
+    checked_mask = masks.as_mask(mask)
+    four_q, four_k = _four_axes(q), _four_axes(k)
+    pooled = np.zeros((*four_q.shape[:2], *bins), q.dtype)
+    problem = _problem(four_q, four_k, four_k, scale, softcap, 0.0, 0)
+    _launch(map_kernel, problem, checked_mask, bias, bins, q=four_q, k=four_k, out=pooled)
+    return _drop_axes(pooled, 4 - q.ndim)
+
+
+# --- Checks --------------------------------------------------------------------------------------
+
+
+def _letters(last: str, ndim: int) -> str:
+    """Spell the axes of an argument: the last ``ndim`` of (B, then the three of ``last``)."""
+    return ", ".join(["B", *last.split(", ")][4 - ndim :])
+
+
+def _queries_and_keys(q: object, k: object) -> tuple[Array, Array]:
+    """Check dtypes, axes and sizes of q and k."""
+    q, k = _checks.float_array("q", q), _checks.float_array("k", k)
+    _checks.same_dtype(q=q, k=k)
+    if not 2 <= q.ndim <= 4:
+        raise ValueError(f"q: expected shape (B, H, T, D), (H, T, D) or (T, D), got {q.shape}")
+    sizes = {"D": q.shape[-1]}
+    if q.ndim == 4:
+        sizes["B"] = q.shape[0]
+    _checks.shape("k", k, _letters("G, S, D", q.ndim), sizes)
+    if q.ndim > 2:
+        H, G = q.shape[-3], k.shape[-3]
+        if H != G and (G == 0 or H % G):
+            raise ValueError(f"k: expected G key/value heads that divide H = {H}, got G = {G}")
+    return q, k
+
+
+def _sizes(q: Array, k: Array) -> dict[str, int]:
+    """Return the sizes that v must have."""
+    names = _letters("G, S, D", q.ndim).split(", ")
+    return {name: n for name, n in zip(names, k.shape, strict=True) if name != "D"}
+
+
+def _bias(bias: object, q: Array, k: Array) -> Array | None:
+    if bias is None:
+        return None
+    checked = _checks.float_array("bias", bias)
+    _checks.same_dtype(q=q, bias=checked)
+    full = ((1, 1, *q.shape)[-4:-1]) + k.shape[-2:-1]
+    _checks.broadcastable("bias", checked, "B, H, T, S", full)
+    return checked
+
+
+def _scale(scale: object, q: Array) -> float:
+    if scale is None:
+        return 1.0 / max(1, q.shape[-1]) ** 0.5
+    return _checks.number("scale", scale)
+
+
+def _softcap(softcap: object) -> float | None:
+    return None if softcap is None else _checks.positive("softcap", softcap)
+
+
+# --- Launching -----------------------------------------------------------------------------------
+
+
+def _four_axes(x: Array) -> Array:
+    """Return x as (B, H, T, D), its last axis contiguous; a copy only where it isn't."""
+    x = x.reshape((1,) * (4 - x.ndim) + x.shape) if x.ndim < 4 else x
+    size = x.itemsize
+    in_place = (
+        (x.strides[-1] == size or x.shape[-1] <= 1)
+        and x.flags.aligned
+        and all(stride % size == 0 for stride in x.strides)
+    )
+    return x if in_place else np.ascontiguousarray(x)
+
+
+def _drop_axes(x: Array, n: int) -> Array:
+    """Drop the first ``n`` axes, which are of length 1."""
+    return x[(0,) * n] if n else x
+
+
+def _empty_like(x: Array, width: int) -> Array:
+    """Return an uninitialised (B, H, T, width) array, laid out in memory like x (B, H, T, D)."""
+    B, H, T, _ = x.shape
+    if abs(x.strides[1]) < abs(x.strides[2]) and H > 1 and T > 1:
+        return np.empty((B, T, H, width), x.dtype).transpose(0, 2, 1, 3)
+    return np.empty((B, H, T, width), x.dtype)
+
+
+def _problem(
+    q: Array,
+    k: Array,
+    v: Array,
+    scale: float,
+    softcap: float | None,
+    dropout: float,
+    seed: int,
+) -> Problem:
+    B, H, T, D = q.shape
+    G, S = k.shape[1:3]
+    return Problem(B, H, max(1, G), T, S, D, v.shape[3], scale, softcap or 0.0, dropout, seed)
+
+
+def _parts(problem: Problem) -> int:
+    """Return among how many tasks the backward of one key/value head is dealt.
+
+    It depends on the shape alone, so that the order of summation does. Each part holds its own
+    sums of dk and dv: at most four.
+    """
+    heads = problem.B * problem.G
+    blocks = problem.H // problem.G * -(-problem.T // 64)
+    return max(1, min(4, blocks, -(-8 // max(1, heads))))
+
+
+_NAMES = ("q", "k", "v", "out", "lse", "bias", "dout", "dq", "dk", "dv", "dbias")
+
+
+def _launch(
+    kernel: Any,
+    problem: Problem,
+    mask: masks.Mask | None,
+    bias: Array | None,
+    options: tuple[Any, ...],
+    **arrays: Array,
+) -> None:
+    """Call a kernel with the addresses and strides of its arrays, whatever their layout.
+
+    Kernels are compiled once for each dtype, not for each combination of memory layouts.
+    """
+    lowered = masks.lower(mask, problem.B, problem.H, problem.T, problem.S)
+    if bias is not None:
+        arrays["bias"] = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
+    table = np.zeros((len(_NAMES), 5), np.int64)
+    for name, x in arrays.items():
+        row = table[_NAMES.index(name)]
+        row[0] = x.ctypes.data
+        for axis, (n, stride) in enumerate(zip(x.shape, x.strides, strict=True)):
+            row[1 + axis] = 0 if n == 1 else stride // x.itemsize
+    kernel(problem, table, lowered, *options, np.empty(0, arrays["q"].dtype))

@@ -1,0 +1,477 @@
+"""Attention backward, by hand: weights are recomputed from lse, never stored.
+
+With P the weights of one head, delta_i = sum_e dout_ie out_ie and dP = dout v^T::
+
+    dv = P^T dout        dS = P * (dP - delta)        dq = scale dS k        dk = scale dS^T q
+
+One task owns dk and dv of one key/value head. It walks over its blocks of 64 queries, each of which
+owns its rows of dq, and over tiles of 64 keys: five products per tile, in one pass. Where there are
+few heads, their query blocks are dealt to several tasks, as the shape alone decides, and the
+partial sums of dk and dv are added in order: the same bits for any number of threads.
+
+As in the forward direction, scores and their gradients are kept keys x queries. K and V are read
+in place; q and dout are packed once per query block, transposed.
+
+References
+----------
+Dao et al. "FlashAttention" (2022), appendix B.2; Dao. "FlashAttention-2" (2023), section 3.1.2.
+"""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.masking import (
+    HIDDEN,
+    PARTIAL,
+    Tile,
+    classify,
+    end_of_keys,
+    first_key,
+    visible,
+)
+from miniattn.kernels.scores import (
+    DBIAS,
+    DK,
+    DOUT,
+    DQ,
+    DV,
+    LOG2_E,
+    LSE,
+    OUT,
+    Head,
+    K,
+    Q,
+    V,
+    drop,
+    finish_scores,
+    head_of,
+    part_of,
+)
+from miniattn.kernels.simd import (
+    aligned,
+    exp2_nonpositive,
+    horizontal_sum,
+    lanes,
+    load,
+    load_first,
+    pointer,
+    select,
+    splat,
+    store,
+    store_first,
+    take,
+)
+from miniattn.kernels.tiles import (
+    ROW_GROUP,
+    fill,
+    is_finite,
+    multiply,
+    pack,
+    pack_transposed,
+    round_up,
+)
+
+QUERIES = 64
+KEYS = 64
+_NEVER = 1e30  # an lse that makes every weight exp2(score - lse) = 0
+
+
+class Block(NamedTuple):
+    """A block of queries of one head, made ready for its tiles."""
+
+    b: int
+    h: int
+    i0: int
+    n: int
+    width: int
+    head: Head
+    k: Any
+    k_row: int
+    v: Any
+    v_row: int
+    q_packed: Any
+    dout_packed: Any
+    q_rows: Any
+    q_row: int
+    dout_rows: Any
+    dout_row: int
+    lse: Any
+    delta: Any
+    is_finite: bool
+    s: Any
+    ds: Any
+    slopes: Any
+    dq: Any
+    k_packed: Any
+
+
+@kernel
+def backward(problem, operands, mask, parts, like):
+    """Write dq, dk and dv.
+
+    Parameters
+    ----------
+    problem, operands, mask, like
+        As in `attention_forward.forward`; dout, dq, dk and dv are given too.
+    parts : int
+        Among how many tasks the query blocks of one key/value head are dealt.
+    """
+    w = lanes(like)
+    tasks = problem.B * problem.G * parts
+    counter = np.zeros(1, np.int64)
+    size = _sums_size(problem, w)
+    partial = np.empty(tasks * size if parts > 1 else 0, like.dtype)
+    for _ in numba.prange(min(tasks, numba.get_num_threads())):
+        scratch = np.empty(block_size(problem, w) + (size if parts == 1 else 0), like.dtype)
+        while True:
+            task = take(pointer(counter, 0))
+            if task >= tasks:
+                break
+            b, g = task // parts // problem.G, task // parts % problem.G
+            work = pointer(scratch, 0)
+            sums = work + block_size(problem, w)
+            if parts > 1:
+                sums = pointer(partial, task * size)
+            _sum_queries(problem, operands, mask, b, g, task % parts, parts, like, sums, work)
+            if parts == 1:
+                _write_sums(problem, operands, b, g, 0, problem.S, sums, 1, like)
+    if parts > 1:
+        chunks = (problem.S + KEYS - 1) // KEYS
+        for task in numba.prange(problem.B * problem.G * chunks):
+            head, j0 = task // chunks, task % chunks * KEYS
+            sums = pointer(partial, head * parts * size)
+            j1 = min(problem.S, j0 + KEYS)
+            b, g = head // problem.G, head % problem.G
+            _write_sums(problem, operands, b, g, j0, j1, sums, parts, like)
+
+
+@inner
+def _sums_size(problem, w):
+    """Return the elements of the sums dk and dv of one key/value head."""
+    columns = round_up(problem.D, w) + round_up(problem.Dv, w)
+    return round_up(problem.S, KEYS) * columns + 16
+
+
+@inner
+def block_size(problem, w):
+    """Return the elements of scratch memory that `prepare` lays out."""
+    width = max(QUERIES, w)
+    d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
+    tile = width * (KEYS + ROW_GROUP)
+    packed = width * (problem.D + problem.Dv) + width * (2 * d_width + v_width)
+    return packed + 3 * tile + KEYS * d_width + 2 * width + 16
+
+
+@inner
+def _sum_queries(problem, operands, mask, b, g, part, parts, like, sums, work):
+    """Write dq of this task's query blocks, and their part of dk and dv into ``sums``."""
+    w = lanes(like)
+    d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
+    rows = round_up(problem.S, KEYS)
+    dk = aligned(sums)
+    dv = dk + rows * d_width
+    fill(dk, rows * (d_width + v_width), 0.0)
+    group = problem.H // problem.G
+    blocks = (problem.T + QUERIES - 1) // QUERIES
+    for h in range(g * group, (g + 1) * group):
+        for number in range(part, blocks, parts):
+            block = prepare(problem, operands, mask, b, h, number * QUERIES, like, work)
+            _backward_block(problem, block, dk, d_width, dv, v_width)
+            dq_row = operands[DQ, 3]
+            dq = part_of(operands, DQ, b, h, like) + block.i0 * dq_row
+            _write_rows(dq, dq_row, block.dq, d_width, block.n, problem.D, problem.scale)
+
+
+@inner
+def prepare(problem, operands, mask, b, h, i0, like, work):
+    """Pack the queries ``i0 <= i < i0 + QUERIES`` of a head, their dout, lse and delta."""
+    w = lanes(like)
+    D, Dv = problem.D, problem.Dv
+    n = min(QUERIES, problem.T - i0)
+    width = round_up(n, max(w, ROW_GROUP))
+    d_width, v_width = round_up(D, w), round_up(Dv, w)
+    g = h // (problem.H // problem.G)
+    q_row, dout_row, out_row = operands[Q, 3], operands[DOUT, 3], operands[OUT, 3]
+    q = part_of(operands, Q, b, h, like) + i0 * q_row
+    dout = part_of(operands, DOUT, b, h, like) + i0 * dout_row
+    out = part_of(operands, OUT, b, h, like) + i0 * out_row
+
+    tile = width * (KEYS + ROW_GROUP)
+    q_packed = aligned(work)
+    dout_packed = q_packed + width * D
+    s = dout_packed + width * Dv
+    ds = s + tile
+    slopes = ds + tile
+    dq = slopes + tile
+    q_copy = dq + width * d_width
+    dout_copy = q_copy + width * d_width
+    k_packed = dout_copy + width * v_width
+    lse = k_packed + KEYS * d_width
+    delta = lse + width
+
+    pack_transposed(q_packed, width, q, q_row, n, D, problem.scale * LOG2_E)
+    pack_transposed(dout_packed, width, dout, dout_row, n, Dv, 1.0)
+    q_rows, q_step, dout_rows, dout_step = q, q_row, dout, dout_row
+    if d_width != D:
+        pack(q_copy, d_width, q, q_row, n, D)
+        q_rows, q_step = q_copy, d_width
+    if Dv != v_width:
+        pack(dout_copy, v_width, dout, dout_row, n, Dv)
+        dout_rows, dout_step = dout_copy, v_width
+    finite = is_finite(q, q_row, n, D) and is_finite(dout, dout_row, n, Dv)
+
+    given = part_of(operands, LSE, b, h, like) + i0
+    for i in range(width):
+        # Padding and rows without a visible key have no weights.
+        seen = i < n and given[i] != -np.inf
+        lse[i] = given[i] * LOG2_E if seen else _NEVER
+        delta[i] = _dot(dout + i * dout_row, out + i * out_row, Dv) if seen else 0.0
+    return Block(
+        b,
+        h,
+        i0,
+        n,
+        width,
+        head_of(problem, operands, mask, b, h, like),
+        part_of(operands, K, b, g, like),
+        operands[K, 3],
+        part_of(operands, V, b, g, like),
+        operands[V, 3],
+        q_packed,
+        dout_packed,
+        q_rows,
+        q_step,
+        dout_rows,
+        dout_step,
+        lse,
+        delta,
+        finite,
+        s,
+        ds,
+        slopes,
+        dq,
+        k_packed,
+    )
+
+
+@inner
+def _dot(a, b, n):
+    w = lanes(a)
+    total = splat(0.0, a)
+    for e in range(0, n, w):
+        if e + w <= n:
+            total = total + load(a + e) * load(b + e)
+        else:
+            total = total + load_first(a + e, n - e) * load_first(b + e, n - e)
+    return horizontal_sum(total)
+
+
+@inner
+def first_tile(block):
+    """Return where the tiles of a block of queries begin."""
+    return first_key(block.head.rule, block.i0, KEYS)
+
+
+@inner
+def last_tile(problem, block):
+    """Return where the tiles of a block of queries end.
+
+    Tiles end at whole row groups or at S, so that rows written past a tile's end are padding.
+    """
+    stop = end_of_keys(block.head.rule, block.i0 + block.n)
+    return min(problem.S, round_up(stop, ROW_GROUP))
+
+
+@inner
+def _backward_block(problem, block, dk, d_width, dv, v_width):
+    """Add a block of queries to dk and dv, and leave the sums of its dq in ``block.dq``."""
+    w, width, D = lanes(dk), block.width, problem.D
+    fill(block.dq, width * d_width, 0.0)
+    stop = last_tile(problem, block)
+    for j0 in range(first_tile(block), stop, KEYS):
+        m = min(KEYS, stop - j0)
+        kind = classify(block.head.rule, block.i0, block.i0 + block.n, j0, j0 + m)
+        if kind == HIDDEN:
+            continue
+        tile = Tile(block.b, block.h, block.i0, block.n, j0, m, width, True)
+        score_gradients(problem, block, tile, kind)
+        if block.head.softcap > 0.0:
+            _multiply_rows(block.ds, block.slopes, m * width)
+        k_tile, k_row = block.k + j0 * block.k_row, block.k_row
+        dk_tile, dv_tile = dk + j0 * d_width, dv + j0 * v_width
+        if kind == PARTIAL and not (block.is_finite and is_finite(k_tile, k_row, m, D)):
+            _add_visible(problem, block, tile, k_tile, dk_tile, d_width, dv_tile, v_width)
+            continue
+        if d_width != D:
+            pack(block.k_packed, d_width, k_tile, k_row, m, D)
+            k_tile, k_row = block.k_packed, d_width
+        s, ds, n = block.s, block.ds, block.n
+        rows = round_up(m, ROW_GROUP)
+        multiply(
+            dv_tile,
+            v_width,
+            s,
+            width,
+            1,
+            block.dout_rows,
+            block.dout_row,
+            rows,
+            v_width // w,
+            n,
+            True,
+        )
+        multiply(
+            dk_tile, d_width, ds, width, 1, block.q_rows, block.q_row, rows, d_width // w, n, True
+        )
+        multiply(block.dq, d_width, ds, 1, width, k_tile, k_row, n, d_width // w, m, True)
+
+
+@inner
+def score_gradients(problem, block, tile, kind):
+    """Leave a tile's weights, with dropout, in ``block.s`` and its dscores in ``block.ds``.
+
+    dscores are those of the scores after softcap and bias. Rows up to the next row group are 0.
+    """
+    w, width, m = lanes(block.s), tile.width, tile.m
+    vectors = width // w
+    s, ds, head = block.s, block.ds, block.head
+    k, v = block.k + tile.j0 * block.k_row, block.v + tile.j0 * block.v_row
+    multiply(s, width, k, block.k_row, 1, block.q_packed, width, m, vectors, problem.D, False)
+    multiply(ds, width, v, block.v_row, 1, block.dout_packed, width, m, vectors, problem.Dv, False)
+    finish_scores(s, head, tile, kind, block.slopes)
+    if head.dropout > 0.0:
+        drop(ds, head, tile)
+    for c in range(0, width, w):
+        lse, delta = load(block.lse + c), load(block.delta + c)
+        for r in range(m):
+            at = r * width + c
+            score = load(s + at)
+            weight = exp2_nonpositive(score - lse)
+            dscore = weight * (load(ds + at) - delta)
+            if kind == PARTIAL:
+                # Also where lse, delta or a hidden value is NaN.
+                weight = select(score == -np.inf, 0.0, weight)
+                dscore = select(score == -np.inf, 0.0, dscore)
+            store(s + at, weight)
+            store(ds + at, dscore)
+    if head.dropout > 0.0:
+        drop(s, head, tile)
+    padding = (round_up(m, ROW_GROUP) - m) * width
+    fill(s + m * width, padding, 0.0)
+    fill(ds + m * width, padding, 0.0)
+
+
+@inner
+def _multiply_rows(a, b, n):
+    for at in range(0, n, lanes(a)):
+        store(a + at, load(a + at) * load(b + at))
+
+
+@inner
+def _add_visible(problem, block, tile, k, dk, d_width, dv, v_width):
+    """Add a tile pair by pair, where NaN or infinity must not pass through a hidden pair."""
+    for j in range(tile.m):
+        for i in range(tile.n):
+            if visible(block.head.rule, tile.i0 + i, tile.j0 + j):
+                weight = block.s[j * tile.width + i]
+                dscore = block.ds[j * tile.width + i]
+                for e in range(problem.Dv):
+                    at = j * v_width + e
+                    dv[at] = dv[at] + weight * block.dout_rows[i * block.dout_row + e]
+                for d in range(problem.D):
+                    at = j * d_width + d
+                    dk[at] = dk[at] + dscore * block.q_rows[i * block.q_row + d]
+                    at = i * d_width + d
+                    block.dq[at] = block.dq[at] + dscore * k[j * block.k_row + d]
+
+
+@inner
+def _write_rows(target, row, source, width, n, columns, factor):
+    """Write ``target = factor * source`` for ``n`` rows."""
+    w = lanes(source)
+    for i in range(n):
+        for e in range(0, columns, w):
+            value = load(source + (i * width + e)) * factor
+            if e + w <= columns:
+                store(target + (i * row + e), value)
+            else:
+                store_first(target + (i * row + e), value, columns - e)
+
+
+@inner
+def _write_sums(problem, operands, b, g, j0, j1, sums, parts, like):
+    """Write rows ``j0 <= j < j1`` of dk and dv: the sums of all parts, added in order."""
+    w = lanes(like)
+    d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
+    rows, size = round_up(problem.S, KEYS), _sums_size(problem, w)
+    dk = aligned(sums) + j0 * d_width
+    dv = aligned(sums) + (rows * d_width + j0 * v_width)
+    for part in range(1, parts):
+        other = aligned(sums + part * size)
+        _add(dk, other + j0 * d_width, (j1 - j0) * d_width)
+        _add(dv, other + (rows * d_width + j0 * v_width), (j1 - j0) * v_width)
+    k_row, v_row = operands[DK, 3], operands[DV, 3]
+    k_out, v_out = part_of(operands, DK, b, g, like), part_of(operands, DV, b, g, like)
+    _write_rows(k_out + j0 * k_row, k_row, dk, d_width, j1 - j0, problem.D, problem.scale)
+    _write_rows(v_out + j0 * v_row, v_row, dv, v_width, j1 - j0, problem.Dv, 1.0)
+
+
+@inner
+def _add(a, b, n):
+    for at in range(0, n, lanes(a)):
+        store(a + at, load(a + at) + load(b + at))
+
+
+@kernel
+def bias_backward(problem, operands, mask, shape, like):
+    """Add dscores into dbias, which is zero and of the bias's own, un-broadcast shape.
+
+    Each task owns one batch row, head and (where the bias has them) block of queries of dbias, and
+    walks over everything that was broadcast from it, in order. That takes the first two products
+    of `backward` again, only where a bias was given.
+
+    Parameters
+    ----------
+    shape : (4,) int64
+        The shape of bias; 1 along axes that were broadcast.
+    """
+    all_blocks = (problem.T + QUERIES - 1) // QUERIES
+    own_blocks = all_blocks if shape[2] > 1 else 1
+    tasks = shape[0] * shape[1] * own_blocks
+    counter = np.zeros(1, np.int64)
+    for _ in numba.prange(min(tasks, numba.get_num_threads())):
+        scratch = np.empty(block_size(problem, lanes(like)), like.dtype)
+        work = pointer(scratch, 0)
+        while True:
+            task = take(pointer(counter, 0))
+            if task >= tasks:
+                break
+            own, number = task // own_blocks, task % own_blocks
+            b0, h0 = own // shape[1], own % shape[1]
+            for b in range(b0, b0 + 1 if shape[0] > 1 else problem.B):
+                for h in range(h0, h0 + 1 if shape[1] > 1 else problem.H):
+                    dbias = part_of(operands, DBIAS, b, h, like)
+                    for n in range(number, number + 1 if shape[2] > 1 else all_blocks):
+                        block = prepare(problem, operands, mask, b, h, n * QUERIES, like, work)
+                        _add_to_bias(problem, operands, block, dbias)
+
+
+@inner
+def _add_to_bias(problem, operands, block, dbias):
+    """Add the dscores of a block of queries to dbias."""
+    row, column = operands[DBIAS, 3], operands[DBIAS, 4]
+    stop = last_tile(problem, block)
+    for j0 in range(first_tile(block), stop, KEYS):
+        m = min(KEYS, stop - j0)
+        kind = classify(block.head.rule, block.i0, block.i0 + block.n, j0, j0 + m)
+        if kind == HIDDEN:
+            continue
+        tile = Tile(block.b, block.h, block.i0, block.n, j0, m, block.width, True)
+        score_gradients(problem, block, tile, kind)
+        for i in range(block.n):
+            for j in range(m):
+                at = (block.i0 + i) * row + (j0 + j) * column
+                dbias[at] = dbias[at] + block.ds[j * block.width + i]

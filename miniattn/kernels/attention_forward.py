@@ -1,0 +1,231 @@
+"""Attention forward: ``out = softmax(cap(scale q k^T) + bias + mask) v`` without a T x S array.
+
+One task owns the output rows of 64 queries of one head. It walks over tiles of 64 keys and keeps,
+for each query, the running maximum of its scores, the running sum of their exponentials and the
+sum of values so weighted; when the maximum grows, the sums are rescaled (online softmax).
+
+Scores of a tile are kept transposed, keys x queries: a vector holds the scores of one key for 16
+queries, so that maxima, sums and rescaling are element-wise vector operations, and K is read in
+place. The query block is packed once, transposed, with scale and log2(e) folded in.
+
+References
+----------
+Milakov, Gimelshein. "Online normalizer calculation for softmax" (2018), algorithm 3.
+Dao. "FlashAttention-2" (2023), section 3.1.
+"""
+
+import math
+
+import numba
+import numpy as np
+
+from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.masking import (
+    HIDDEN,
+    PARTIAL,
+    Tile,
+    classify,
+    end_of_keys,
+    first_key,
+    visible,
+)
+from miniattn.kernels.scores import (
+    LN_2,
+    LOG2_E,
+    LSE,
+    OUT,
+    K,
+    Q,
+    V,
+    drop,
+    finish_scores,
+    head_of,
+    part_of,
+)
+from miniattn.kernels.simd import (
+    aligned,
+    any_true,
+    exp2_nonpositive,
+    lanes,
+    load,
+    maximum,
+    pointer,
+    select,
+    splat,
+    store,
+    store_first,
+    take,
+)
+from miniattn.kernels.tiles import (
+    ROW_GROUP,
+    fill,
+    is_finite,
+    multiply,
+    pack,
+    pack_transposed,
+    round_up,
+)
+
+QUERIES = 64  # of one task
+KEYS = 64  # of one tile
+
+
+@kernel
+def forward(problem, operands, mask, like):
+    """Write out and lse, the log-sum-exp of each row of scores (-inf for an empty row).
+
+    Parameters
+    ----------
+    problem : scores.Problem
+    operands : (11, 5) int64
+        Addresses and strides of q, k, v, out, lse and bias (address 0 where absent).
+    mask : masks.Lowered
+    like : array of the dtype of all operands
+    """
+    blocks = (problem.T + QUERIES - 1) // QUERIES
+    tasks = problem.B * problem.H * blocks
+    counter = np.zeros(1, np.int64)
+    for _ in numba.prange(min(tasks, numba.get_num_threads())):
+        scratch = np.empty(_scratch_size(problem, lanes(like)), like.dtype)
+        while True:
+            task = take(pointer(counter, 0))
+            if task >= tasks:
+                break
+            # Under a causal mask the last block is the longest: start with it.
+            block = blocks - 1 - task % blocks
+            b, h = task // blocks // problem.H, task // blocks % problem.H
+            _block(problem, operands, mask, b, h, block * QUERIES, like, pointer(scratch, 0))
+
+
+@inner
+def _scratch_size(problem, w):
+    """Return the elements that `_block` needs: q, two tiles, values, sums, three rows."""
+    width = max(QUERIES, w)
+    v_width = round_up(problem.Dv, w)
+    return width * (problem.D + 2 * (KEYS + ROW_GROUP) + v_width + 3) + KEYS * v_width + 16
+
+
+@inner
+def _block(problem, operands, mask, b, h, i0, like, scratch):
+    """Compute the output of queries ``i0 <= i < i0 + QUERIES`` of one head."""
+    w = lanes(like)
+    D, Dv = problem.D, problem.Dv
+    n = min(QUERIES, problem.T - i0)
+    width, v_width = round_up(n, max(w, ROW_GROUP)), round_up(Dv, w)
+    g = h // (problem.H // problem.G)
+    head = head_of(problem, operands, mask, b, h, like)
+    q, q_row = part_of(operands, Q, b, h, like), operands[Q, 3]
+    k, k_row = part_of(operands, K, b, g, like), operands[K, 3]
+    v, v_row = part_of(operands, V, b, g, like), operands[V, 3]
+
+    packed = aligned(scratch)
+    s = packed + width * D
+    slopes = s + width * (KEYS + ROW_GROUP)
+    o = slopes + width * (KEYS + ROW_GROUP)
+    top = o + width * v_width
+    total = top + width
+    decay = total + width
+    v_packed = decay + width
+
+    pack_transposed(packed, width, q + i0 * q_row, q_row, n, D, problem.scale * LOG2_E)
+    fill(top, width, -np.inf)
+    fill(total, width, 0.0)
+    fill(o, width * v_width, 0.0)
+    stop = end_of_keys(head.rule, i0 + n)
+    for j0 in range(first_key(head.rule, i0, KEYS), stop, KEYS):
+        m = min(KEYS, stop - j0)
+        kind = classify(head.rule, i0, i0 + n, j0, j0 + m)
+        if kind == HIDDEN:
+            continue
+        tile = Tile(b, h, i0, n, j0, m, width, True)
+        multiply(s, width, k + j0 * k_row, k_row, 1, packed, width, m, width // w, D, False)
+        finish_scores(s, head, tile, kind, slopes)
+        exponentiate(s, tile, top, total, decay)
+        _rescale(o, n, v_width, decay)
+        if head.dropout > 0.0:
+            drop(s, head, tile)
+        v_tile = v + j0 * v_row
+        if kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
+            _add_visible(o, v_width, s, v_tile, v_row, Dv, head.rule, tile)
+        elif Dv == v_width:
+            multiply(o, v_width, s, 1, width, v_tile, v_row, n, v_width // w, m, True)
+        else:
+            pack(v_packed, v_width, v_tile, v_row, m, Dv)
+            multiply(o, v_width, s, 1, width, v_packed, v_width, n, v_width // w, m, True)
+
+    out = part_of(operands, OUT, b, h, like) + i0 * operands[OUT, 3]
+    _normalise(out, operands[OUT, 3], o, v_width, n, Dv, total)
+    lse = part_of(operands, LSE, b, h, like) + i0
+    for i in range(n):
+        lse[i] = (top[i] + math.log2(total[i])) * LN_2 if total[i] != 0.0 else -np.inf
+
+
+@inner
+def exponentiate(s, tile, top, total, decay):
+    """Replace scores by ``exp2(score - top)``, with the maxima and sums brought up to date.
+
+    ``decay`` receives ``exp2(old top - new top)``, by which older sums are multiplied.
+    """
+    w, width = lanes(s), tile.width
+    rows = round_up(tile.m, 4)
+    fill(s + tile.m * width, (rows - tile.m) * width, -np.inf)
+    for c in range(0, width, w):
+        old = load(top + c)
+        peak = old
+        for r in range(0, rows, 4):  # in fours: a chain of maxima waits 4 cycles for each
+            p = s + (r * width + c)
+            first = maximum(load(p), load(p + width))
+            second = maximum(load(p + 2 * width), load(p + 3 * width))
+            peak = maximum(maximum(first, second), peak)
+        # A row that has seen nothing so far: -inf - (-inf) would be NaN.
+        base = select(peak == -np.inf, 0.0, peak)
+        factor = exp2_nonpositive(old - base)
+        added = splat(0.0, s)
+        for r in range(tile.m):
+            p = s + (r * width + c)
+            weight = exp2_nonpositive(load(p) - base)
+            store(p, weight)
+            added = added + weight
+        store(top + c, peak)
+        store(decay + c, factor)
+        store(total + c, load(total + c) * factor + added)
+
+
+@inner
+def _rescale(o, n, v_width, decay):
+    """Multiply the sums of each query by its ``decay``, where that is not 1."""
+    w = lanes(o)
+    for c in range(0, n, w):
+        if any_true(load(decay + c) != 1.0):
+            for i in range(c, min(c + w, n)):
+                for e in range(0, v_width, w):
+                    p = o + (i * v_width + e)
+                    store(p, load(p) * decay[i])
+
+
+@inner
+def _add_visible(o, v_width, s, v, v_row, Dv, rule, tile):
+    """Add weighted values key by key, for a tile whose values hold NaN or infinity.
+
+    A hidden key has weight 0, and 0 * NaN = NaN would carry its value into every query's sum.
+    """
+    for i in range(tile.n):
+        for j in range(tile.m):
+            if visible(rule, tile.i0 + i, tile.j0 + j):
+                weight = s[j * tile.width + i]
+                for e in range(Dv):
+                    o[i * v_width + e] = o[i * v_width + e] + weight * v[j * v_row + e]
+
+
+@inner
+def _normalise(out, out_row, o, v_width, n, Dv, total):
+    """Write ``out = o / total``, 0 where a query saw nothing."""
+    w = lanes(o)
+    for i in range(n):
+        factor = 1.0 / total[i] if total[i] != 0.0 else 0.0
+        for e in range(0, Dv, w):
+            value = load(o + (i * v_width + e)) * factor
+            if e + w <= Dv:
+                store(out + (i * out_row + e), value)
+            else:
+                store_first(out + (i * out_row + e), value, Dv - e)

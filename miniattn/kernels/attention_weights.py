@@ -1,0 +1,137 @@
+"""Attention weights, whole or pooled: the map that people look at.
+
+Bin (r, c) of a map holds the mean over the queries of row bin r of the sum over the keys of column
+bin c of the weights: how much of their attention these queries pay to these keys. With as many
+bins as queries and keys it is the exact matrix of weights; with fewer, a map of any size is
+computed in the memory of the bins. One task owns whole rows of bins.
+
+Each block of queries is walked over twice, first for the maxima and sums of its scores, as in
+`attention_forward`, then for the weights themselves.
+"""
+
+import numba
+import numpy as np
+
+from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.attention_forward import KEYS, QUERIES, exponentiate
+from miniattn.kernels.masking import HIDDEN, Tile, classify, end_of_keys, first_key
+from miniattn.kernels.scores import LOG2_E, OUT, K, Q, finish_scores, head_of, part_of
+from miniattn.kernels.simd import (
+    aligned,
+    exp2_nonpositive,
+    lanes,
+    load,
+    pointer,
+    select,
+    splat,
+    store,
+    take,
+)
+from miniattn.kernels.tiles import ROW_GROUP, fill, multiply, pack_transposed, round_up
+
+
+@kernel
+def attention_map(problem, operands, mask, rows, columns, like):
+    """Add the map of each batch row and head to the operand OUT, which is zero.
+
+    Parameters
+    ----------
+    problem, operands, mask, like
+        As in `attention_forward.forward`, with OUT of shape (B, H, rows, columns).
+    rows, columns : int
+        The number of bins, at most T and S. Bin r holds the queries
+        ``r * T // rows <= i < (r + 1) * T // rows``.
+    """
+    bins = max(1, QUERIES * rows // max(1, problem.T))  # of one task: about QUERIES queries
+    groups = (rows + bins - 1) // bins
+    tasks = problem.B * problem.H * groups
+    counter = np.zeros(1, np.int64)
+    for _ in numba.prange(min(tasks, numba.get_num_threads())):
+        width = max(QUERIES, lanes(like))
+        size = width * (problem.D + 2 * (KEYS + ROW_GROUP) + 4) + 16
+        scratch = np.empty(size, like.dtype)
+        while True:
+            task = take(pointer(counter, 0))
+            if task >= tasks:
+                break
+            b, h = task // groups // problem.H, task // groups % problem.H
+            first = task % groups * bins
+            last = min(rows, first + bins)
+            stop = last * problem.T // rows
+            for i0 in range(first * problem.T // rows, stop, QUERIES):
+                n = min(QUERIES, stop - i0)
+                work = pointer(scratch, 0)
+                _block(problem, operands, mask, b, h, i0, n, rows, columns, like, work)
+
+
+@inner
+def _block(problem, operands, mask, b, h, i0, n, rows, columns, like, scratch):
+    """Add the weights of queries ``i0 <= i < i0 + n`` to their bins."""
+    w, D, S = lanes(like), problem.D, problem.S
+    width = round_up(n, max(w, ROW_GROUP))
+    head = head_of(problem, operands, mask, b, h, like)
+    g = h // (problem.H // problem.G)
+    q, q_row = part_of(operands, Q, b, h, like), operands[Q, 3]
+    k, k_row = part_of(operands, K, b, g, like), operands[K, 3]
+    out, out_row = part_of(operands, OUT, b, h, like), operands[OUT, 3]
+
+    packed = aligned(scratch)
+    s = packed + width * D
+    slopes = s + width * (KEYS + ROW_GROUP)
+    top = slopes + width * (KEYS + ROW_GROUP)
+    total = top + width
+    decay = total + width
+    sums = decay + width
+
+    pack_transposed(packed, width, q + i0 * q_row, q_row, n, D, problem.scale * LOG2_E)
+    fill(top, width, -np.inf)
+    fill(total, width, 0.0)
+    stop = end_of_keys(head.rule, i0 + n)
+    for adds in range(2):
+        for j0 in range(first_key(head.rule, i0, KEYS), stop, KEYS):
+            m = min(KEYS, stop - j0)
+            kind = classify(head.rule, i0, i0 + n, j0, j0 + m)
+            if kind == HIDDEN:
+                continue
+            tile = Tile(b, h, i0, n, j0, m, width, True)
+            multiply(s, width, k + j0 * k_row, k_row, 1, packed, width, m, width // w, D, False)
+            finish_scores(s, head, tile, kind, slopes)
+            if adds == 0:
+                exponentiate(s, tile, top, total, decay)
+                continue
+            _weigh(s, tile, top, total)
+            start = j0
+            while start < j0 + m:  # key bin by key bin
+                column = ((start + 1) * columns - 1) // S
+                end = min(j0 + m, (column + 1) * S // columns)
+                _sum_keys(sums, s + (start - j0) * width, end - start, width)
+                for i in range(n):
+                    row = ((i0 + i + 1) * rows - 1) // problem.T
+                    members = (row + 1) * problem.T // rows - row * problem.T // rows
+                    at = row * out_row + column
+                    out[at] = out[at] + sums[i] / members
+                start = end
+
+
+@inner
+def _weigh(s, tile, top, total):
+    """Replace scores by weights."""
+    w, width = lanes(s), tile.width
+    for c in range(0, width, w):
+        peak, whole = load(top + c), load(total + c)
+        base = select(peak == -np.inf, 0.0, peak)
+        factor = select(whole == 0.0, 0.0, 1.0 / whole)
+        for r in range(tile.m):
+            p = s + (r * width + c)
+            store(p, exp2_nonpositive(load(p) - base) * factor)
+
+
+@inner
+def _sum_keys(sums, s, m, width):
+    """Set ``sums[i] = sum_r s[r, i]`` for ``m`` rows."""
+    w = lanes(s)
+    for c in range(0, width, w):
+        total = splat(0.0, s)
+        for r in range(m):
+            total = total + load(s + (r * width + c))
+        store(sums + c, total)

@@ -1,0 +1,179 @@
+"""Masks in the attention kernels: which tiles to skip, and what to hide in the others.
+
+A kernel takes a mask in its canonical form (``lo``, ``hi``, ``sinks``, ``lengths``, ``q_ids``,
+``k_ids``, ``dense``; see ``miniattn.masks.Lowered``). For one batch row and head it becomes a
+`Rule` of plain numbers and pointers. A tile of queries and keys is then
+
+- HIDDEN: no query sees any key, and nothing of it is computed;
+- FULL: every query sees every key, and nothing has to be hidden;
+- PARTIAL: the scores of hidden keys become -inf.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from miniattn.kernels._runtime import inner
+from miniattn.kernels.simd import gather, iota, lanes, load, pointer, select, splat, store
+
+HIDDEN, PARTIAL, FULL = 0, 1, 2
+
+_FAR = 2**30  # stands for infinity in 32 bits, with room for a tile's own coordinates
+
+
+class Rule(NamedTuple):
+    """The mask of one batch row and head."""
+
+    lo: int
+    hi: int
+    sinks: int
+    length: int
+    q_ids: Any
+    k_ids: Any
+    by_document: bool
+    dense: Any
+    dense_i: int
+    dense_j: int
+    is_dense: bool
+
+
+class Tile(NamedTuple):
+    """A tile of scores: queries ``i0 <= i < i0 + n``, keys ``j0 <= j < j0 + m`` of one head.
+
+    Scores are kept in rows of ``width`` numbers. Either a row belongs to a key and the lanes of
+    its vectors to queries (``keys_in_rows``), or the other way round.
+    """
+
+    b: int
+    h: int
+    i0: int
+    n: int
+    j0: int
+    m: int
+    width: int
+    keys_in_rows: bool
+
+
+@inner
+def rows_and_columns(tile):
+    """Return how many rows and columns of the tile's scratch are in use."""
+    return (tile.m, tile.n) if tile.keys_in_rows else (tile.n, tile.m)
+
+
+@inner
+def rule_of(mask, b, h):
+    """Return the `Rule` of batch row ``b`` and head ``h``."""
+    by_document = mask.q_ids.shape[1] > 0 and mask.k_ids.shape[1] > 0
+    is_dense = mask.dense.size > 0
+    B, H, T, S = mask.dense.shape
+    start = ((b if B > 1 else 0) * H + (h if H > 1 else 0)) * T * S
+    return Rule(
+        mask.lo[b],
+        mask.hi[b],
+        mask.sinks[b],
+        mask.lengths[b],
+        pointer(mask.q_ids, b * mask.q_ids.shape[1]),
+        pointer(mask.k_ids, b * mask.k_ids.shape[1]),
+        by_document,
+        pointer(mask.dense, start),
+        S if T > 1 else 0,
+        1 if S > 1 else 0,
+        is_dense,
+    )
+
+
+@inner
+def end_of_keys(rule, i_end):
+    """Return a key index past all that queries ``i < i_end`` can see."""
+    return max(0, min(rule.length, i_end + rule.hi))
+
+
+@inner
+def first_key(rule, i0, step):
+    """Return a multiple of ``step`` before all keys that queries ``i >= i0`` can see."""
+    return 0 if rule.sinks > 0 else max(0, i0 + rule.lo) // step * step
+
+
+@inner
+def visible(rule, i, j):
+    """Return whether query ``i`` may attend to key ``j``."""
+    seen = (j - i >= rule.lo or j < rule.sinks) and j - i <= rule.hi and j < rule.length
+    if seen and rule.by_document:
+        seen = rule.q_ids[i] == rule.k_ids[j]
+    if seen and rule.is_dense:
+        seen = rule.dense[i * rule.dense_i + j * rule.dense_j] != 0
+    return seen
+
+
+@inner
+def classify(rule, i0, i1, j0, j1):
+    """Return HIDDEN, PARTIAL or FULL for queries ``i0 <= i < i1`` and keys ``j0 <= j < j1``.
+
+    PARTIAL is always a safe answer; the other two are exact.
+    """
+    least, most = j0 - (i1 - 1), (j1 - 1) - i0  # of j - i
+    if j0 >= rule.length or least > rule.hi or (most < rule.lo and j0 >= rule.sinks):
+        return HIDDEN
+    full = j1 <= rule.length and most <= rule.hi and (least >= rule.lo or j1 <= rule.sinks)
+    if rule.by_document:
+        q_least, q_most = _extent(rule.q_ids, i0, i1)
+        k_least, k_most = _extent(rule.k_ids, j0, j1)
+        if q_most < k_least or k_most < q_least:
+            return HIDDEN
+        full = full and q_least == q_most and k_least == k_most
+    if rule.is_dense:
+        seen = 0
+        for i in range(i0, i1):
+            for j in range(j0, j1):
+                seen += rule.dense[i * rule.dense_i + j * rule.dense_j] != 0
+        if seen == 0:
+            return HIDDEN
+        full = full and seen == (i1 - i0) * (j1 - j0)
+    return FULL if full else PARTIAL
+
+
+@inner
+def _extent(ids, start, stop):
+    """Return the least and the greatest of ``ids[start:stop]``."""
+    least = most = ids[start]
+    for n in range(start + 1, stop):
+        least = min(least, ids[n])
+        most = max(most, ids[n])
+    return least, most
+
+
+@inner
+def _near(x):
+    """Clip a bound to what 32-bit lanes hold; a tile's own coordinates are far smaller."""
+    return max(-_FAR, min(_FAR, x))
+
+
+@inner
+def hide(scores, rule, tile):
+    """Set the scores of hidden keys to -inf."""
+    w = lanes(scores)
+    lane = iota(scores, np.int32)
+    rows, columns = rows_and_columns(tile)
+    lo, hi = _near(rule.lo - tile.j0 + tile.i0), _near(rule.hi - tile.j0 + tile.i0)
+    sinks, length = _near(rule.sinks - tile.j0), _near(rule.length - tile.j0)
+    q_ids, k_ids = rule.q_ids + tile.i0, rule.k_ids + tile.j0
+    dense = rule.dense + (tile.i0 * rule.dense_i + tile.j0 * rule.dense_j)
+    row_ids, lane_ids = (k_ids, q_ids) if tile.keys_in_rows else (q_ids, k_ids)
+    row_step, lane_step = rule.dense_j, rule.dense_i
+    if not tile.keys_in_rows:
+        row_step, lane_step = lane_step, row_step
+    for c in range(0, columns, w):
+        ids = gather(lane_ids + c, 1, columns - c if rule.by_document else 0, scores)
+        for r in range(rows):
+            if tile.keys_in_rows:
+                i, j = lane + c, splat(r, lane)
+            else:
+                i, j = splat(r, lane), lane + c
+            seen = ((j - i >= lo) | (j < sinks)) & (j - i <= hi) & (j < length)
+            if rule.by_document:
+                seen = seen & (ids == row_ids[r])
+            if rule.is_dense:
+                place = dense + (r * row_step + c * lane_step)
+                seen = seen & (gather(place, lane_step, columns - c, scores) != 0)
+            p = scores + (r * tile.width + c)
+            store(p, select(seen, load(p), -np.inf))

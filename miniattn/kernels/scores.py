@@ -1,0 +1,138 @@
+"""Scores of one tile, after the product q·k: softcap, bias, mask; and what dropout removes.
+
+Scores are kept in base 2: they are log2(e) times the scores of the formula, so that
+``exp(s - lse)`` is one `exp2`. The factor is folded into q, together with the scale.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from miniattn.kernels._runtime import inner
+from miniattn.kernels.masking import PARTIAL, Rule, hide, rows_and_columns, rule_of
+from miniattn.kernels.random import stream_key, threefry
+from miniattn.kernels.simd import (
+    address,
+    fma,
+    gather,
+    iota,
+    lanes,
+    load,
+    select,
+    splat,
+    store,
+    tanh,
+)
+
+LOG2_E = 1.4426950408889634
+LN_2 = 0.6931471805599453
+
+# Rows of the table of operands: an array is (address, strides of its axes in elements).
+Q, K, V, OUT, LSE, BIAS, DOUT, DQ, DK, DV, DBIAS = range(11)
+
+
+class Problem(NamedTuple):
+    """Sizes and options of one call; softcap 0 means none."""
+
+    B: int
+    H: int
+    G: int
+    T: int
+    S: int
+    D: int
+    Dv: int
+    scale: float
+    softcap: float
+    dropout: float
+    seed: int
+
+
+class Head(NamedTuple):
+    """What turns products q·k of one batch row and head into scores and dropped weights."""
+
+    rule: Rule
+    softcap: float
+    bias: Any
+    bias_i: int
+    bias_j: int
+    has_bias: bool
+    dropout: float
+    key: tuple[int, int]
+
+
+@inner
+def part_of(operands, which, b, h, like):
+    """Return the address of an operand's batch row ``b`` and head ``h``."""
+    return address(operands[which, 0], like) + (b * operands[which, 1] + h * operands[which, 2])
+
+
+@inner
+def head_of(problem, operands, mask, b, h, like):
+    """Return the `Head` of batch row ``b`` and head ``h``."""
+    return Head(
+        rule_of(mask, b, h),
+        problem.softcap * LOG2_E,
+        part_of(operands, BIAS, b, h, like),
+        operands[BIAS, 3],
+        operands[BIAS, 4],
+        operands[BIAS, 0] != 0,
+        problem.dropout,
+        stream_key(problem.seed, b, h),
+    )
+
+
+@inner
+def finish_scores(scores, head, tile, kind, slopes):
+    """Apply softcap, bias and mask, in this order, to products in base 2.
+
+    Where there is a softcap, ``slopes`` receives its derivative 1 - tanh(s / c)^2.
+    """
+    if head.softcap > 0.0:
+        _cap(scores, head.softcap, tile, slopes)
+    if head.has_bias:
+        _add_bias(scores, head, tile)
+    if kind == PARTIAL:
+        hide(scores, head.rule, tile)
+
+
+@inner
+def _cap(scores, softcap, tile, slopes):
+    rows, columns = rows_and_columns(tile)
+    for r in range(rows):
+        for c in range(0, columns, lanes(scores)):
+            at = r * tile.width + c
+            t = tanh(load(scores + at) * (1.0 / softcap))
+            store(scores + at, t * softcap)
+            store(slopes + at, fma(-t, t, 1.0))
+
+
+@inner
+def _add_bias(scores, head, tile):
+    rows, columns = rows_and_columns(tile)
+    bias = head.bias + (tile.i0 * head.bias_i + tile.j0 * head.bias_j)
+    row_step, lane_step = head.bias_j, head.bias_i
+    if not tile.keys_in_rows:
+        row_step, lane_step = lane_step, row_step
+    for r in range(rows):
+        for c in range(0, columns, lanes(scores)):
+            p = scores + (r * tile.width + c)
+            b = gather(bias + (r * row_step + c * lane_step), lane_step, columns - c, scores)
+            store(p, fma(b, LOG2_E, load(p)))
+
+
+@inner
+def drop(values, head, tile):
+    """Set dropped entries to 0 and divide the others by 1 - p."""
+    threshold = np.uint32(head.dropout * 4294967296.0)
+    factor = 1.0 / (1.0 - head.dropout)
+    rows, columns = rows_and_columns(tile)
+    lane = iota(values, np.uint32)
+    for c in range(0, columns, lanes(values)):
+        for r in range(rows):
+            if tile.keys_in_rows:
+                i, j = lane + (tile.i0 + c), splat(tile.j0 + r, lane)
+            else:
+                i, j = splat(tile.i0 + r, lane), lane + (tile.j0 + c)
+            kept = threefry(head.key[0], head.key[1], i, j) >= threshold
+            p = values + (r * tile.width + c)
+            store(p, select(kept, load(p) * factor, 0.0))

@@ -1,0 +1,134 @@
+"""Products and copies of small tiles: the dense work of the attention kernels.
+
+A tile is a pointer to its first element and the distance between its rows. Tiles of scratch memory
+have rows of a whole number of vectors, and a multiple of `ROW_GROUP` rows, so that they can be
+written in whole registers; tiles of the user's arrays are read only where they exist.
+"""
+
+from miniattn.kernels._runtime import inner
+from miniattn.kernels.simd import (
+    LANES,
+    any_true,
+    fma,
+    gather,
+    lanes,
+    load,
+    load_first,
+    product,
+    splat,
+    store,
+)
+
+ROW_GROUP = 8
+# Registers of one tile of a product. AVX-512 has 32 of them, older processors 16.
+WIDE = 4 if LANES == 16 else 2
+
+
+@inner
+def round_up(n, step):
+    """Return the smallest multiple of ``step`` that is at least ``n``."""
+    return (n + step - 1) // step * step
+
+
+@inner
+def multiply(c, c_row, a, a_row, a_step, b, b_row, rows, vectors, depth, accumulate):
+    """Compute ``C = A B``, or ``C += A B``, for a tile C of scratch memory.
+
+    ``C[m, n] = sum_k a[m * a_row + k * a_step] * b[k * b_row + n]`` for ``m < rows`` and
+    ``n < vectors * lanes``. A is read by broadcasts, so either of its axes may be the contiguous
+    one: both A and its transpose are read in place. Up to the next multiple of `ROW_GROUP`, rows
+    of C are overwritten with copies of the last row's product.
+    """
+    w = lanes(c)
+    n = 0
+    while vectors - n >= WIDE:
+        for m in range(0, rows, 4):
+            product(
+                4,
+                WIDE,
+                c + (m * c_row + n * w),
+                c_row,
+                a + m * a_row,
+                a_row,
+                a_step,
+                b + n * w,
+                b_row,
+                depth,
+                rows - m,
+                accumulate,
+            )
+        n += WIDE
+    if WIDE == 4 and vectors - n >= 2:
+        for m in range(0, rows, 8):
+            product(
+                8,
+                2,
+                c + (m * c_row + n * w),
+                c_row,
+                a + m * a_row,
+                a_row,
+                a_step,
+                b + n * w,
+                b_row,
+                depth,
+                rows - m,
+                accumulate,
+            )
+        n += 2
+    if vectors - n >= 1:
+        for m in range(0, rows, 8):
+            product(
+                8,
+                1,
+                c + (m * c_row + n * w),
+                c_row,
+                a + m * a_row,
+                a_row,
+                a_step,
+                b + n * w,
+                b_row,
+                depth,
+                rows - m,
+                accumulate,
+            )
+
+
+@inner
+def pack_transposed(target, width, source, row, n, depth, factor):
+    """Write ``target[d * width + i] = factor * source[i * row + d]``, 0 for ``n <= i < width``."""
+    w = lanes(target)
+    for d in range(depth):
+        for c in range(0, width, w):
+            column = gather(source + (c * row + d), row, n - c, target)
+            store(target + (d * width + c), column * factor)
+
+
+@inner
+def pack(target, width, source, row, n, depth):
+    """Write ``target[i * width + d] = source[i * row + d]``, 0 for ``depth <= d < width``."""
+    w = lanes(target)
+    for i in range(n):
+        for d in range(0, width, w):
+            store(target + (i * width + d), load_first(source + (i * row + d), depth - d))
+
+
+@inner
+def fill(target, n, value):
+    """Set ``n`` elements of scratch memory, a whole number of vectors."""
+    v = splat(value, target)
+    for i in range(0, n, lanes(target)):
+        store(target + i, v)
+
+
+@inner
+def is_finite(source, row, n, depth):
+    """Return whether rows of the user's memory hold neither NaN nor infinity."""
+    w = lanes(source)
+    whole = depth - depth % w
+    total = splat(0.0, source)  # 0 * x is 0 or NaN, and NaN stays
+    for i in range(n):
+        for d in range(0, whole, w):
+            total = fma(load(source + (i * row + d)), 0.0, total)
+        if whole < depth:
+            total = fma(load_first(source + (i * row + whole), depth - whole), 0.0, total)
+    return not any_true(total != total)
