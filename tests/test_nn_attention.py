@@ -194,15 +194,16 @@ def test_a_cached_forward_has_no_backward(rng):
 def test_rows_of_a_cache_may_have_different_lengths(rng):
     cache = nn.KVCache(2, 1, 4, 2, **F64)
     k, v = rng.standard_normal((2, 2, 1, 3, 2))
-    cache.append(k, v, [3, 1])
-    assert cache.lengths.tolist() == [3, 1]
+    cache.append(k, v)
+    cache.truncate([3, 1])
     assert cache.positions(2).tolist() == [[3, 4], [1, 2]]
     keys, values = cache.append(k[:, :, :1], v[:, :, :1])
+    assert cache.lengths.tolist() == [4, 2]
     np.testing.assert_array_equal(keys[0, 0], [*k[0, 0], k[0, 0, 0]])
     np.testing.assert_array_equal(values[1, 0, :2], [v[1, 0, 0], v[1, 0, 0]])
     assert cache.held()[0].shape == (2, 1, 4, 2)
-    with pytest.raises(ValueError, match=r"counts: expected numbers in \[0, 1\]"):
-        nn.KVCache(2, 1, 4, 2, **F64).append(k[:, :, :1], v[:, :, :1], [2, 0])
+    with pytest.raises(ValueError, match=r"lengths: expected numbers in \[0, \[4, 2\]\]"):
+        cache.truncate([4, 3])
 
 
 def test_the_frozen_projection_keeps_no_gradient(rng):

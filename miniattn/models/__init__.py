@@ -1,5 +1,6 @@
 """Toy transformers, whole: the models that people build first."""
 
 from miniattn.models.classifier import SequenceClassifier, SequenceClassifierContext
+from miniattn.models.gpt import GPT, GPTContext
 
-__all__ = ["SequenceClassifier", "SequenceClassifierContext"]
+__all__ = ["GPT", "GPTContext", "SequenceClassifier", "SequenceClassifierContext"]

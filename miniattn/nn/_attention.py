@@ -1,7 +1,5 @@
 """Multi-head attention: projections, heads, attention, and back."""
 
-from __future__ import annotations
-
 import functools
 import operator
 from typing import Any, NamedTuple, TypedDict
@@ -269,6 +267,7 @@ class MultiHeadAttention(Module):
             dquery += dkey
         grads: tuple[Array, ...] = (dquery, dkey, dvalue)[: ctx.given]
         if ctx.bias_shape is not None:
+            assert dbias is not None  # there was a bias
             grads = (*grads, _sum_to(dbias, ctx.bias_shape))
         return grads[0] if len(grads) == 1 else grads
 

@@ -72,19 +72,12 @@ class KVCache:
         end = int(self.lengths.max(initial=0))
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def append(
-        self, k: Array, v: Array, counts: Sequence[int] | Array | None = None
-    ) -> tuple[Array, Array]:
-        """Add keys and values (B, G, T, D); return views of all that is held, (B, G, S, D).
-
-        ``counts`` (B,) says how many of the T tokens of each row are real where rows are padded at
-        the end; the others are overwritten by the next append.
-        """
+    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Add keys and values (B, G, T, D); return views of all that is held, (B, G, S, D)."""
         batch, heads, _, width = self.keys.shape
         _checks.shape("k", k, "B, G, T, D", {"B": batch, "G": heads, "D": width})
         _checks.shape("v", v, "B, G, T, D", {"B": batch, "G": heads, "T": k.shape[2], "D": width})
         length = k.shape[2]
-        counts = self._counts(counts, length)
         end = int(self.lengths.max(initial=0)) + length
         if end > self.capacity:
             raise ValueError(f"k: expected at most {self.capacity} tokens in a row, got {end}")
@@ -95,17 +88,18 @@ class KVCache:
             row, at = np.arange(batch)[:, None], self.positions(length)
             self.keys[row, :, at] = k.swapaxes(1, 2)
             self.values[row, :, at] = v.swapaxes(1, 2)
-        self.lengths += counts
+        self.lengths += length
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def _counts(self, counts: Sequence[int] | Array | None, length: int) -> Array:
-        if counts is None:
-            return np.full(self.lengths.shape, length)
-        counts = _checks.int_array("counts", counts)
-        _checks.shape("counts", counts, "B", {"B": self.lengths.size})
-        if counts.min(initial=0) < 0 or counts.max(initial=0) > length:
-            raise ValueError(f"counts: expected numbers in [0, {length}], got {counts.tolist()}")
-        return counts
+    def truncate(self, lengths: Sequence[int] | Array) -> None:
+        """Keep the first ``lengths[b]`` tokens of each row, e.g. to forget appended padding."""
+        lengths = _checks.int_array("lengths", lengths)
+        _checks.shape("lengths", lengths, "B", {"B": self.lengths.size})
+        if (lengths < 0).any() or (lengths > self.lengths).any():
+            raise ValueError(
+                f"lengths: expected numbers in [0, {self.lengths.tolist()}], got {lengths.tolist()}"
+            )
+        self.lengths[:] = lengths
 
     def __repr__(self) -> str:
         batch, heads, capacity, width = self.keys.shape

@@ -249,7 +249,7 @@ class TransformerDecoder(Module):
                 memory if isinstance(memory, np.ndarray) else memory[i],
                 mask=mask,
                 memory_mask=memory_mask,
-                cache=None if caches is None else caches[i],
+                cache=caches[i] if caches else None,
                 rng=rng,
             )
             contexts.append(ctx)

@@ -224,7 +224,7 @@ class TransformerEncoder(Module):
         """Return (y, ctx), both x and y (B, T, E); ``caches`` has one KVCache a layer."""
         contexts = []
         for i, layer in enumerate(self.layers):
-            cache = None if caches is None else caches[i]
+            cache = caches[i] if caches else None
             x, ctx = layer.forward(
                 x, mask=mask, bias=bias, positions=positions, cache=cache, rng=rng
             )

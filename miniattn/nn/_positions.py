@@ -255,7 +255,8 @@ def alibi_bias(num_heads: int, q_positions: Array, k_positions: Array, dtype: DT
     q_positions = np.atleast_2d(_checks.int_array("q_positions", q_positions))
     k_positions = np.atleast_2d(_checks.int_array("k_positions", k_positions))
     distance = np.abs(q_positions[:, :, None] - k_positions[:, None, :])
-    return (-alibi_slopes(num_heads)[:, None, None] * distance[:, None]).astype(dtype)
+    bias: Array = -alibi_slopes(num_heads)[:, None, None] * distance[:, None]
+    return bias.astype(dtype)
 
 
 def _positions(positions: Array | None, shape: tuple[int, ...]) -> Array:

@@ -1,0 +1,396 @@
+"""GPT: a decoder-only transformer that predicts the next token, and writes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Self, Unpack
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+import miniattn.functional as F
+from miniattn import _checks, masks, nn
+from miniattn._checks import Array
+from miniattn.models import _generate, _parts
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # nanoGPT's training of Shakespeare by characters, on a CPU and on a GPU
+    "nanogpt-cpu": {"block_size": 64},
+    "nanogpt-char": {
+        "block_size": 256,
+        "num_layers": 6,
+        "num_heads": 6,
+        "embed_dim": 384,
+        "dropout": 0.2,
+    },
+    # Radford et al., 2019, table 2
+    "gpt2": {
+        "vocab_size": 50257,
+        "block_size": 1024,
+        "num_layers": 12,
+        "num_heads": 12,
+        "embed_dim": 768,
+        "activation": "gelu_tanh",
+        "bias": True,
+        "dropout": 0.1,
+    },
+    # The parts of Llama 2 (Touvron et al., 2023), in a toy's size
+    "llama-tiny": {
+        "block_size": 256,
+        "num_layers": 6,
+        "num_heads": 6,
+        "num_kv_heads": 2,
+        "embed_dim": 288,
+        "positions": "rotary",
+        "norm": "rms",
+        "activation": "swiglu",
+        "tied": False,
+    },
+}
+
+
+class GPTContext(NamedTuple):
+    """What `GPT.backward` needs: the contexts of its parts."""
+
+    tokens: F.EmbeddingContext
+    positions: Any
+    dropout: F.DropoutContext | None
+    blocks: nn.TransformerEncoderContext
+    head: F.LinearContext
+
+
+class GPT(nn.Module):
+    """A stack of pre-norm layers under a causal mask: ids (B, T) to logits of the next (B, T, V).
+
+    The defaults are nanoGPT's smallest: 4 layers, 4 heads, width 128, no biases, no dropout, and
+    the output layer's weight tied to the token table.
+
+    Parameters
+    ----------
+    vocab_size : int
+        V.
+    block_size : int
+        Longest context: the number of learned positions, and what ``generate`` looks back on.
+    embed_dim, num_heads, num_layers : int
+        Width E, heads H, and the number of layers.
+    ffn_dim : int, optional
+        Width F of the feed-forward; 4 E by default.
+    positions : {"learned", "sinusoidal", "rotary", "alibi"}, optional
+        How the order is told; with None only the causal mask tells it.
+    norm, activation, bias
+        As in `nn.TransformerEncoderLayer`.
+    dropout : float
+        On the embedded tokens, on attention weights and on what each sublayer adds; applied where
+        ``rng`` is given to ``forward``.
+    tied : bool
+        Whether the output layer shares the token table [3]_.
+    num_kv_heads, window, sinks, softcap
+        Options of `nn.MultiHeadAttention`. The window is (left, right), as in `masks.window`.
+    rng : numpy.random.Generator, optional
+        Draws the weights; None is a fresh unseeded one.
+    dtype : float32 or float64
+
+    Notes
+    -----
+    All weight matrices start as N(0, 0.02²) [1]_, those that write to the residual stream
+    (``out_proj``, ``down``) as N(0, 0.02² / 2L) for L layers, so that the stream keeps its size
+    with depth [2]_; biases start at 0, normalisations at 1.
+
+    References
+    ----------
+    .. [1] Radford et al., "Improving Language Understanding by Generative Pre-Training", 2018,
+       section 4.1.
+    .. [2] Radford et al., "Language Models are Unsupervised Multitask Learners", 2019,
+       section 2.3.
+    .. [3] Press & Wolf, "Using the Output Embedding to Improve Language Models", EACL 2017,
+       section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import models
+    >>> rng = np.random.default_rng(0)
+    >>> model = models.GPT(65, 16, embed_dim=32, num_layers=2, rng=rng)
+    >>> ids = rng.integers(0, 65, (2, 16))
+    >>> logits, ctx = model.forward(ids)
+    >>> model.backward(np.ones_like(logits), ctx)
+    >>> logits.shape
+    (2, 16, 65)
+    >>> model.generate([1, 2, 3], 5, rng=rng).shape
+    (8,)
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        *,
+        embed_dim: int = 128,
+        num_heads: int = 4,
+        num_layers: int = 4,
+        ffn_dim: int | None = None,
+        positions: _parts.Positions | None = "learned",
+        norm: Literal["layer", "rms"] = "layer",
+        activation: nn.Activation | Literal["swiglu"] = "gelu",
+        bias: bool = False,
+        dropout: float = 0.0,
+        tied: bool = True,
+        num_kv_heads: int | None = None,
+        window: tuple[int | None, int | None] | None = None,
+        sinks: int = 0,
+        softcap: float | None = None,
+        rng: np.random.Generator | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        rng = _parts.generator(rng)
+        _parts.check_positions(positions)
+        self.block_size = _checks.integer("block_size", block_size, least=1)
+        self.tokens = _parts.tokens_layer(vocab_size, embed_dim, positions, rng=rng, dtype=dtype)
+        self.positions = _parts.positions_layer(
+            positions, block_size, embed_dim, rng=rng, dtype=dtype
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.TransformerEncoder(
+            num_layers,
+            embed_dim,
+            num_heads,
+            ffn_dim=ffn_dim,
+            norm=norm,
+            activation=activation,
+            bias=bias,
+            dropout=dropout,
+            ffn_dropout=0.0,
+            num_kv_heads=num_kv_heads,
+            window=window,
+            sinks=sinks,
+            softcap=softcap,
+            rng=rng,
+            dtype=dtype,
+            **_parts.attention_positions(positions),
+        )
+        self.head = nn.Linear(embed_dim, vocab_size, bias=False, rng=rng, dtype=dtype)
+        self._initialise(rng)
+        if tied:
+            self.head.weight = self.tokens.weight
+
+    @classmethod
+    def preset(cls, name: str, vocab_size: int | None = None, **options: Any) -> Self:
+        """Return a model of a well-known shape; ``options`` replace single settings.
+
+        Parameters
+        ----------
+        name : {"nanogpt-cpu", "nanogpt-char", "gpt2", "llama-tiny"}
+        vocab_size : int, optional
+            V; needed except for "gpt2".
+
+        Examples
+        --------
+        >>> from miniattn import models
+        >>> models.GPT.preset("nanogpt-cpu", 65).num_parameters()
+        804096
+        """
+        settings = {**PRESETS[_checks.choice("name", name, PRESETS)], **options}
+        if vocab_size is not None:
+            settings["vocab_size"] = vocab_size
+        if "vocab_size" not in settings:
+            raise ValueError(f"vocab_size: expected an int for preset {name!r}, got None")
+        return cls(**settings)
+
+    def forward(
+        self,
+        ids: Array,
+        *,
+        caches: Sequence[nn.KVCache] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Array, GPTContext]:
+        """Return (logits, ctx).
+
+        Parameters
+        ----------
+        ids : int array (B, T)
+            Rows of different lengths are padded at the end with any ids: what comes later is
+            never seen. Leave the padding out of the loss.
+        caches : KVCaches, one a layer, optional
+            For decoding (`new_caches`): ``ids`` follow the tokens that the caches hold.
+        rng : numpy.random.Generator, optional
+            Given, dropout is applied.
+
+        Returns
+        -------
+        logits : (B, T, V)
+        ctx : GPTContext
+        """
+        x, (tokens, positions, dropout, blocks) = self._hidden(ids, caches, rng)
+        logits, head = self.head.forward(x)
+        return logits, GPTContext(tokens, positions, dropout, blocks, head)
+
+    def backward(self, dlogits: Array, ctx: GPTContext) -> None:
+        """Add to the parameters' gradients; ids have none."""
+        # logits = head(x)
+        dx = self.head.backward(dlogits, ctx.head)
+        # x = blocks(x)
+        dx = self.blocks.backward(dx, ctx.blocks)
+        # x = dropout(x)
+        dx = self.dropout.undrop(dx, ctx.dropout)
+        # x = x + positions
+        dx = dx if self.positions is None else self.positions.backward(dx, ctx.positions)
+        # x = tokens(ids)
+        self.tokens.backward(dx, ctx.tokens)
+
+    def new_caches(self, batch_size: int, capacity: int | None = None) -> list[nn.KVCache]:
+        """Return an empty cache for each layer; ``capacity`` is ``block_size`` by default."""
+        return self.blocks.new_caches(batch_size, capacity or self.block_size)
+
+    def generate(
+        self,
+        prompts: _generate.Prompts,
+        max_new_tokens: int,
+        **options: Unpack[_generate.Sampling],
+    ) -> Any:
+        """Return the prompts, each continued by ``max_new_tokens`` tokens.
+
+        Parameters
+        ----------
+        prompts : ids (T,), ids (B, T), or a list of sequences of different lengths
+        max_new_tokens : int
+        **options
+            temperature, top_k, top_p, stop, use_cache and rng, as in `stream`.
+
+        Returns
+        -------
+        ids (T + n,), ids (B, T + n), or a list of ids, as the prompts were given. With ``stop``,
+        a row of an array is filled up with that token; a list's rows end at it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from miniattn import models
+        >>> model = models.GPT(9, 8, embed_dim=8, num_heads=2, rng=np.random.default_rng(0))
+        >>> rows = model.generate([[1, 2, 3], [4]], 2, rng=np.random.default_rng(0))
+        >>> [len(row) for row in rows]
+        [5, 3]
+        """
+        new = list(self.stream(prompts, max_new_tokens, **options))
+        ids, lengths = _generate.padded("prompts", prompts, self.vocab_size)
+        return _generate.joined(prompts, ids, lengths, new, options.get("stop"))
+
+    def stream(
+        self,
+        prompts: _generate.Prompts,
+        max_new_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: int | None = None,
+        use_cache: bool = True,
+        rng: np.random.Generator | None = None,
+    ) -> Iterator[Array]:
+        """Return an iterator over the new tokens, ids (B,) at a time, as they are chosen.
+
+        Parameters
+        ----------
+        prompts : ids (T,), ids (B, T), or a list of sequences of different lengths
+            One sequence is a batch of one.
+        max_new_tokens : int
+        temperature : float
+            Divides the logits; 0 takes the most likely token.
+        top_k : int, optional
+            Keep only the k most likely tokens.
+        top_p : float, optional
+            Keep only the fewest tokens whose probabilities add up to p (Holtzman et al., 2020).
+        stop : int, optional
+            A token that ends its row, which repeats it from then on; the iterator ends when all
+            rows have.
+        use_cache : bool
+            Keep keys and values of the tokens already seen. The tokens are the same, sooner.
+        rng : numpy.random.Generator, optional
+            Draws the tokens; None is a fresh unseeded one.
+
+        Notes
+        -----
+        The context is cut to its last ``block_size`` tokens. From there on the positions shift
+        with every token, so that caches are of no use and each token costs a whole forward.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from miniattn import models
+        >>> model = models.GPT(9, 8, embed_dim=8, num_heads=2, rng=np.random.default_rng(0))
+        >>> [ids.shape for ids in model.stream([1, 2, 3], 2)]
+        [(1,), (1,)]
+        """
+        ids, lengths = _generate.padded("prompts", prompts, self.vocab_size)
+        _checks.integer("max_new_tokens", max_new_tokens, least=0)
+        choose = _generate.sampler(temperature, top_k, top_p, _parts.generator(rng))
+        tokens = self._write(ids, lengths, max_new_tokens, choose, use_cache=use_cache)
+        return _generate.until_all_stop(tokens, stop)
+
+    def describe(self) -> str:
+        """Return e.g. ``"block_size=64"``."""
+        return f"block_size={self.block_size}"
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.head.weight.shape[0]
+
+    def _hidden(
+        self,
+        ids: Array,
+        caches: Sequence[nn.KVCache] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Array, tuple[Any, Any, Any, Any]]:
+        """Return the vectors (B, T, E) that the head reads, and the contexts on the way."""
+        ids = _checks.int_array("ids", ids)
+        _checks.shape("ids", ids, "B, T")
+        places = caches[0].positions(ids.shape[1]) if caches else np.arange(ids.shape[1])
+        if isinstance(self.positions, nn.LearnedPositions):
+            length = int(places.max(initial=-1)) + 1
+            if length > self.block_size:
+                raise ValueError(
+                    f"ids: expected at most block_size = {self.block_size} tokens, got {length}"
+                )
+        x, tokens = self.tokens.forward(ids)
+        x, positions = (
+            (x, None) if self.positions is None else self.positions.forward(x, positions=places)
+        )
+        x, dropout = self.dropout.drop(x, rng)
+        x, blocks = self.blocks.forward(x, mask=masks.causal(), caches=caches, rng=rng)
+        return x, (tokens, positions, dropout, blocks)
+
+    def _write(
+        self,
+        ids: Array,
+        lengths: Array,
+        count: int,
+        choose: Callable[[Array], Array],
+        *,
+        use_cache: bool,
+    ) -> Iterator[Array]:
+        """Yield ``count`` times the next token of each row, ids (B,)."""
+        rows = np.arange(len(ids))
+        text = np.concatenate([ids, np.zeros((len(ids), count), np.int64)], axis=1)
+        lengths, seen = lengths.copy(), np.zeros_like(lengths)
+        caches = self.new_caches(len(ids), min(self.block_size, text.shape[1])) if use_cache else []
+        for _ in range(count):
+            if lengths.max(initial=0) > self.block_size:
+                caches = []
+            if not caches:
+                seen = np.maximum(lengths - self.block_size, 0)
+            fresh = lengths - seen
+            x, _ = self._hidden(_generate.windows(text, seen, fresh.max(initial=0)), caches)
+            for cache in caches:
+                cache.truncate(lengths)
+            seen = lengths.copy()
+            chosen = choose(self.head(x[rows, fresh - 1]))
+            text[rows, lengths] = chosen
+            lengths += 1
+            yield chosen
+
+    def _initialise(self, rng: np.random.Generator) -> None:
+        """Draw every weight matrix anew, as the papers do (see the class's notes)."""
+        residual_std = 0.02 / max(1, 2 * len(self.blocks.layers)) ** 0.5
+        for name, parameter in self.named_parameters():
+            if parameter.data.ndim == 2 and not name.startswith(("tokens", "positions")):
+                ends_sublayer = name.endswith(("out_proj.weight", "down.weight"))
+                std = residual_std if ends_sublayer else 0.02
+                parameter.data[...] = std * rng.standard_normal(parameter.shape)
