@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from miniattn import _checks
-from miniattn.functional._arrays import Array, absent, kernel_input, rows
+from miniattn.functional._arrays import Array, kernel_input, rows
 from miniattn.kernels import norm
 
 
@@ -69,18 +69,7 @@ def layer_norm_forward(
 ) -> tuple[Array, LayerNormContext]:
     """Return ``layer_norm(x, weight, bias, eps)`` and the context for `layer_norm_backward`."""
     x, weight, bias, eps = _check(x, weight, bias, eps)
-    y = np.empty(x.shape, x.dtype)
-    mean = np.empty(x.shape[:-1], x.dtype)
-    rstd = np.empty(x.shape[:-1], x.dtype)
-    norm.layer_norm(
-        rows(x),
-        kernel_input(weight),
-        absent(1, x.dtype) if bias is None else kernel_input(bias),
-        eps,
-        rows(y),
-        mean.reshape(-1),
-        rstd.reshape(-1),
-    )
+    y, mean, rstd = _forward(x, weight, bias, eps, centred=True)
     return y, LayerNormContext(x, weight, mean, rstd, bias is not None)
 
 
@@ -96,19 +85,7 @@ def layer_norm_backward(
     - dbias = Σ over rows of dy, shape (E,)
     """
     x, weight, mean, rstd, has_bias = ctx
-    dy = _checks.gradient("dy", dy, x.shape, x.dtype)
-    dx = np.empty(x.shape, x.dtype)
-    dweight, dbias = np.empty(weight.shape, x.dtype), np.empty(weight.shape, x.dtype)
-    norm.layer_norm_backward(
-        rows(dy),
-        rows(x),
-        kernel_input(weight),
-        mean.reshape(-1),
-        rstd.reshape(-1),
-        rows(dx),
-        dweight,
-        dbias,
-    )
+    dx, dweight, dbias = _backward(dy, x, weight, mean, rstd, centred=True)
     return (
         dx if needs_grad[0] else None,
         dweight if needs_grad[1] else None,
@@ -170,9 +147,7 @@ def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
 def rms_norm_forward(x: Array, weight: Array, eps: float = 1e-6) -> tuple[Array, RmsNormContext]:
     """Return ``rms_norm(x, weight, eps)`` and the context for `rms_norm_backward`."""
     x, weight, _, eps = _check(x, weight, None, eps)
-    y = np.empty(x.shape, x.dtype)
-    rrms = np.empty(x.shape[:-1], x.dtype)
-    norm.rms_norm(rows(x), kernel_input(weight), eps, rows(y), rrms.reshape(-1))
+    y, _, rrms = _forward(x, weight, None, eps, centred=False)
     return y, RmsNormContext(x, weight, rrms)
 
 
@@ -187,13 +162,49 @@ def rms_norm_backward(
     - dweight = Σ over rows of dy · x̂, shape (E,)
     """
     x, weight, rrms = ctx
+    dx, dweight, _ = _backward(dy, x, weight, np.zeros_like(rrms), rrms, centred=False)
+    return dx if needs_grad[0] else None, dweight if needs_grad[1] else None
+
+
+def _forward(
+    x: Array, weight: Array, bias: Array | None, eps: float, *, centred: bool
+) -> tuple[Array, Array, Array]:
+    """Return y, and the mean (0 unless ``centred``) and 1 / deviation of every row."""
+    y = np.empty(x.shape, x.dtype)
+    mean, rstd = np.empty(x.shape[:-1], x.dtype), np.empty(x.shape[:-1], x.dtype)
+    offset = np.zeros(x.shape[-1], x.dtype) if bias is None else kernel_input(bias)
+    norm.forward(
+        rows(x),
+        kernel_input(weight),
+        offset,
+        eps,
+        centred,
+        rows(y),
+        mean.reshape(-1),
+        rstd.reshape(-1),
+    )
+    return y, mean, rstd
+
+
+def _backward(
+    dy: Array, x: Array, weight: Array, mean: Array, rstd: Array, *, centred: bool
+) -> tuple[Array, Array, Array]:
+    """Return dx, dweight and dbias."""
     dy = _checks.gradient("dy", dy, x.shape, x.dtype)
     dx = np.empty(x.shape, x.dtype)
-    dweight = np.empty(weight.shape, x.dtype)
-    norm.rms_norm_backward(
-        rows(dy), rows(x), kernel_input(weight), rrms.reshape(-1), rows(dx), dweight
+    dweight, dbias = np.empty(x.shape[-1], x.dtype), np.empty(x.shape[-1], x.dtype)
+    norm.backward(
+        rows(dy),
+        rows(x),
+        kernel_input(weight),
+        mean.reshape(-1),
+        rstd.reshape(-1),
+        centred,
+        rows(dx),
+        dweight,
+        dbias,
     )
-    return dx if needs_grad[0] else None, dweight if needs_grad[1] else None
+    return dx, dweight, dbias
 
 
 def _check(

@@ -20,8 +20,8 @@ LOG2E = 1.4426950408889634
 # What is missing from LOG2E rounded to float32 and to float64.
 LOG2E_TAIL32, LOG2E_TAIL64 = 1.925963033500995e-08, 2.0355273740931033e-17
 
-# For t ≥ 0 the normal distribution has the upper tail 1 − Φ(t) = e^(−t²/2) · P(u) / (t + 4.2), where
-# P is a polynomial in u = (t − 4.2) / (t + 4.2), fitted at Chebyshev nodes; relative error 3e-9 for
+# The upper tail of the normal distribution for t ≥ 0: 1 − Φ(t) = e^(−t²/2) · P(u) / (t + 4.2), with
+# P a polynomial in u = (t − 4.2) / (t + 4.2) fitted at Chebyshev nodes: relative error 3e-9 for
 # t ≤ 14, and 1e-17 for t ≤ 39, past which the exponential is 0.
 TAIL32 = (
     0.7587515134004912,
