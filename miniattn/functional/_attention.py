@@ -1,5 +1,6 @@
 """Scaled dot-product attention: forward, backward, its weights and its map."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -175,13 +176,11 @@ def attention_forward(
     seed = int(_checks.generator("rng", rng).integers(2**63)) if dropout else 0
     mask = masks.as_mask(mask)
 
-    four = [_four_axes(x) for x in (q, k, v)]
-    out = _empty_like(four[0], v.shape[-1])
+    q4, k4, v4 = _four_axes(q), _four_axes(k), _four_axes(v)
+    out = _empty_like(q4, v.shape[-1])
     lse = np.empty(out.shape[:3], q.dtype)
-    problem = _problem(*four, scale, softcap, dropout, seed)
-    _launch(
-        forward_kernel, problem, mask, bias, (), q=four[0], k=four[1], v=four[2], out=out, lse=lse
-    )
+    problem = _problem(q4, k4, v4, scale, softcap, dropout, seed)
+    _launch(forward_kernel, problem, mask, bias, (), q=q4, k=k4, v=v4, out=out, lse=lse)
     ctx = AttentionContext(
         q,
         k,
@@ -265,7 +264,9 @@ def attention_backward(dout: Array, ctx: AttentionContext) -> AttentionGrads:
         shape = np.array(own.shape, np.int64)
         _launch(bias_kernel, problem, ctx.mask, ctx.bias, (shape,), **arrays, dbias=own)
     missing = 4 - ctx.q.ndim
-    return AttentionGrads(*(_drop_axes(x, missing) for x in (dq, dk, dv)), dbias)
+    return AttentionGrads(
+        _drop_axes(dq, missing), _drop_axes(dk, missing), _drop_axes(dv, missing), dbias
+    )
 
 
 def attention_weights(
@@ -418,7 +419,7 @@ def _bias(bias: object, q: Array, k: Array) -> Array | None:
 
 def _scale(scale: object, q: Array) -> float:
     if scale is None:
-        return 1.0 / max(1, q.shape[-1]) ** 0.5
+        return 1.0 / math.sqrt(max(1, q.shape[-1]))
     return _checks.number("scale", scale)
 
 

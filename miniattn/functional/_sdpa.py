@@ -81,8 +81,7 @@ def scaled_dot_product_attention(
         q, k, v = (np.broadcast_to(x, lead + x.shape[-3:]) for x in (q, k, v))
     else:
         q, k, v = (np.broadcast_to(x, lead + x.shape[-2:]) for x in (q, k, v))
-    T, S = q.shape[-2], k.shape[-2]
-    full = (*q.shape[:-1], S)
+    full = (*q.shape[:-1], k.shape[-2])
 
     mask: masks.Mask | Array | None = masks.causal(offset=0) if is_causal else None
     bias = None
@@ -98,7 +97,7 @@ def scaled_dot_product_attention(
             mask = dense if mask is None else mask & dense
         else:
             bias = fused
-    out = attention(
+    out: Array = attention(
         _fuse(q),
         _fuse(k),
         _fuse(v),
@@ -109,7 +108,8 @@ def scaled_dot_product_attention(
         rng=rng,
     )
     out = out.reshape(*q.shape[:-1], v.shape[-1])
-    return out[(0,) * (ndim - max(np.ndim(query), np.ndim(key), np.ndim(value)))]
+    result: Array = out[(0,) * (ndim - max(np.ndim(query), np.ndim(key), np.ndim(value)))]
+    return result
 
 
 def _lead(q: Array, k: Array, v: Array, *, up_to: int) -> tuple[int, ...]:

@@ -123,7 +123,9 @@ def _weigh(s, tile, top, total):
         factor = select(whole == 0.0, 0.0, 1.0 / whole)
         for r in range(tile.m):
             p = s + (r * width + c)
-            store(p, exp2_nonpositive(load(p) - base) * factor)
+            score = load(p)
+            weight = exp2_nonpositive(score - base) * factor
+            store(p, select(score == -np.inf, 0.0, weight))  # also in a row that NaN has spoilt
 
 
 @inner

@@ -206,7 +206,7 @@ def _store(builder: Any, address: Any, value: Any, vector: Vector) -> Any:
     return builder.store(value, typed, align=vector.dtype.bitwidth // 8)
 
 
-def _cast(context: Any, builder: Any, value: Any, kind: types.Type, vector: Vector) -> Any:
+def _cast(context: Any, builder: Any, value: Any, kind: types.Type, vector: Any) -> Any:
     """Emit ``value`` as a ``vector``: itself, or a scalar cast to its dtype and repeated."""
     if isinstance(kind, Vector):
         return value
