@@ -1,6 +1,14 @@
 """Toy transformers, whole: the models that people build first."""
 
 from miniattn.models.classifier import SequenceClassifier, SequenceClassifierContext
+from miniattn.models.encoder_decoder import EncoderDecoder, EncoderDecoderContext
 from miniattn.models.gpt import GPT, GPTContext
 
-__all__ = ["GPT", "GPTContext", "SequenceClassifier", "SequenceClassifierContext"]
+__all__ = [
+    "GPT",
+    "EncoderDecoder",
+    "EncoderDecoderContext",
+    "GPTContext",
+    "SequenceClassifier",
+    "SequenceClassifierContext",
+]

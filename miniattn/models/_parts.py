@@ -1,7 +1,7 @@
 """What the models share: the ways of telling positions, and padded batches."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -10,6 +10,7 @@ from miniattn import _checks, nn
 from miniattn._checks import Array
 
 Positions = Literal["sinusoidal", "learned", "rotary", "alibi"]
+PositionsLayer = nn.SinusoidalPositions | nn.LearnedPositions | None
 
 
 def check_positions(name: Positions | None) -> None:
@@ -44,7 +45,7 @@ def positions_layer(
     *,
     rng: np.random.Generator,
     dtype: DTypeLike,
-) -> nn.SinusoidalPositions | nn.LearnedPositions | None:
+) -> PositionsLayer:
     """Return the layer that adds positions to tokens; None where attention sees to them."""
     match positions:
         case "sinusoidal":
@@ -53,6 +54,13 @@ def positions_layer(
             return nn.LearnedPositions(max_length, embed_dim, rng=rng, dtype=dtype)
         case _:
             return None
+
+
+def add_positions(
+    layer: PositionsLayer, x: Array, positions: Array | None = None
+) -> tuple[Array, Any]:
+    """Return (y, ctx) of the layer that adds positions; x itself where there is none."""
+    return (x, None) if layer is None else layer.forward(x, positions=positions)
 
 
 def attention_positions(positions: Positions | None) -> nn.AttentionOptions:

@@ -155,7 +155,7 @@ class SequenceClassifier(nn.Module):
         mask = None if lengths is None else masks.padding(lengths)
         lengths = _parts.lengths_array("lengths", lengths, batch, steps)
         x, embed = self.embed.forward(_parts.without_padding(inputs, lengths))
-        x, positions = (x, None) if self.positions is None else self.positions.forward(x)
+        x, positions = _parts.add_positions(self.positions, x)
         x, dropout = self.dropout.drop(x, rng)
         x, encoder = self.encoder.forward(x, mask=mask, rng=rng)
         pooling = self._pooling_weights(lengths, steps).astype(x.dtype)

@@ -350,9 +350,7 @@ class GPT(nn.Module):
                     f"ids: expected at most block_size = {self.block_size} tokens, got {length}"
                 )
         x, tokens = self.tokens.forward(ids)
-        x, positions = (
-            (x, None) if self.positions is None else self.positions.forward(x, positions=places)
-        )
+        x, positions = _parts.add_positions(self.positions, x, places)
         x, dropout = self.dropout.drop(x, rng)
         x, blocks = self.blocks.forward(x, mask=masks.causal(), caches=caches, rng=rng)
         return x, (tokens, positions, dropout, blocks)

@@ -1,6 +1,15 @@
 """Modules and parameters, with every backward written by hand."""
 
 from miniattn.nn._activation import GELU, Activation, ReLU, Sigmoid, SiLU, Tanh
+from miniattn.nn._adapter import (
+    Adapter,
+    AdapterContext,
+    LoRA,
+    LoRAContext,
+    add_adapters,
+    add_lora,
+    merge_lora,
+)
 from miniattn.nn._attention import (
     AttentionOptions,
     MultiHeadAttention,
@@ -38,6 +47,8 @@ from miniattn.nn._positions import (
 __all__ = [
     "GELU",
     "Activation",
+    "Adapter",
+    "AdapterContext",
     "AttentionOptions",
     "Dropout",
     "Embedding",
@@ -48,6 +59,8 @@ __all__ = [
     "LearnedPositions",
     "LearnedPositionsContext",
     "Linear",
+    "LoRA",
+    "LoRAContext",
     "Module",
     "MultiHeadAttention",
     "MultiHeadAttentionContext",
@@ -71,6 +84,9 @@ __all__ = [
     "TransformerEncoderContext",
     "TransformerEncoderLayer",
     "TransformerEncoderLayerContext",
+    "add_adapters",
+    "add_lora",
     "alibi_bias",
     "alibi_slopes",
+    "merge_lora",
 ]

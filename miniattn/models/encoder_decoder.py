@@ -1,0 +1,301 @@
+"""An encoder reads one sequence, a decoder writes another while it looks back at the first."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Unpack
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+import miniattn.functional as F
+from miniattn import _checks, masks, nn
+from miniattn._checks import Array
+from miniattn.models import _generate, _parts
+
+
+class EncoderDecoderContext(NamedTuple):
+    """What `EncoderDecoder.backward` needs: the contexts of its parts."""
+
+    source_tokens: F.EmbeddingContext
+    source_positions: Any
+    source_dropout: F.DropoutContext | None
+    encoder: nn.TransformerEncoderContext
+    target_tokens: F.EmbeddingContext
+    target_positions: Any
+    target_dropout: F.DropoutContext | None
+    decoder: nn.TransformerDecoderContext
+    head: F.LinearContext
+
+
+class EncoderDecoder(nn.Module):
+    """The original transformer: source ids (B, S) and target ids (B, T) to logits (B, T, V).
+
+    The decoder sees the target up to each token (teacher forcing), and the real tokens of the
+    source. Give it the target shifted by one, after a start token, and compare the logits with
+    the target itself.
+
+    Parameters
+    ----------
+    vocab_size : int
+        V of the source, and of the target where they share one vocabulary.
+    target_vocab_size : int, optional
+        V of the target where it has a vocabulary of its own; by default it shares the source's.
+    embed_dim, num_heads : int
+        Width E and heads H.
+    num_encoder_layers, num_decoder_layers : int
+    ffn_dim : int, optional
+        Width F of the feed-forward; 4 E by default.
+    positions : {"sinusoidal", "learned", "rotary", "alibi"}, optional
+        How the order is told; rotary and ALiBi act in self-attention only.
+    max_length : int
+        Longest sequence of learned positions.
+    dropout : float
+        On embedded tokens and as in `nn.TransformerEncoderLayer`; applied where ``rng`` is given
+        to ``forward``.
+    norm_first, norm, activation, bias
+        As in `nn.TransformerEncoderLayer`. The paper has post-norm and relu.
+    tied : bool
+        One token table for everything that has the same vocabulary: source, target and output
+        layer [1]_.
+    rng : numpy.random.Generator, optional
+        Draws the weights; None is a fresh unseeded one.
+    dtype : float32 or float64
+
+    Notes
+    -----
+    Weights start as in the layers: linear maps Glorot-uniform. Token tables start as N(0, 1/E)
+    and are multiplied by √E under sinusoidal positions [1]_, as N(0, 0.02²) otherwise.
+
+    References
+    ----------
+    .. [1] Vaswani et al., "Attention Is All You Need", 2017, sections 3.1 and 3.4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import models
+    >>> rng = np.random.default_rng(0)
+    >>> model = models.EncoderDecoder(12, embed_dim=16, num_heads=2, rng=rng)
+    >>> source, target = rng.integers(0, 12, (2, 7)), rng.integers(0, 12, (2, 5))
+    >>> logits, ctx = model.forward(source, target, source_lengths=[7, 4])
+    >>> model.backward(np.ones_like(logits), ctx)
+    >>> logits.shape
+    (2, 5, 12)
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        target_vocab_size: int | None = None,
+        *,
+        embed_dim: int = 64,
+        num_heads: int = 4,
+        num_encoder_layers: int = 2,
+        num_decoder_layers: int = 2,
+        ffn_dim: int | None = None,
+        positions: _parts.Positions | None = "sinusoidal",
+        max_length: int = 512,
+        dropout: float = 0.0,
+        norm_first: bool = True,
+        norm: Literal["layer", "rms"] = "layer",
+        activation: nn.Activation | Literal["swiglu"] = "gelu",
+        bias: bool = True,
+        tied: bool = True,
+        rng: np.random.Generator | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        rng = _parts.generator(rng)
+        _parts.check_positions(positions)
+        shared_vocabulary = target_vocab_size is None
+        target_vocab_size = vocab_size if target_vocab_size is None else target_vocab_size
+        common: dict[str, Any] = {"rng": rng, "dtype": dtype}
+        options: dict[str, Any] = {
+            "ffn_dim": ffn_dim,
+            "norm_first": norm_first,
+            "norm": norm,
+            "activation": activation,
+            "bias": bias,
+            "dropout": dropout,
+            **common,
+            **_parts.attention_positions(positions),
+        }
+        self.source_tokens = _parts.tokens_layer(vocab_size, embed_dim, positions, **common)
+        self.source_positions = _parts.positions_layer(positions, max_length, embed_dim, **common)
+        self.encoder = nn.TransformerEncoder(num_encoder_layers, embed_dim, num_heads, **options)
+        self.target_tokens = _parts.tokens_layer(target_vocab_size, embed_dim, positions, **common)
+        self.target_positions = _parts.positions_layer(positions, max_length, embed_dim, **common)
+        self.decoder = nn.TransformerDecoder(num_decoder_layers, embed_dim, num_heads, **options)
+        self.head = nn.Linear(embed_dim, target_vocab_size, bias=False, **common)
+        self.dropout = nn.Dropout(dropout)
+        if tied:
+            self.head.weight = self.target_tokens.weight
+            if shared_vocabulary:
+                self.target_tokens.weight = self.head.weight = self.source_tokens.weight
+
+    def forward(
+        self,
+        source: Array,
+        target: Array,
+        source_lengths: Sequence[int] | Array | None = None,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Array, EncoderDecoderContext]:
+        """Return (logits, ctx).
+
+        Parameters
+        ----------
+        source : int array (B, S)
+        target : int array (B, T)
+            What the decoder reads: a start token, then the target without its last token. Rows of
+            different lengths are padded at the end; leave the padding out of the loss.
+        source_lengths : ints (B,), optional
+            How many tokens of each source are real; all of them by default.
+        rng : numpy.random.Generator, optional
+            Given, dropout is applied.
+
+        Returns
+        -------
+        logits : (B, T, V)
+        ctx : EncoderDecoderContext
+        """
+        memory, mask, encoded = self._encode(source, source_lengths, rng)
+        x, decoded = self._decode(target, memory, mask, None, rng)
+        logits, head = self.head.forward(x)
+        return logits, EncoderDecoderContext(*encoded, *decoded, head)
+
+    def backward(self, dlogits: Array, ctx: EncoderDecoderContext) -> None:
+        """Add to the parameters' gradients; ids have none."""
+        # logits = head(x)
+        dx = self.head.backward(dlogits, ctx.head)
+        # x = decoder(x, memory)
+        dx, dmemory = self.decoder.backward(dx, ctx.decoder)
+        # x = dropout(target_tokens(target) + positions)
+        dx = self.dropout.undrop(dx, ctx.target_dropout)
+        if self.target_positions is not None:
+            dx = self.target_positions.backward(dx, ctx.target_positions)
+        self.target_tokens.backward(dx, ctx.target_tokens)
+        # memory = encoder(x)
+        dx = self.encoder.backward(dmemory, ctx.encoder)
+        # x = dropout(source_tokens(source) + positions)
+        dx = self.dropout.undrop(dx, ctx.source_dropout)
+        if self.source_positions is not None:
+            dx = self.source_positions.backward(dx, ctx.source_positions)
+        self.source_tokens.backward(dx, ctx.source_tokens)
+
+    def generate(
+        self,
+        source: _generate.Prompts,
+        max_new_tokens: int,
+        *,
+        start: int,
+        **options: Unpack[_generate.Sampling],
+    ) -> Any:
+        """Return what the decoder writes to each source, without the start token.
+
+        Parameters
+        ----------
+        source : ids (S,), ids (B, S), or a list of sequences of different lengths
+        max_new_tokens : int
+        start : int
+            The token that the target begins with.
+        **options
+            As in `stream`.
+
+        Returns
+        -------
+        ids (n,), ids (B, n), or a list of ids, as the sources were given. With ``stop``, a row of
+        an array is filled up with that token; a list's rows end at it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from miniattn import models
+        >>> model = models.EncoderDecoder(12, embed_dim=16, num_heads=2)
+        >>> model.generate(np.array([[5, 6, 7], [8, 9, 10]]), 4, start=0).shape
+        (2, 4)
+        """
+        new = list(self.stream(source, max_new_tokens, start=start, **options))
+        ids, _ = _generate.padded("source", source, self.source_tokens.weight.shape[0])
+        nothing = np.zeros(len(ids), np.int64)
+        return _generate.joined(source, ids[:, :0], nothing, new, options.get("stop"))
+
+    def stream(
+        self,
+        source: _generate.Prompts,
+        max_new_tokens: int,
+        *,
+        start: int,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: int | None = None,
+        use_cache: bool = True,
+        rng: np.random.Generator | None = None,
+    ) -> Iterator[Array]:
+        """Return an iterator over the new tokens, ids (B,) at a time, as they are chosen.
+
+        The options are those of `GPT.stream`, but the likeliest token is taken by default.
+        """
+        ids, lengths = _generate.padded("source", source, self.source_tokens.weight.shape[0])
+        _checks.integer("max_new_tokens", max_new_tokens, least=0)
+        if not 0 <= _checks.integer("start", start) < len(self.target_tokens.weight.data):
+            size = len(self.target_tokens.weight.data)
+            raise ValueError(f"start: expected an id in [0, V) with V = {size}, got {start}")
+        choose = _generate.sampler(temperature, top_k, top_p, _parts.generator(rng))
+        tokens = self._write(ids, lengths, max_new_tokens, start, choose, use_cache=use_cache)
+        return _generate.until_all_stop(tokens, stop)
+
+    def _write(
+        self,
+        source: Array,
+        lengths: Array,
+        count: int,
+        start: int,
+        choose: Callable[[Array], Array],
+        *,
+        use_cache: bool,
+    ) -> Iterator[Array]:
+        """Yield ``count`` times the next token of each row, ids (B,)."""
+        encoded, mask, _ = self._encode(source, lengths, None)
+        memory = self.decoder.remember(encoded) if use_cache else encoded
+        caches = self.decoder.new_caches(len(source), count) if use_cache else None
+        text = np.full((len(source), count + 1), start, np.int64)
+        for end in range(1, count + 1):
+            unseen = text[:, end - 1 : end] if use_cache else text[:, :end]
+            x, _ = self._decode(unseen, memory, mask, caches, None)
+            text[:, end] = choose(self.head(x[:, -1]))
+            yield text[:, end].copy()
+
+    def _encode(
+        self,
+        source: Array,
+        lengths: Sequence[int] | Array | None,
+        rng: np.random.Generator | None,
+    ) -> tuple[Array, masks.Mask | None, tuple[Any, ...]]:
+        """Return the memory (B, S, E), the mask that hides its padding, and the contexts."""
+        source = _checks.int_array("source", source)
+        _checks.shape("source", source, "B, S")
+        mask = None if lengths is None else masks.padding(lengths)
+        lengths = _parts.lengths_array("source_lengths", lengths, *source.shape)
+        x, tokens = self.source_tokens.forward(_parts.without_padding(source, lengths))
+        x, positions = _parts.add_positions(self.source_positions, x)
+        x, dropout = self.dropout.drop(x, rng)
+        memory, encoder = self.encoder.forward(x, mask=mask, rng=rng)
+        return memory, mask, (tokens, positions, dropout, encoder)
+
+    def _decode(
+        self,
+        target: Array,
+        memory: Array | Sequence[nn.KVCache],
+        mask: masks.Mask | None,
+        caches: Sequence[nn.KVCache] | None,
+        rng: np.random.Generator | None,
+    ) -> tuple[Array, tuple[Any, ...]]:
+        """Return the vectors (B, T, E) that the head reads, and the contexts."""
+        target = _checks.int_array("target", target)
+        _checks.shape("target", target, "B, T")
+        places = caches[0].positions(target.shape[1]) if caches else None
+        x, tokens = self.target_tokens.forward(target)
+        x, positions = _parts.add_positions(self.target_positions, x, places)
+        x, dropout = self.dropout.drop(x, rng)
+        x, decoder = self.decoder.forward(x, memory, memory_mask=mask, caches=caches, rng=rng)
+        return x, (tokens, positions, dropout, decoder)
