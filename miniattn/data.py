@@ -110,8 +110,8 @@ def pad(
         For each array of x, the keyword under which the model is told the lengths (B,), or None
         for not telling it. ``functools.partial`` sets it for a `Trainer`::
 
-            partial(pad, lengths=("source_lengths", "target_lengths"))
-            partial(pad, lengths=(None,))  # a GPT: the causal mask hides the padding at the end
+            partial(pad, lengths=("source_lengths", None))  # EncoderDecoder
+            partial(pad, lengths=(None,))  # GPT: nothing sees the padding at the end
 
     Returns
     -------

@@ -1,5 +1,6 @@
-"""The code in README and docs runs as it stands: page by page, in order, as a reader would type it."""
+"""The code in README and docs runs as it stands: page by page, in order, as a reader types it."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -9,8 +10,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def code_blocks(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+def code_blocks(page: Path, language: str = "python") -> list[str]:
+    pattern = rf"^```{language}\n(.*?)^```"
+    return re.findall(pattern, page.read_text(encoding="utf-8"), re.M | re.S)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,17 @@ def test_the_code_of_a_page_runs(
     scope: dict[str, object] = {"__name__": page.stem}
     for block in code_blocks(page):
         exec(compile(block, str(page), "exec"), scope)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [p for p in PAGES if code_blocks(p, "pycon")],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
+def test_the_sessions_of_a_page_print_what_they_say(page: Path) -> None:
+    session = "\n".join(code_blocks(page, "pycon"))
+    test = doctest.DocTestParser().get_doctest(session, {}, page.name, str(page), 0)
+    assert doctest.DocTestRunner().run(test).failed == 0
 
 
 def test_the_readme_has_code() -> None:

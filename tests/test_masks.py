@@ -1,7 +1,6 @@
 """The mask algebra against its definitions, entry by entry."""
 
 import copy
-import doctest
 import pickle
 import re
 from pathlib import Path
@@ -461,10 +460,6 @@ def test_wrong_arguments(call, kind, words):
 # ------------------------------------------------------------------------------------ the docs page
 
 PAGE = Path(__file__).parents[1] / "docs" / "masks.md"
-
-
-def test_code_on_the_page():
-    assert doctest.testfile(str(PAGE), module_relative=False, encoding="utf-8").failed == 0
 
 
 PICTURES = {

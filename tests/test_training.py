@@ -1,11 +1,9 @@
 """The trainer: what a step is, what is measured, and that a resume is exact."""
 
-import doctest
 import os
 import re
 import signal
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -540,8 +538,3 @@ def test_a_file_of_something_else(tmp_path):
 def test_wrong_arguments(call, kind, words):
     with pytest.raises(kind, match=re.escape(words)):
         call()
-
-
-def test_code_on_the_page():
-    page = Path(__file__).parents[1] / "docs" / "training.md"
-    assert doctest.testfile(str(page), module_relative=False, encoding="utf-8").failed == 0
