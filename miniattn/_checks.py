@@ -5,6 +5,8 @@ return the checked value in the form that the rest of the package works with.
 """
 
 import contextlib
+import functools
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -55,10 +57,9 @@ def bool_array(name: str, x: object) -> Array:
 
 def same_dtype(**arrays: Array | None) -> np.dtype[Any]:
     """Raise TypeError unless all the given arrays share one dtype; return it."""
-    given = {name: a for name, a in arrays.items() if a is not None}
-    first_name, first = next(iter(given.items()))
-    for name, a in given.items():
-        if a.dtype != first.dtype:
+    first_name, first = next((name, a) for name, a in arrays.items() if a is not None)
+    for name, a in arrays.items():
+        if a is not None and a.dtype != first.dtype:
             raise TypeError(
                 f"{name}: expected dtype {first.dtype} like {first_name}, got {a.dtype}"
             )
@@ -70,16 +71,24 @@ def shape(name: str, x: Array, letters: str, sizes: Mapping[str, int] | None = N
 
     ``sizes`` fixes some of the letters. A leading ``...`` stands for any number of axes.
     """
-    names = [letter.strip() for letter in letters.split(",")]
+    tail, open_ended = _tail(letters)
     known = sizes or {}
-    open_ended = names[0] == "..."
-    tail = names[1:] if open_ended else names
-    fits = x.ndim >= len(tail) if open_ended else x.ndim == len(tail)
-    if fits:
-        got = x.shape[x.ndim - len(tail) :]
-        fits = all(known.get(letter, n) == n for letter, n in zip(tail, got, strict=True))
-    if not fits:
-        raise ValueError(f"{name}: expected shape {_spell(names, known)}, got {x.shape}")
+    got = x.shape[-len(tail) :] if open_ended else x.shape
+    if len(got) == len(tail):
+        for letter, n in zip(tail, got, strict=True):
+            if known.get(letter, n) != n:
+                break
+        else:
+            return
+    names = ["...", *tail] if open_ended else list(tail)
+    raise ValueError(f"{name}: expected shape {_spell(names, known)}, got {x.shape}")
+
+
+@functools.cache
+def _tail(letters: str) -> tuple[tuple[str, ...], bool]:
+    """Return the letters without a leading ``...``, and whether there was one."""
+    names = tuple(letter.strip() for letter in letters.split(","))
+    return (names[1:], True) if names[0] == "..." else (names, False)
 
 
 def broadcastable(name: str, x: Array, letters: str, full: tuple[int, ...]) -> None:
@@ -117,7 +126,7 @@ def number(name: str, value: object) -> float:
         value, int | float | np.integer | np.floating
     ):
         raise TypeError(f"{name}: expected a number, got {_kind(value)}")
-    if not np.isfinite(value):
+    if not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, got {value}")
     return float(value)
 
