@@ -16,21 +16,38 @@ from miniattn.gradcheck import GradcheckError, gradcheck
 from miniattn.runtime import get_num_threads, set_num_threads, show_config, threads
 
 if TYPE_CHECKING:  # submodules are imported at their first use, by __getattr__
-    from miniattn import functional, masks, models, nn, plot, reference
+    from miniattn import (
+        checkpoint,
+        data,
+        functional,
+        losses,
+        masks,
+        models,
+        nn,
+        optim,
+        plot,
+        reference,
+        training,
+    )
 
 __all__ = [
     "GradcheckError",
+    "checkpoint",
+    "data",
     "functional",
     "get_num_threads",
     "gradcheck",
+    "losses",
     "masks",
     "models",
     "nn",
+    "optim",
     "plot",
     "reference",
     "set_num_threads",
     "show_config",
     "threads",
+    "training",
     "warmup",
 ]
 
