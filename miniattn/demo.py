@@ -183,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"test accuracy: {100 * accuracy:.1f} %")
 
     curve = args.out / "training.png"
-    plot.history(history).savefig(curve, dpi=150)
+    plot.history(history.records()).savefig(curve, dpi=150)
     figure = args.out / "attention.png"
     draw_attention(model, list(one_of_each(digits.test, (0, 3, 8)))).savefig(figure, dpi=150)
     print(f"training curve: {curve}\nattention: {figure}")
