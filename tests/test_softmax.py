@@ -347,7 +347,7 @@ def test_agrees_with_torch(op, n, rng):
         (
             lambda x: F.softmax_backward(x[:1], F.softmax_forward(x)[1]),
             ValueError,
-            r"dy: expected shape \(2, 3\), got \(1, 3\)",
+            r"dy: expected .*\(2, 3\), got \(1, 3\)",
         ),
         (
             lambda x: F.log_softmax_backward(x.astype(np.float64), F.log_softmax_forward(x)[1]),
@@ -357,7 +357,7 @@ def test_agrees_with_torch(op, n, rng):
         (
             lambda x: F.logsumexp_backward(x, F.logsumexp_forward(x)[1]),
             ValueError,
-            r"dlse: expected shape \(2,\)",
+            r"dlse: expected .*\(2,\)",
         ),
     ],
 )

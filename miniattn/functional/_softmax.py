@@ -96,7 +96,7 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
     Entries of weight 0 take no part: what ``dy`` holds there, NaN included, is never used.
     """
     y, axis, temperature = ctx
-    dy = _gradient("dy", dy, y.shape, y.dtype)
+    dy = _checks.gradient("dy", dy, y.shape, y.dtype)
     inv_temperature, _, _ = slopes(temperature, y.dtype)
     y_rows = rows(to_last_axis(y, axis))
     dx_rows = np.empty_like(y_rows)
@@ -182,7 +182,7 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
     Entries where y is −inf take no part: what ``dy`` holds there, NaN included, is never used.
     """
     y, axis, temperature = ctx
-    dy = _gradient("dy", dy, y.shape, y.dtype)
+    dy = _checks.gradient("dy", dy, y.shape, y.dtype)
     inv_temperature, _, _ = slopes(temperature, y.dtype)
     _, high, low = slopes(1.0, y.dtype)
     y_rows = rows(to_last_axis(y, axis))
@@ -263,7 +263,7 @@ def logsumexp_forward(
 def logsumexp_backward(dlse: Array, ctx: LogsumexpContext) -> Array:
     """Return ``dx`` = dlse · exp(x − lse), the softmax weights times the incoming gradient."""
     x, top, log_sum, axis, mask = ctx
-    dlse = _gradient("dlse", dlse, x.shape[:axis] + x.shape[axis + 1 :], x.dtype)
+    dlse = _checks.gradient("dlse", dlse, x.shape[:axis] + x.shape[axis + 1 :], x.dtype)
     _, high, low = slopes(1.0, x.dtype)
     dlse_rows = kernel_input(to_last_axis(np.expand_dims(dlse, axis), axis)).reshape(-1)
     x_rows = rows(to_last_axis(x, axis))
@@ -278,15 +278,6 @@ def _operand(x: Array, axis: int) -> tuple[Array, int]:
     if x.ndim == 0:
         raise ValueError("x: expected at least one axis, got shape ()")
     return x, _checks.axis("axis", axis, x.ndim)
-
-
-def _gradient(name: str, dy: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    dy = _checks.float_array(name, dy)
-    if dy.dtype != dtype:
-        raise TypeError(f"{name}: expected dtype {dtype} like the output, got {dy.dtype}")
-    if dy.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {dy.shape}")
-    return dy
 
 
 # log2(e) in twice double precision.

@@ -129,7 +129,8 @@ def scaled_weights(x, n, m, log_s, high, low, factor, dx):
 def _softmax_short(x, count, n, high, low, y):
     """Rows of one register or less stay there from beginning to end."""
     inside = first(n, x)
-    for i in range(0, count * n, n):
+    for r in range(count):
+        i = r * n
         v = select(inside, load_first(x + i, n), -np.inf)
         e = exp2_product(v - origin(v), high, low)
         s = horizontal_sum(e)
@@ -141,7 +142,8 @@ def _softmax(x, count, n, high, low, y):
     if n <= lanes(x):
         _softmax_short(x, count, n, high, low, y)
         return
-    for i in range(0, count * n, n):
+    for r in range(count):
+        i = r * n
         s = exponentials(x + i, n, largest(x + i, n), high, low, y + i, True)
         _scale(y + i, n, 1 / s if s != 0 else 0.0)
 
@@ -150,7 +152,8 @@ def _softmax(x, count, n, high, low, y):
 def _log_softmax(x, count, n, high, low, inv_temperature, y):
     step = lanes(x)
     whole = n - n % step
-    for i in range(0, count * n, n):
+    for r in range(count):
+        i = r * n
         p, q = x + i, y + i
         m = largest(p, n)
         s = exponentials(p, n, m, high, low, q, False)
@@ -166,7 +169,8 @@ def _log_softmax(x, count, n, high, low, inv_temperature, y):
 def _softmax_backward(dy, y, count, n, inv_temperature, dx):
     step = lanes(y)
     whole = n - n % step
-    for i in range(0, count * n, n):
+    for r in range(count):
+        i = r * n
         g, p, q = dy + i, y + i, dx + i
         dot = _dot(g, p, n)
         for j in range(0, whole, step):
@@ -201,7 +205,8 @@ def _dot(dy, y, n):
 def _log_softmax_backward(dy, y, count, n, high, low, inv_temperature, dx):
     step = lanes(y)
     whole = n - n % step
-    for i in range(0, count * n, n):
+    for r in range(count):
+        i = r * n
         g, p, q = dy + i, y + i, dx + i
         total = _sum_visible(g, p, n)
         for j in range(0, whole, step):
