@@ -12,6 +12,7 @@ hidden place cannot leak, and why a row that may see nothing is exactly 0 (and i
 
 # mypy: warn-return-any=False
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -485,6 +486,24 @@ def attention_backward(
 def attention_weights(q: ArrayLike, k: ArrayLike, **options: Any) -> Array:
     """The weights of `attention`, before dropout: (B, H, T, S), rows that sum to 1 or are 0."""
     return attention(q, k, np.zeros((*np.shape(k)[:-1], 1)), **options).weights
+
+
+def attention_map(
+    q: ArrayLike, k: ArrayLike, *, bins: tuple[int, int] = (256, 256), **options: Any
+) -> Array:
+    """The weights in bins: summed over the keys of a column, averaged over the queries of a row."""
+    weights = attention_weights(q, k, **options)
+    rows, columns = (_bins(n, most) for n, most in zip(weights.shape[-2:], bins, strict=True))
+    pooled = np.zeros((*weights.shape[:-2], len(rows), len(columns)))
+    for (r, here), (c, there) in itertools.product(enumerate(rows), enumerate(columns)):
+        pooled[..., r, c] = weights[..., here, there].sum(-1).mean(-1)
+    return pooled
+
+
+def _bins(n: int, most: int) -> list[slice]:
+    """Cut range(n) into at most ``most`` parts that are as even as can be."""
+    count = min(n, most)
+    return [slice(i * n // count, (i + 1) * n // count) for i in range(count)]
 
 
 @_quiet

@@ -11,6 +11,7 @@ import pytest
 import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks, nn
+from miniattn.models import GPT, EncoderDecoder, SequenceClassifier
 
 rng = np.random.default_rng(0)
 
@@ -178,6 +179,240 @@ PAIRS = {
 )
 def test_pair(name, inputs, options):
     ma.gradcheck(getattr(F, f"{name}_forward"), inputs, **options)
+
+
+# ----------------------------------------------------------------------------- modules, by class
+
+DTYPE = {"dtype": np.float64, "rng": dice()}
+
+
+def heads(**options):
+    return lambda: nn.MultiHeadAttention(8, 4, **DTYPE, **options)
+
+
+def encoder_layer(**options):
+    return lambda: nn.TransformerEncoderLayer(4, 2, ffn_dim=6, **DTYPE, **options)
+
+
+def decoder_layer(**options):
+    return lambda: nn.TransformerDecoderLayer(4, 2, ffn_dim=6, **DTYPE, **options)
+
+
+def frozen(build, *names):
+    """The module that ``build`` makes with the parameters of these parts frozen."""
+
+    def build_frozen():
+        module = build()
+        for name, parameter in module.named_parameters():
+            parameter.trainable = not name.startswith(names)
+        assert not all(parameter.trainable for parameter in module.parameters())
+        return module
+
+    return build_frozen
+
+
+X = {"x": normal(2, 3, 4)}
+MEMORY = {"x": normal(2, 3, 4), "memory": normal(2, 5, 4)}
+TOKENS = {"ids": np.array([[1, 0, 4, 2], [3, 3, 1, 0]])}
+SOURCE = {"source": np.array([[1, 0, 4], [2, 3, 0]]), "target": np.array([[0, 2, 1, 1]] * 2)}
+CROSS = {"query": normal(2, 3, 8), "key": normal(2, 5, 6), "value": normal(2, 5, 7)}
+RAGGED = masks.causal() & masks.padding([3, 1])
+
+# (build, inputs, other arguments of forward); gradcheck also moves every trainable parameter.
+MODULES = {
+    "Linear": [
+        (lambda: nn.Linear(4, 3, **DTYPE), X, {}),
+        (lambda: nn.Linear(4, 3, bias=False, **DTYPE), {"x": normal(5, 4)}, {}),
+        (frozen(lambda: nn.Linear(4, 3, **DTYPE), "weight"), X, {}),
+    ],
+    "Embedding": [
+        (lambda: nn.Embedding(5, 3, **DTYPE), TOKENS, {}),
+        (lambda: nn.Embedding(5, 3, scale=2.0, **DTYPE), TOKENS, {}),
+    ],
+    "LayerNorm": [
+        (lambda: nn.LayerNorm(4, dtype=np.float64), X, {}),
+        (lambda: nn.LayerNorm(4, bias=False, dtype=np.float64), X, {}),
+        (frozen(lambda: nn.LayerNorm(4, dtype=np.float64), "bias"), X, {}),
+    ],
+    "RMSNorm": [(lambda: nn.RMSNorm(4, dtype=np.float64), X, {})],
+    "ReLU": [(nn.ReLU, {"x": off_zero(3, 4)}, {})],
+    "Sigmoid": [(nn.Sigmoid, X, {})],
+    "Tanh": [(nn.Tanh, X, {})],
+    "SiLU": [(nn.SiLU, X, {})],
+    "GELU": [(nn.GELU, X, {}), (lambda: nn.GELU("tanh"), X, {})],
+    "Dropout": [
+        (lambda: nn.Dropout(0.4), X, {"rng": dice()}),
+        (lambda: nn.Dropout(0.4), X, {}),
+        (lambda: nn.Dropout(0.0), X, {"rng": dice()}),
+    ],
+    "Sequential": [
+        (lambda: nn.Sequential(nn.Linear(4, 3, **DTYPE), nn.Tanh(), nn.Dropout(0.3)), X, {}),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 3, **DTYPE), nn.Tanh(), nn.Dropout(0.3)),
+            X,
+            {"rng": dice()},
+        ),
+    ],
+    "FeedForward": [
+        (lambda: nn.FeedForward(4, 6, **DTYPE), X, {}),
+        (lambda: nn.FeedForward(4, 6, dropout=0.3, bias=False, **DTYPE), X, {"rng": dice()}),
+    ],
+    "SwiGLU": [(lambda: nn.SwiGLU(4, 6, **DTYPE), X, {})],
+    "Rotary": [(nn.Rotary, {"x": normal(2, 2, 3, 4)}, {"positions": np.arange(3)})],
+    "SinusoidalPositions": [(lambda: nn.SinusoidalPositions(4), X, {})],
+    "LearnedPositions": [
+        (lambda: nn.LearnedPositions(5, 4, **DTYPE), X, {}),
+        (
+            lambda: nn.LearnedPositions(5, 4, **DTYPE),
+            X,
+            {"positions": np.array([[0, 1, 4], [2, 2, 0]])},
+        ),
+    ],
+    "MultiHeadAttention": [
+        (heads(), {"query": normal(2, 3, 8)}, {"mask": RAGGED}),
+        (heads(num_kv_heads=2, bias=False), {"query": normal(2, 3, 8)}, {}),
+        (heads(num_kv_heads=1), {"query": normal(2, 3, 8), "key": normal(2, 5, 8)}, {}),
+        (heads(kdim=6, vdim=7, softcap=2.0), {**CROSS, "bias": normal(4, 1, 5)}, {}),
+        (heads(), {"query": normal(2, 3, 8), "bias": normal(2, 1, 3, 3)}, {}),
+        (heads(dropout=0.3), {"query": normal(2, 3, 8)}, {"rng": dice()}),
+        (heads(dropout=0.3), {"query": normal(2, 3, 8)}, {}),
+        (heads(rotary=nn.Rotary(), num_kv_heads=2), {"query": normal(2, 3, 8)}, {"mask": RAGGED}),
+        (heads(alibi=True, window=(1, 0), sinks=1), {"query": normal(2, 4, 8)}, {}),
+        (frozen(heads(), "q_proj", "v_proj.bias"), {"query": normal(2, 3, 8)}, {}),
+    ],
+    "TransformerEncoderLayer": [
+        (encoder_layer(), X, {"mask": RAGGED}),
+        (encoder_layer(norm_first=False, norm="rms"), X, {}),
+        (encoder_layer(activation="swiglu", bias=False), X, {}),
+        (encoder_layer(dropout=0.3), X, {"rng": dice()}),
+        (encoder_layer(norm_first=False, num_kv_heads=1), {**X, "bias": normal(2, 1, 3)}, {}),
+        (frozen(encoder_layer(), "attn", "norm2"), X, {}),
+    ],
+    "TransformerDecoderLayer": [
+        (decoder_layer(), MEMORY, {"memory_mask": masks.padding([5, 2])}),
+        (decoder_layer(norm_first=False, dropout=0.3), MEMORY, {"rng": dice()}),
+        (
+            decoder_layer(memory_dim=6, causal=False, activation="swiglu"),
+            {"x": normal(2, 3, 4), "memory": normal(2, 2, 6)},
+            {"mask": masks.padding([3, 2])},
+        ),
+    ],
+    "TransformerEncoder": [
+        (lambda: nn.TransformerEncoder(2, 4, 2, ffn_dim=6, **DTYPE), X, {"mask": RAGGED}),
+        (lambda: nn.TransformerEncoder(2, 4, 2, norm_first=False, **DTYPE), X, {"samples": 12}),
+        (lambda: nn.TransformerEncoder(0, 4, 2, **DTYPE), X, {}),
+    ],
+    "TransformerDecoder": [
+        (lambda: nn.TransformerDecoder(2, 4, 2, ffn_dim=6, **DTYPE), MEMORY, {"samples": 12}),
+        (
+            lambda: nn.TransformerDecoder(1, 4, 2, norm_first=False, norm="rms", **DTYPE),
+            MEMORY,
+            {"samples": 12, "memory_mask": masks.padding([0, 5])},
+        ),
+    ],
+    "Adapter": [(lambda: nn.Adapter(4, 2, **DTYPE), X, {})],
+    "LoRA": [(lambda: nn.LoRA(nn.Linear(4, 3, **DTYPE), 2, rng=dice()), X, {})],
+    "SequenceClassifier": [
+        (
+            lambda: SequenceClassifier(3, vocab_size=5, embed_dim=4, num_heads=2, **DTYPE),
+            {"inputs": TOKENS["ids"]},
+            {"lengths": [4, 2], "samples": 12},
+        ),
+        (
+            lambda: SequenceClassifier(
+                3, input_dim=3, embed_dim=4, num_heads=2, pooling="first", dropout=0.2, **DTYPE
+            ),
+            {"inputs": normal(2, 5, 3)},
+            {"lengths": [5, 1], "rng": dice(), "samples": 12},
+        ),
+    ],
+    "GPT": [
+        (
+            lambda: GPT(5, 4, embed_dim=4, num_heads=2, num_layers=2, **DTYPE),
+            TOKENS,
+            {"samples": 12},
+        ),
+        (
+            lambda: GPT(
+                5,
+                4,
+                embed_dim=8,
+                num_heads=4,
+                num_kv_heads=2,
+                num_layers=1,
+                positions="rotary",
+                norm="rms",
+                activation="swiglu",
+                dropout=0.2,
+                tied=False,
+                softcap=5.0,
+                **DTYPE,
+            ),
+            TOKENS,
+            {"rng": dice(), "samples": 12},
+        ),
+        (
+            frozen(lambda: GPT(5, 4, embed_dim=4, num_heads=2, num_layers=2, **DTYPE), "blocks.0"),
+            TOKENS,
+            {"samples": 12},
+        ),
+    ],
+    "EncoderDecoder": [
+        (
+            lambda: EncoderDecoder(5, embed_dim=4, num_heads=2, **DTYPE),
+            SOURCE,
+            {"source_lengths": [3, 1], "samples": 8},
+        ),
+        (
+            lambda: EncoderDecoder(
+                5, 6, embed_dim=4, num_heads=2, tied=False, dropout=0.2, norm_first=False, **DTYPE
+            ),
+            SOURCE,
+            {"rng": dice(), "samples": 8},
+        ),
+    ],
+}
+
+
+def built(build):
+    """The module with every parameter moved off its initial value, which may be 0 or 1."""
+    module = build()
+    scatter = np.random.default_rng(3)
+    for parameter in module.parameters():
+        parameter.data += 0.3 * scatter.standard_normal(parameter.shape)
+    return module
+
+
+EVERY_MODULE = [
+    pytest.param(build, inputs, options, id=f"{name}-{i}")
+    for name, rows in MODULES.items()
+    for i, (build, inputs, options) in enumerate(rows)
+]
+
+
+@pytest.mark.parametrize(("build", "inputs", "options"), EVERY_MODULE)
+def test_module(build, inputs, options):
+    module = built(build)
+    report = ma.gradcheck(module, inputs, **options)
+    trainable = {name for name, p in module.named_parameters() if p.trainable and p.size}
+    moved = {name for name, x in inputs.items() if x.dtype == np.float64}
+    assert set(report.errors) == trainable | moved
+
+
+@pytest.mark.parametrize(("build", "inputs", "options"), EVERY_MODULE)
+def test_module_adds_to_the_gradients_it_finds(build, inputs, options):
+    """Two backwards give twice the gradient of one; frozen parameters get none."""
+    module = built(build)
+    options = {k: dice() if k == "rng" else v for k, v in options.items() if k != "samples"}
+    y, ctx = module.forward(**inputs, **options)
+    module.backward(np.ones_like(y), ctx)
+    once = {name: p.grad.copy() for name, p in module.named_parameters() if p.trainable}
+    module.backward(np.ones_like(y), ctx)
+    for name, p in module.named_parameters():
+        if p.trainable:
+            np.testing.assert_allclose(p.grad, 2 * once[name], rtol=1e-12, atol=1e-14)
+        else:
+            assert p.grad is None
 
 
 # ------------------------------------------------------------------------------ the checker itself

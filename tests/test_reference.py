@@ -162,6 +162,16 @@ def test_merge_is_attention_over_all_keys():
     np.testing.assert_allclose(lse, whole.lse, rtol=1e-13)
 
 
+def test_map_sums_columns_and_averages_rows():
+    q, k = normal(2, 4, 7, 3), normal(2, 2, 11, 3)
+    whole = reference.attention_weights(q, k)
+    pooled = reference.attention_map(q, k, bins=(2, 3))
+    assert pooled.shape == (2, 4, 2, 3)
+    np.testing.assert_allclose(pooled.sum(-1), 1)
+    np.testing.assert_allclose(pooled[..., 0, 2], whole[..., :3, 7:].sum(-1).mean(-1))
+    np.testing.assert_array_equal(reference.attention_map(q, k, bins=(7, 99)), whole)
+
+
 # ------------------------------------------------------------------ each pair against the reference
 
 
@@ -317,3 +327,59 @@ def test_reference_dropout_is_checked_by_central_differences(name):
         return getattr(reference, f"{name}_backward")(dy, **arguments)
 
     ma.gradcheck(forward, inputs, backward=backward, **options)
+
+
+# -------------------------------------------------- functions that are no pair, and the reference
+
+MAPS = [
+    (3, 5, {}),
+    (7, 130, {"mask": masks.causal()}),
+    (130, 67, {"mask": masks.window(9, 2) & masks.padding([67, 20]), "softcap": 3.0}),
+    (64, 64, {"mask": choose(4, 64, 64), "scale": 0.3, "bias": normal(4, 1, 64)}),
+    (1, 300, {}),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("T", "S", "options"), MAPS, ids=str)
+def test_weights_and_maps_against_reference(T, S, options, dtype):
+    inputs, options = as_dtype(qkv(T=T, S=S), options, dtype)
+    q, k = inputs["q"], inputs["k"]
+    close = {"rtol": 2e-5, "atol": 1e-7} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-15}
+    expected = reference.attention_weights(q, k, **options)
+    np.testing.assert_allclose(F.attention_weights(q, k, **options), expected, **close)
+    for bins in [(1, 1), (2, 3), (5, 50), (300, 300)]:
+        expected = reference.attention_map(q, k, bins=bins, **options)
+        np.testing.assert_allclose(
+            F.attention_map(q, k, bins=bins, **options), expected, **close, err_msg=str(bins)
+        )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_merge_against_reference(dtype):
+    outs = [normal(2, 3, 4, 5).astype(dtype) for _ in range(3)]
+    lses = [normal(2, 3, 4).astype(dtype) for _ in range(3)]
+    for part in lses:
+        part[0, 0, 0] = -np.inf
+    outs[1][1], lses[1][1] = 0, -np.inf
+    out, lse = F.merge_attention(outs, lses)
+    expected = reference.merge_attention(outs, lses)
+    close = {"rtol": 1e-5, "atol": 1e-6} if dtype == np.float32 else {"rtol": 1e-13, "atol": 1e-15}
+    np.testing.assert_allclose(out, expected[0], **close)
+    np.testing.assert_allclose(lse, expected[1], **close)
+    assert not out[0, 0, 0].any()
+    assert lse[0, 0, 0] == -np.inf
+    assert out.dtype == lse.dtype == dtype
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("kind", ["none", "bool", "float"])
+def test_sdpa_against_reference(kind, is_causal):
+    q, k, v = normal(2, 4, 3, 4), normal(2, 4, 5, 4), normal(2, 4, 5, 2)
+    attn_mask = {"none": None, "bool": choose(2, 1, 3, 5), "float": normal(3, 5)}[kind]
+    np.testing.assert_allclose(
+        F.scaled_dot_product_attention(q, k, v, attn_mask, is_causal=is_causal, scale=0.4),
+        reference.scaled_dot_product_attention(q, k, v, attn_mask, is_causal=is_causal, scale=0.4),
+        rtol=1e-12,
+        atol=1e-14,
+    )

@@ -1,0 +1,343 @@
+"""Wrong calls of public functions: the error says which argument, what was expected, what came.
+
+Each row: the call, TypeError (wrong kind) or ValueError (wrong shape or range), the start of the
+message "argument: expected ..." and what it says has come.
+"""
+
+import re
+
+import numpy as np
+import pytest
+
+import miniattn as ma
+import miniattn.functional as F
+from miniattn import masks, nn, optim
+from miniattn.models import GPT, SequenceClassifier
+
+
+def ones(*shape, dtype=np.float32):
+    return np.ones(shape, dtype)
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+Q, K, V = ones(2, 4, 3, 8), ones(2, 2, 5, 8), ones(2, 2, 5, 6)
+X, W = ones(3, 4), ones(2, 4)
+IDS = np.array([0, 2])
+ATTENTION = nn.MultiHeadAttention(8, 2, rng=rng())
+LINEAR = nn.Linear(4, 2, rng=rng())
+
+WRONG = {
+    # attention: kinds
+    "q int": (lambda: F.attention(Q.astype(int), K, V), TypeError, "q", "int64"),
+    "q float16": (lambda: F.attention(Q.astype(np.float16), K, V), TypeError, "q", "float16"),
+    "q list of str": (lambda: F.attention([["a"]], K, V), TypeError, "q", "str"),
+    "q ragged": (lambda: F.attention([[1.0], [1.0, 2.0]], K, V), TypeError, "q", "ragged"),
+    "q None": (lambda: F.attention(None, K, V), TypeError, "q", "object"),
+    "k float64": (lambda: F.attention(Q, K.astype(float), V), TypeError, "k", "float64"),
+    "v big-endian": (lambda: F.attention(Q, K, V.astype(">f4")), TypeError, "v", "byte-swapped"),
+    "mask int": (
+        lambda: F.attention(Q, K, V, mask=np.ones((3, 5), int)),
+        TypeError,
+        "mask",
+        "int64",
+    ),
+    "mask str": (lambda: F.attention(Q, K, V, mask="causal"), TypeError, "mask", "'causal'"),
+    "mask uncalled": (lambda: F.attention(Q, K, V, mask=masks.causal), TypeError, "mask", "causal"),
+    "bias int": (
+        lambda: F.attention(Q, K, V, bias=np.ones((3, 5), int)),
+        TypeError,
+        "bias",
+        "int64",
+    ),
+    "bias float64": (
+        lambda: F.attention(Q, K, V, bias=ones(3, 5, dtype=float)),
+        TypeError,
+        "bias",
+        "float64",
+    ),
+    "scale str": (lambda: F.attention(Q, K, V, scale="1"), TypeError, "scale", "'1'"),
+    "rng seed": (lambda: F.attention(Q, K, V, dropout=0.1, rng=0), TypeError, "rng", "0 (int)"),
+    "rng missing": (lambda: F.attention(Q, K, V, dropout=0.1), TypeError, "rng", "None"),
+    # attention: shapes and ranges
+    "q one axis": (lambda: F.attention(Q[0, 0, 0], K, V), ValueError, "q", "(8,)"),
+    "q five axes": (
+        lambda: F.attention(Q[None], K[None], V[None]),
+        ValueError,
+        "q",
+        "(1, 2, 4, 3, 8)",
+    ),
+    "k fewer axes": (lambda: F.attention(Q, K[0], V[0]), ValueError, "k", "(2, 5, 8)"),
+    "k batch": (lambda: F.attention(Q, ones(3, 2, 5, 8), V), ValueError, "k", "(3, 2, 5, 8)"),
+    "k width": (lambda: F.attention(Q, ones(2, 2, 5, 7), V), ValueError, "k", "(2, 2, 5, 7)"),
+    "k heads": (
+        lambda: F.attention(Q, ones(2, 3, 5, 8), ones(2, 3, 5, 6)),
+        ValueError,
+        "k",
+        "G = 3",
+    ),
+    "v length": (lambda: F.attention(Q, K, ones(2, 2, 4, 6)), ValueError, "v", "(2, 2, 4, 6)"),
+    "v heads": (lambda: F.attention(Q, K, ones(2, 4, 5, 6)), ValueError, "v", "(2, 4, 5, 6)"),
+    "mask shape": (lambda: F.attention(Q, K, V, mask=ones(3, 4) > 0), ValueError, "mask", "(3, 4)"),
+    "mask of keys": (
+        lambda: F.attention(Q, K, V, mask=ones(2, 5) > 0),
+        ValueError,
+        "mask",
+        "(2, 5)",
+    ),
+    "bias shape": (lambda: F.attention(Q, K, V, bias=ones(5, 3)), ValueError, "bias", "(5, 3)"),
+    "bias too large": (
+        lambda: F.attention(Q, K, V, bias=ones(2, 2, 4, 3, 5)),
+        ValueError,
+        "bias",
+        "(2, 2, 4, 3, 5)",
+    ),
+    "scale NaN": (lambda: F.attention(Q, K, V, scale=np.nan), ValueError, "scale", "nan"),
+    "softcap 0": (lambda: F.attention(Q, K, V, softcap=0.0), ValueError, "softcap", "0.0"),
+    "dropout 1": (
+        lambda: F.attention(Q, K, V, dropout=1.0, rng=rng()),
+        ValueError,
+        "dropout",
+        "1.0",
+    ),
+    "dropout -0.1": (
+        lambda: F.attention(Q, K, V, dropout=-0.1, rng=rng()),
+        ValueError,
+        "dropout",
+        "-0.1",
+    ),
+    "dout shape": (
+        lambda: F.attention_backward(Q, F.attention_forward(Q, K, V)[1]),
+        ValueError,
+        "dout",
+        "(2, 4, 3, 8)",
+    ),
+    "dout dtype": (
+        lambda: F.attention_backward(
+            ones(2, 4, 3, 6, dtype=float), F.attention_forward(Q, K, V)[1]
+        ),
+        TypeError,
+        "dout",
+        "float64",
+    ),
+    "weights k": (lambda: F.attention_weights(Q, K[..., :7]), ValueError, "k", "(2, 2, 5, 7)"),
+    "map bins": (lambda: F.attention_map(Q, K, bins=(0, 4)), ValueError, "bins", "0"),
+    "map bins float": (lambda: F.attention_map(Q, K, bins=(2.0, 4)), TypeError, "bins", "2.0"),
+    "map one bin": (lambda: F.attention_map(Q, K, bins=8), TypeError, "bins", "8"),
+    "merge nothing": (lambda: F.merge_attention([], []), ValueError, "outs, lses", "0 and 0"),
+    "merge lse": (
+        lambda: F.merge_attention([Q], [ones(2, 4, 2)]),
+        ValueError,
+        "lses[0]",
+        "(2, 4, 2)",
+    ),
+    "merge dtype": (
+        lambda: F.merge_attention([Q], [ones(2, 4, 3, dtype=float)]),
+        TypeError,
+        "lses[0]",
+        "float64",
+    ),
+    "sdpa heads without enable_gqa": (
+        lambda: F.scaled_dot_product_attention(Q, K, V),
+        ValueError,
+        "query, key, value",
+        "(2, 2, 5, 8)",
+    ),
+    "sdpa width": (
+        lambda: F.scaled_dot_product_attention(Q, ones(2, 4, 5, 7), ones(2, 4, 5, 7)),
+        ValueError,
+        "key",
+        "(2, 4, 5, 7)",
+    ),
+    "sdpa mask int": (
+        lambda: F.scaled_dot_product_attention(Q, Q, Q, np.ones((3, 3), int)),
+        TypeError,
+        "attn_mask",
+        "int64",
+    ),
+    "sdpa dropout": (
+        lambda: F.scaled_dot_product_attention(Q, Q, Q, dropout_p=2.0, rng=rng()),
+        ValueError,
+        "dropout_p",
+        "2.0",
+    ),
+    # masks
+    "causal offset float": (lambda: masks.causal(1.5), TypeError, "offset", "float64"),
+    "causal offset rows": (
+        lambda: F.attention(Q, K, V, mask=masks.causal([0, 1, 2])),
+        ValueError,
+        "offset",
+        "3",
+    ),
+    "window negative": (lambda: masks.window(-1, 0), ValueError, "left", "-1"),
+    "window float": (lambda: masks.window(1, 2.0), TypeError, "right", "2.0"),
+    "padding bool": (lambda: masks.padding(np.array([True])), TypeError, "lengths", "bool"),
+    "padding negative": (lambda: masks.padding([3, -1]), ValueError, "lengths", "-1"),
+    "padding too long": (
+        lambda: F.attention(Q, K, V, mask=masks.padding([6, 1])),
+        ValueError,
+        "lengths",
+        "6",
+    ),
+    "padding rows": (
+        lambda: F.attention(Q, K, V, mask=masks.padding([1, 2, 3])),
+        ValueError,
+        "lengths",
+        "3",
+    ),
+    "documents float": (lambda: masks.documents([0.0]), TypeError, "ids", "float64"),
+    "documents length": (
+        lambda: F.attention(Q, K, V, mask=masks.documents([0, 1], [0] * 5)),
+        ValueError,
+        "ids",
+        "(2,)",
+    ),
+    "mask & int array": (lambda: masks.causal() & np.ones((3, 3), int), TypeError, "mask", "int64"),
+    # softmax family and losses
+    "softmax scalar": (lambda: F.softmax(np.float32(1.0)), ValueError, "x", "()"),
+    "softmax axis": (lambda: F.softmax(X, axis=2), ValueError, "axis", "2"),
+    "softmax axis float": (lambda: F.softmax(X, axis=1.0), TypeError, "axis", "1.0"),
+    "softmax temperature": (
+        lambda: F.softmax(X, temperature=0.0),
+        ValueError,
+        "temperature",
+        "0.0",
+    ),
+    "softmax mask": (lambda: F.softmax(X, mask=ones(4, 3) > 0), ValueError, "mask", "(4, 3)"),
+    "softmax mask float": (lambda: F.softmax(X, mask=ones(3, 4)), TypeError, "mask", "float32"),
+    "softmax backward": (
+        lambda: F.softmax_backward(W, F.softmax_forward(X)[1]),
+        ValueError,
+        "dy",
+        "(2, 4)",
+    ),
+    "log_softmax int": (lambda: F.log_softmax(np.arange(3)), TypeError, "x", "int64"),
+    "logsumexp axis": (lambda: F.logsumexp(X, axis=-3), ValueError, "axis", "-3"),
+    "cross_entropy float targets": (
+        lambda: F.cross_entropy(X, ones(3)),
+        TypeError,
+        "targets",
+        "float32",
+    ),
+    "cross_entropy shape": (lambda: F.cross_entropy(X, IDS), ValueError, "targets", "(2,)"),
+    "cross_entropy class": (
+        lambda: F.cross_entropy(X, np.array([0, 4, 1])),
+        ValueError,
+        "targets",
+        "4",
+    ),
+    "cross_entropy smoothing": (
+        lambda: F.cross_entropy(W, IDS, label_smoothing=1.5),
+        ValueError,
+        "label_smoothing",
+        "1.5",
+    ),
+    "cross_entropy dloss": (
+        lambda: F.cross_entropy_backward("1", F.cross_entropy_forward(W, IDS)[1]),
+        TypeError,
+        "dloss",
+        "'1'",
+    ),
+    "mse shape": (lambda: F.mse(X, W), ValueError, "target", "(2, 4)"),
+    "mse dtype": (lambda: F.mse(X, X.astype(float)), TypeError, "target", "float64"),
+    # layers
+    "linear width": (lambda: F.linear(X, ones(2, 3)), ValueError, "weight", "(2, 3)"),
+    "linear bias": (lambda: F.linear(X, W, ones(3)), ValueError, "bias", "(3,)"),
+    "linear scalar": (lambda: F.linear(np.float32(1), W), ValueError, "x", "()"),
+    "linear backward": (
+        lambda: F.linear_backward(X, F.linear_forward(X, W)[1]),
+        ValueError,
+        "dy",
+        "(3, 4)",
+    ),
+    "embedding float ids": (lambda: F.embedding(ones(2), W), TypeError, "ids", "float32"),
+    "embedding range": (lambda: F.embedding(IDS, W), ValueError, "ids", "2"),
+    "embedding negative": (lambda: F.embedding(np.array([-1]), W), ValueError, "ids", "-1"),
+    "embedding table": (lambda: F.embedding(IDS, ones(4)), ValueError, "weight", "(4,)"),
+    "dropout p": (lambda: F.dropout(X, 1.0, rng()), ValueError, "p", "1.0"),
+    "dropout rng": (lambda: F.dropout(X, 0.5, np.random), TypeError, "rng", "module"),
+    "layer_norm weight": (lambda: F.layer_norm(X, ones(3)), ValueError, "weight", "(3,)"),
+    "layer_norm eps": (lambda: F.layer_norm(X, ones(4), eps=-1.0), ValueError, "eps", "-1.0"),
+    "rms_norm weight": (
+        lambda: F.rms_norm(X, ones(4, dtype=float)),
+        TypeError,
+        "weight",
+        "float64",
+    ),
+    "relu bool": (lambda: F.relu(X > 0), TypeError, "x", "bool"),
+    "gelu approximate": (lambda: F.gelu(X, "exact"), ValueError, "approximate", "'exact'"),
+    "gelu approximate bool": (lambda: F.gelu(X, True), TypeError, "approximate", "True"),
+    "rotary odd": (lambda: F.rotary(ones(2, 3), np.arange(2)), ValueError, "x", "(2, 3)"),
+    "rotary positions": (lambda: F.rotary(Q, np.arange(4)), ValueError, "positions", "(4,)"),
+    "rotary float positions": (lambda: F.rotary(Q, ones(3)), TypeError, "positions", "float32"),
+    "rotary base": (lambda: F.rotary(Q, np.arange(3), base=0.0), ValueError, "base", "0.0"),
+    # modules
+    "heads": (lambda: nn.MultiHeadAttention(10, 3), ValueError, "num_heads", "3"),
+    "kv heads": (
+        lambda: nn.MultiHeadAttention(8, 4, num_kv_heads=3),
+        ValueError,
+        "num_kv_heads",
+        "3",
+    ),
+    "heads 0": (lambda: nn.MultiHeadAttention(8, 0), ValueError, "num_heads", "0"),
+    "module seed": (lambda: nn.Linear(4, 2, rng=0), TypeError, "rng", "0 (int)"),
+    "module width": (lambda: nn.Linear(0, 2), ValueError, "in_features", "0"),
+    "module dtype": (lambda: nn.Linear(4, 2, dtype=np.float16), TypeError, "dtype", "float16"),
+    "query width": (lambda: ATTENTION(ones(2, 3, 7)), ValueError, "query", "(2, 3, 7)"),
+    "query axes": (lambda: ATTENTION(ones(3, 8)), ValueError, "query", "(3, 8)"),
+    "key batch": (lambda: ATTENTION(ones(2, 3, 8), ones(1, 3, 8)), ValueError, "key", "(1, 3, 8)"),
+    "rng in a call": (lambda: ATTENTION(ones(2, 3, 8), rng=rng()), TypeError, "rng", "one"),
+    "parameter int": (lambda: nn.Parameter(np.arange(3)), TypeError, "data", "int64"),
+    "state": (lambda: LINEAR.load_state_dict({"weight": W}), ValueError, "state", "missing: bias"),
+    "sequential": (lambda: nn.Sequential(np.tanh), TypeError, "layers[0]", "tanh"),
+    "decoding without a window": (
+        lambda: nn.MultiHeadAttention(8, 2, sinks=1),
+        ValueError,
+        "sinks",
+        "1",
+    ),
+    # models, training, tools
+    "classifier input": (
+        lambda: SequenceClassifier(3),
+        ValueError,
+        "vocab_size, input_dim",
+        "None and None",
+    ),
+    "gpt ids": (
+        lambda: GPT(5, 4, embed_dim=8, num_heads=2, num_layers=1)(np.zeros((1, 5), int)),
+        ValueError,
+        "ids",
+        "5",
+    ),
+    "no parameters": (lambda: optim.SGD([], lr=0.1), ValueError, "parameters", "none"),
+    "learning rate": (lambda: optim.Adam([nn.Parameter(X)], lr=-1.0), ValueError, "lr", "-1.0"),
+    "not parameters": (lambda: optim.Adam([X]), TypeError, "parameters", "array"),
+    "threads 0": (lambda: ma.set_num_threads(0), ValueError, "n", "0"),
+    "threads float": (lambda: ma.set_num_threads(1.0), TypeError, "n", "1.0"),
+    "gradcheck float32": (
+        lambda: ma.gradcheck(F.relu_forward, {"x": X}),
+        TypeError,
+        "x",
+        "float32",
+    ),
+    "gradcheck of nothing": (lambda: ma.gradcheck(np.tanh, X), TypeError, "f", "tanh"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_call(case):
+    call, error, argument, came = WRONG[case]
+    with pytest.raises(error) as caught:
+        call()
+    assert type(caught.value) is error
+    message = str(caught.value)
+    form = re.fullmatch(r"([\w, \[\]]+): (expected .+?)[,;:] (?:.*\b)?got\s(.+)", message, re.DOTALL)
+    assert form, message
+    assert form[1] == argument, message
+    assert came in form[3] or came in message.split("expected", 1)[1], message
+
+
+def test_the_table_is_long():
+    assert len(WRONG) >= 40
