@@ -1,6 +1,7 @@
 """The softmax family: ``softmax``, ``log_softmax``, ``logsumexp`` and their pairs."""
 
 import functools
+import math
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from miniattn.functional._arrays import (
     to_last_axis,
 )
 from miniattn.kernels import softmax as kernels
+from miniattn.kernels import softmax_columns as columns
 
 
 class SoftmaxContext(NamedTuple):
@@ -83,10 +85,15 @@ def softmax_forward(
     x, axis = _operand(x, axis)
     temperature = _checks.positive("temperature", temperature)
     _, high, low = slopes(temperature, x.dtype)
-    x_rows = rows(to_last_axis(x, axis))
-    y_rows = np.empty_like(x_rows)
-    kernels.softmax(x_rows, *_mask_rows(mask, x.shape, axis), high, low, y_rows)
-    y = _restore(y_rows, x.shape, axis)
+    if _sideways(x, axis, mask):
+        x_columns = _columns(x, axis)
+        y = np.empty(x.shape, x.dtype)
+        columns.softmax(x_columns, high, low, y.reshape(x_columns.shape))
+    else:
+        x_rows = rows(to_last_axis(x, axis))
+        y_rows = np.empty_like(x_rows)
+        kernels.softmax(x_rows, *_mask_rows(mask, x.shape, axis), high, low, y_rows)
+        y = _restore(y_rows, x.shape, axis)
     return y, SoftmaxContext(y, axis, temperature)
 
 
@@ -98,6 +105,13 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
     y, axis, temperature = ctx
     dy = _checks.gradient("dy", dy, y.shape, y.dtype)
     inv_temperature, _, _ = slopes(temperature, y.dtype)
+    if _sideways(y, axis):
+        y_columns = _columns(y, axis)
+        dx = np.empty(y.shape, y.dtype)
+        columns.softmax_backward(
+            _columns(dy, axis), y_columns, inv_temperature, dx.reshape(y_columns.shape)
+        )
+        return dx
     y_rows = rows(to_last_axis(y, axis))
     dx_rows = np.empty_like(y_rows)
     kernels.softmax_backward(rows(to_last_axis(dy, axis)), y_rows, inv_temperature, dx_rows)
@@ -167,12 +181,16 @@ def log_softmax_forward(
     x, axis = _operand(x, axis)
     temperature = _checks.positive("temperature", temperature)
     inv_temperature, high, low = slopes(temperature, x.dtype)
-    x_rows = rows(to_last_axis(x, axis))
-    y_rows = np.empty_like(x_rows)
-    kernels.log_softmax(
-        x_rows, *_mask_rows(mask, x.shape, axis), high, low, inv_temperature, y_rows
-    )
-    y = _restore(y_rows, x.shape, axis)
+    if _sideways(x, axis, mask):
+        x_columns = _columns(x, axis)
+        y = np.empty(x.shape, x.dtype)
+        columns.log_softmax(x_columns, high, low, inv_temperature, y.reshape(x_columns.shape))
+    else:
+        x_rows = rows(to_last_axis(x, axis))
+        y_rows = np.empty_like(x_rows)
+        mask_rows = _mask_rows(mask, x.shape, axis)
+        kernels.log_softmax(x_rows, *mask_rows, high, low, inv_temperature, y_rows)
+        y = _restore(y_rows, x.shape, axis)
     return y, LogSoftmaxContext(y, axis, temperature)
 
 
@@ -185,6 +203,13 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
     dy = _checks.gradient("dy", dy, y.shape, y.dtype)
     inv_temperature, _, _ = slopes(temperature, y.dtype)
     _, high, low = slopes(1.0, y.dtype)
+    if _sideways(y, axis):
+        y_columns = _columns(y, axis)
+        dx = np.empty(y.shape, y.dtype)
+        columns.log_softmax_backward(
+            _columns(dy, axis), y_columns, high, low, inv_temperature, dx.reshape(y_columns.shape)
+        )
+        return dx
     y_rows = rows(to_last_axis(y, axis))
     dx_rows = np.empty_like(y_rows)
     kernels.log_softmax_backward(
@@ -252,11 +277,15 @@ def logsumexp_forward(
     """Return ``logsumexp(x)`` and the context for `logsumexp_backward`."""
     x, axis = _operand(x, axis)
     _, high, low = slopes(1.0, x.dtype)
-    x_rows = rows(to_last_axis(x, axis))
-    top, log_sum = np.empty((2, x_rows.shape[0]), x.dtype)
-    kernels.logsumexp(x_rows, *_mask_rows(mask, x.shape, axis), high, low, top, log_sum)
-    sizes = (*_swapped(x.shape, axis)[:-1], 1)
-    lse = from_last_axis((top + log_sum).reshape(sizes), axis).squeeze(axis)
+    top, log_sum = np.empty((2, math.prod(x.shape[:axis] + x.shape[axis + 1 :])), x.dtype)
+    if _sideways(x, axis, mask):
+        columns.logsumexp(_columns(x, axis), high, low, top, log_sum)
+        lse = (top + log_sum).reshape(x.shape[:axis] + x.shape[axis + 1 :])
+    else:
+        x_rows = rows(to_last_axis(x, axis))
+        kernels.logsumexp(x_rows, *_mask_rows(mask, x.shape, axis), high, low, top, log_sum)
+        sizes = (*_swapped(x.shape, axis)[:-1], 1)
+        lse = from_last_axis((top + log_sum).reshape(sizes), axis).squeeze(axis)
     return lse, LogsumexpContext(x, top, log_sum, axis, mask)
 
 
@@ -265,6 +294,19 @@ def logsumexp_backward(dlse: Array, ctx: LogsumexpContext) -> Array:
     x, top, log_sum, axis, mask = ctx
     dlse = _checks.gradient("dlse", dlse, x.shape[:axis] + x.shape[axis + 1 :], x.dtype)
     _, high, low = slopes(1.0, x.dtype)
+    if _sideways(x, axis, mask):
+        x_columns = _columns(x, axis)
+        dx = np.empty(x.shape, x.dtype)
+        columns.logsumexp_backward(
+            kernel_input(dlse).reshape(-1),
+            x_columns,
+            top,
+            log_sum,
+            high,
+            low,
+            dx.reshape(x_columns.shape),
+        )
+        return dx
     dlse_rows = kernel_input(to_last_axis(np.expand_dims(dlse, axis), axis)).reshape(-1)
     x_rows = rows(to_last_axis(x, axis))
     dx_rows = np.empty_like(x_rows)
@@ -296,6 +338,21 @@ def slopes(temperature: float, dtype: np.dtype[Any]) -> tuple[float, float, floa
     product = inverse * _LOG2_E
     high = float(dtype.type(float(product)))
     return float(inverse), high, float(product - Fraction(high))
+
+
+def _sideways(x: Array, axis: int, mask: Array | None = None) -> bool:
+    """Return whether to work across the rows of memory, which saves two transpositions.
+
+    Not where ``axis`` is the one that is contiguous in memory after all, and not with a mask, which
+    is a matter of rows.
+    """
+    return mask is None and axis != x.ndim - 1 and not to_last_axis(x, axis).flags.c_contiguous
+
+
+def _columns(x: Array, axis: int) -> Array:
+    """Return ``x`` as a kernel input of shape (before the axis, n, after the axis)."""
+    before, after = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+    return kernel_input(x).reshape(before, x.shape[axis], after)
 
 
 def _mask_rows(mask: Array | None, shape: tuple[int, ...], axis: int) -> tuple[Array, Array]:
