@@ -17,6 +17,7 @@ from miniattn.runtime import get_num_threads, set_num_threads, show_config, thre
 
 if TYPE_CHECKING:  # submodules are imported at their first use, by __getattr__
     from miniattn import (
+        analysis,
         checkpoint,
         data,
         functional,
@@ -27,11 +28,13 @@ if TYPE_CHECKING:  # submodules are imported at their first use, by __getattr__
         optim,
         plot,
         reference,
+        trace,
         training,
     )
 
 __all__ = [
     "GradcheckError",
+    "analysis",
     "checkpoint",
     "data",
     "functional",
@@ -47,6 +50,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "threads",
+    "trace",
     "training",
     "warmup",
 ]

@@ -65,6 +65,7 @@ def _calls(dtype: np.dtype[Any]) -> Iterator[Call]:
     yield "attention_weights", partial(_call, "attention_weights", x, x)
     yield "attention_map", partial(_call, "attention_map", x, x, bins=(1, 1))
     yield "adam", partial(_adam_step, row)
+    yield "flow", partial(_flow, np.ones((1, 1, 1), dtype))
 
 
 def _pair(name: str, *args: Any, **kwargs: Any) -> Call:
@@ -89,3 +90,9 @@ def _adam_step(data: _checks.Array) -> None:
     parameter = nn.Parameter(data)
     parameter.accumulate(data)
     optim.Adam([parameter]).step()
+
+
+def _flow(weights: _checks.Array) -> None:
+    from miniattn import analysis
+
+    analysis.flow(weights)
