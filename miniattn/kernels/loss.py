@@ -33,7 +33,7 @@ def _rows(x, targets, count, n, ignore_index, smoothing, high, low, loss, top, l
             if log_s == -np.inf:
                 loss[r] = np.inf
             else:
-                loss[r] = log_s - (1 - smoothing) * (p[t] - m)
+                loss[r] = log_s - (1 - smoothing) * (p[t] - np.float64(m))
                 if smoothing > 0:
                     loss[r] = loss[r] - smoothing * _mean_above(p, n, m)
 
@@ -42,7 +42,7 @@ def _rows(x, targets, count, n, ignore_index, smoothing, high, low, loss, top, l
 def _mean_above(x, n, m):
     total = 0.0
     for j in range(n):
-        total += x[j] - m
+        total += x[j] - np.float64(m)
     return total / n
 
 

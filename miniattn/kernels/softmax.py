@@ -53,7 +53,7 @@ def rows_per_task(count, n):
 def origin(v):
     """Return the largest lane, or 0 if all are −inf: −inf − (−inf) would be NaN."""
     m = horizontal_max(v)
-    return m if m > -np.inf else 0.0
+    return m if m > -np.inf else type(m)(0)
 
 
 @inner(forceinline=True)
@@ -126,26 +126,47 @@ def scaled_weights(x, n, m, log_s, high, low, factor, dx):
 
 
 @inner
-def _softmax_short(x, count, n, high, low, y):
-    """Rows of one register or less stay there from beginning to end."""
+def _softmax_one(x, count, n, high, low, y):
+    """Rows of at most one register: they stay there from beginning to end."""
     inside = first(n, x)
     for r in range(count):
         i = r * n
         v = select(inside, load_first(x + i, n), -np.inf)
         e = exp2_product(v - origin(v), high, low)
         s = horizontal_sum(e)
-        store_first(y + i, e * (1 / s if s != 0 else 0.0), n)
+        store_first(y + i, e * (type(s)(1) / s if s != 0 else s), n)
+
+
+@inner
+def _softmax_two(x, count, n, high, low, y):
+    """Rows of one to two registers."""
+    step = lanes(x)
+    k = n - step
+    inside = first(k, x)
+    for r in range(count):
+        i = r * n
+        v = load(x + i)
+        w = select(inside, load_first(x + (i + step), k), -np.inf)
+        m = origin(maximum(v, w))
+        e = exp2_product(v - m, high, low)
+        f = exp2_product(w - m, high, low)
+        s = horizontal_sum(e + f)
+        factor = type(s)(1) / s if s != 0 else s
+        store(y + i, e * factor)
+        store_first(y + (i + step), f * factor, k)
 
 
 @inner
 def _softmax(x, count, n, high, low, y):
     if n <= lanes(x):
-        _softmax_short(x, count, n, high, low, y)
-        return
-    for r in range(count):
-        i = r * n
-        s = exponentials(x + i, n, largest(x + i, n), high, low, y + i, True)
-        _scale(y + i, n, 1 / s if s != 0 else 0.0)
+        _softmax_one(x, count, n, high, low, y)
+    elif n <= 2 * lanes(x):
+        _softmax_two(x, count, n, high, low, y)
+    else:
+        for r in range(count):
+            i = r * n
+            s = exponentials(x + i, n, largest(x + i, n), high, low, y + i, True)
+            _scale(y + i, n, 1 / s if s != 0 else 0.0)
 
 
 @inner
