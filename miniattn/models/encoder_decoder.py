@@ -270,7 +270,7 @@ class EncoderDecoder(nn.Module):
         source: Array,
         lengths: Sequence[int] | Array | None,
         rng: np.random.Generator | None,
-    ) -> tuple[Array, masks.Mask | None, tuple[Any, ...]]:
+    ) -> tuple[Array, masks.Mask | None, tuple[Any, Any, Any, Any]]:
         """Return the memory (B, S, E), the mask that hides its padding, and the contexts."""
         source = _checks.int_array("source", source)
         _checks.shape("source", source, "B, S")
@@ -289,7 +289,7 @@ class EncoderDecoder(nn.Module):
         mask: masks.Mask | None,
         caches: Sequence[nn.KVCache] | None,
         rng: np.random.Generator | None,
-    ) -> tuple[Array, tuple[Any, ...]]:
+    ) -> tuple[Array, tuple[Any, Any, Any, Any]]:
         """Return the vectors (B, T, E) that the head reads, and the contexts."""
         target = _checks.int_array("target", target)
         _checks.shape("target", target, "B, T")

@@ -54,6 +54,7 @@ class KVCache:
             _checks.integer("capacity", capacity, least=0),
             _checks.integer("head_dim", head_dim, least=1),
         )
+        dtype = _checks.float_dtype("dtype", dtype)
         self.keys: Array = np.zeros(shape, dtype)
         self.values: Array = np.zeros(shape, dtype)
         self.lengths: Array = np.zeros(batch_size, np.int64)

@@ -19,10 +19,11 @@ def glorot_uniform(rng: np.random.Generator, shape: tuple[int, int], dtype: DTyp
     Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks",
     AISTATS 2010, equation 16.
     """
-    bound = np.sqrt(6.0 / max(sum(shape), 1))
+    dtype = _checks.float_dtype("dtype", dtype)
+    bound = np.sqrt(6.0 / sum(shape))
     return rng.uniform(-bound, bound, shape).astype(dtype)
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float, dtype: DTypeLike) -> Array:
     """Draw N(0, std²)."""
-    return (rng.standard_normal(shape) * std).astype(dtype)
+    return (rng.standard_normal(shape) * std).astype(_checks.float_dtype("dtype", dtype))

@@ -51,6 +51,7 @@ class LayerNorm(Module):
     ) -> None:
         size = _checks.integer("embed_dim", embed_dim, least=1)
         self.eps = _checks.positive("eps", eps)
+        dtype = _checks.float_dtype("dtype", dtype)
         self.weight = Parameter(np.ones(size, dtype))
         self.bias = Parameter(np.zeros(size, dtype)) if bias else None
 
@@ -110,7 +111,8 @@ class RMSNorm(Module):
 
     def __init__(self, embed_dim: int, *, eps: float = 1e-6, dtype: DTypeLike = np.float32) -> None:
         self.eps = _checks.positive("eps", eps)
-        self.weight = Parameter(np.ones(_checks.integer("embed_dim", embed_dim, least=1), dtype))
+        size = _checks.integer("embed_dim", embed_dim, least=1)
+        self.weight = Parameter(np.ones(size, _checks.float_dtype("dtype", dtype)))
 
     def forward(
         self, x: Array, *, rng: np.random.Generator | None = None
