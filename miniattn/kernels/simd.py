@@ -63,6 +63,7 @@ __all__ = [
     "lanes",
     "load",
     "load_first",
+    "log",
     "maximum",
     "minimum",
     "pointer",
@@ -802,6 +803,49 @@ def exp2_product(typing_context, v, high, low):
         return builder.select(tiny, _constant(v, 0.0), scaled)
 
     return v(v, high, low), emit
+
+
+@intrinsic
+def log(typing_context, v):
+    """Return the natural logarithm of positive normal numbers to 2 ulp; log 0 = -inf, NaN stays.
+
+    v = 2^k m with m in [sqrt(1/2), sqrt(2)), and log m = 2 atanh(t) = 2 t (1 + t^2/3 + t^4/5 + ...)
+    for t = (m - 1) / (m + 1), |t| < 0.172.
+    """
+    if not _is_float(v):
+        return None
+
+    def emit(context, builder, signature, args):
+        flags, kind = ["nsz"], args[0].type
+        integer = _integer_of(v)
+        integers = _vector_type(integer)
+        mantissa = _constant(integer, _MANTISSA[v.dtype])
+        root = builder.bitcast(_constant(v, 0.5**0.5), integers)
+        one = _constant(v, 1.0)
+        # The exponent relative to sqrt(1/2) leaves m in the wanted interval.
+        shift = builder.ashr(builder.sub(builder.bitcast(args[0], integers), root), mantissa)
+        m = builder.bitcast(
+            builder.sub(builder.bitcast(args[0], integers), builder.shl(shift, mantissa)), kind
+        )
+        t = builder.fdiv(
+            builder.fsub(m, one, flags=flags), builder.fadd(m, one, flags=flags), flags=flags
+        )
+        square = builder.fmul(t, t, flags=flags)
+        terms = 5 if v.dtype == types.float32 else 11
+        series = _constant(v, 1 / (2 * terms - 1))
+        for i in reversed(range(1, terms - 1)):
+            series = _fma(builder, series, square, _constant(v, 1 / (2 * i + 1)))
+        double = builder.fadd(t, t, flags=flags)
+        tail = builder.fmul(double, builder.fmul(series, square, flags=flags), flags=flags)
+        log_m = builder.fadd(double, tail, flags=flags)
+        k = builder.sitofp(shift, kind)
+        value = _fma(builder, k, _constant(v, 0.6931471805599453), log_m)
+        zero = builder.fcmp_ordered("==", args[0], _constant(v, 0.0), flags=flags)
+        value = builder.select(zero, _constant(v, -float("inf")), value)
+        bad = builder.fcmp_unordered("uno", args[0], args[0])
+        return builder.select(bad, args[0], value)
+
+    return v(v), emit
 
 
 @intrinsic
