@@ -7,6 +7,7 @@ import numpy as np
 from miniattn import _checks
 from miniattn.functional._arrays import Array, kernel_input, rows
 from miniattn.kernels import columns
+from miniattn.kernels import linear as kernel_linear
 
 # OpenBLAS cuts a sum of a multiple of this length the same way for any number of threads.
 EVEN = 64
@@ -44,7 +45,8 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
     Notes
     -----
-    The product is NumPy's, and so BLAS's. Backward by hand: ``docs/derivations/linear.md``.
+    The product is NumPy's, and so BLAS's, but for a few rows. Backward by hand:
+    ``docs/derivations/linear.md``.
 
     Examples
     --------
@@ -67,7 +69,7 @@ def linear_forward(
     _checks.same_dtype(x=x, weight=weight, bias=bias)
     _checks.shape("x", x, "..., E")
     _checks.shape("weight", weight, "F, E", {"E": x.shape[-1]})
-    y = _product(rows(x), weight.T)
+    y = _rows_product(rows(x), weight)
     if bias is not None:
         _checks.shape("bias", bias, "F", {"F": weight.shape[0]})
         y += bias
@@ -94,6 +96,15 @@ def linear_backward(
     dweight = _product(dy_rows.T, rows(x)) if needs_grad[1] else None
     dbias = _sum_rows(dy_rows) if needs_grad[2] and has_bias else None
     return dx, dweight, dbias
+
+
+def _rows_product(x: Array, weight: Array) -> Array:
+    """Return x · weightᵀ for x (R, E), weight (F, E)."""
+    if len(x) > kernel_linear.FEW:
+        return _product(x, weight.T)
+    y = np.empty((len(x), len(weight)), x.dtype)
+    kernel_linear.few_rows(x, kernel_input(weight), y)
+    return y
 
 
 def _product(a: Array, b: Array) -> Array:
