@@ -109,30 +109,35 @@ def received(model: models.SequenceClassifier, sequence: Array) -> tuple[int, di
     is how much of each pixel's value reaches the average.
     """
     batch = pad([(sequence, 0)])
-    logits, maps = trace.run(model, *batch.inputs, **batch.keywords)
+    logits, ctx = model.forward(*batch.inputs, **batch.keywords)
+    maps = trace.attention_weights(ctx)
     return int(logits.argmax()), {name: maps[name][0].mean(axis=1) for name in maps.names}
 
 
 def draw_attention(model: models.SequenceClassifier, examples: Sequence[Example]) -> Any:
-    """Return a figure: a row for each example, the digit and what each head of the last layer sees."""
+    """Return a figure with a row for each example: the digit, and what each head looks at."""
     from miniattn import plot
 
     rows = []
     for sequence, digit in examples:
         guess, maps = received(model, sequence)
-        image = on_pixels(sequence, (sequence[:, 2] + 2) * INK / 4)
-        rows.append((digit, guess, image, on_pixels(sequence, list(maps.values())[-1])))
-    heads = len(rows[0][3])
-    fig = plot.Figure(
-        figsize=(2.1 * (heads + 1) + 0.9, 2.25 * len(rows) + 0.7), layout="constrained"
-    )
+        image = np.nan_to_num(on_pixels(sequence, (sequence[:, 2] + 2) * INK / 4))
+        weights = on_pixels(sequence, list(maps.values())[-1])
+        rows.append((f"a {digit}, read as {guess}", image, weights))
+    heads = len(rows[0][2])
+    top = max(float(np.nanmax(weights)) for *_, weights in rows)
+    fig = plot.Figure(figsize=(2 * heads + 3.4, 2 * len(rows) + 0.8), layout="constrained")
     grid = fig.subplots(len(rows), heads + 1, squeeze=False)
-    top = max(np.nanmax(weights) for *_, weights in rows)
-    for axes, (digit, guess, image, weights) in zip(grid, rows, strict=True):
-        _draw_digit(axes[0], image, f"a {digit}, read as {guess}")
-        for head, ax in enumerate(axes[1:]):
-            plot.attention_on_image(weights[head], image, ax=ax, vmax=top)
-            ax.set_title(f"head {head + 1}" if axes is grid[0] else "")
+    for axes, (title, image, weights) in zip(grid, rows, strict=True):
+        axes[0].imshow(image, cmap="gray_r", vmin=0, vmax=INK)
+        axes[0].set(xticks=[], yticks=[], title=title)
+        for values, ax in zip(weights, axes[1:], strict=True):
+            plot.attention_on_image(values, ax=ax, vmax=top, colorbar=False)
+    for head in range(heads):
+        grid[0, head + 1].set_title(f"head {head + 1}")
+    label = "attention weight (hatched: not in the sequence)"
+    fig.colorbar(grid[0, -1].images[-1], ax=grid, label=label, aspect=30, pad=0.01)
+    fig.suptitle("Attention that each pixel receives in the last layer, mean over all pixels")
     return fig
 
 

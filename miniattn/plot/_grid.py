@@ -1,0 +1,210 @@
+"""From weights to one panel: pooling, scales, masked cells and empty rows, the colour bar."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import CenteredNorm, Colormap, LogNorm, Normalize
+from matplotlib.image import AxesImage
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+
+from miniattn import _checks, masks
+from miniattn.plot._canvas import ink, points
+
+Array = NDArray[Any]
+Scale = Literal["linear", "log", "row"]
+SCALES = ("linear", "log", "row")
+
+MOST_CELLS = 1024
+"""Cells drawn per side; more than a page shows, and a bound on the memory of a figure."""
+
+DECADES = 4
+"""A log scale shows this many powers of ten below the greatest weight."""
+
+
+class Panel(NamedTuple):
+    """What is drawn of one T x S map."""
+
+    values: Array
+    """(rows, cols) the weights, pooled where there are too many."""
+    hidden: Array
+    """(rows, cols) bool: cells in which every key is masked."""
+    empty: Array
+    """(rows,) bool: rows in which no query may attend to anything."""
+    shape: tuple[int, int]
+    """(T, S) before any pooling, which is what the axes count."""
+    pooled: bool
+
+
+def real(name: str, x: object, letters: Sequence[str]) -> Array:
+    """Return ``x`` as a float array whose shape fits one of ``letters``."""
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: expected an array of real numbers, got {array.dtype}")
+    for spelling in letters:
+        if array.ndim == len(spelling.split(",")):
+            return array.astype(np.promote_types(array.dtype, np.float32), copy=False)
+    expected = " or ".join(f"({spelling})" for spelling in letters)
+    hint = "; choose a batch row or a head, e.g. weights[0]" if array.ndim > 2 else ""
+    raise ValueError(f"{name}: expected shape {expected}, got {array.shape}{hint}")
+
+
+def panels(
+    weights: Array, mask: object = None, extent: tuple[int, int] | None = None
+) -> list[Panel]:
+    """Return a panel for each of the weights (H, rows, cols), at most MOST_CELLS a side."""
+    heads, rows, cols = weights.shape
+    T, S = _extent(extent, (rows, cols))
+    hidden = _hidden(mask, heads, (T, S), (rows, cols))
+    drawn = [pool(w, MOST_CELLS) for w in weights]
+    cells = [~pool_any(~h, MOST_CELLS) for h in hidden]
+    pooled = (T, S) != drawn[0].shape if drawn else False
+    return [
+        Panel(values, h, h.all(axis=1), (T, S), pooled)
+        for values, h in zip(drawn, cells, strict=True)
+    ]
+
+
+def pool(x: Array, most: int) -> Array:
+    """Return the mean over equal blocks of (T, S), at most ``most`` blocks a side."""
+    return _blocks(x, most, np.add) / np.outer(*(_sizes(n, most) for n in x.shape))
+
+
+def pool_any(x: Array, most: int) -> Array:
+    """Return whether any entry is True, over the blocks of `pool`."""
+    return _blocks(x, most, np.logical_or)
+
+
+def _blocks(x: Array, most: int, ufunc: np.ufunc) -> Array:
+    for axis, n in enumerate(x.shape):
+        if n > most:
+            x = ufunc.reduceat(x, _starts(n, most), axis=axis)
+    return x
+
+
+def _starts(n: int, most: int) -> NDArray[np.int64]:
+    return np.arange(0, n, -(-n // most)) if n else np.zeros(0, np.int64)
+
+
+def _sizes(n: int, most: int) -> NDArray[np.int64]:
+    return np.diff(_starts(n, most), append=n) if n > most else np.ones(n, np.int64)
+
+
+def _extent(extent: tuple[int, int] | None, drawn: tuple[int, int]) -> tuple[int, int]:
+    if extent is None:
+        return drawn
+    T, S = (_checks.integer("extent", n, least=1) for n in extent)
+    if T < drawn[0] or S < drawn[1]:
+        raise ValueError(f"extent: expected at least the shape of the map, {drawn}, got {(T, S)}")
+    return T, S
+
+
+def _hidden(mask: object, heads: int, full: tuple[int, int], drawn: tuple[int, int]) -> list[Array]:
+    """Return the cells (heads, rows, cols) in which every key is hidden."""
+    checked = masks.as_mask(mask)
+    if checked is None:
+        return [np.zeros(drawn, np.bool_)] * heads
+    visible = checked.to_array(1, heads, *full)[0]
+    return list(~visible)
+
+
+def norm(drawn: Sequence[Panel], scale: Scale, vmax: float | None = None) -> Normalize:
+    """Return the one colour scale that all the panels share."""
+    if scale == "row":
+        return Normalize(0.0, 1.0)
+    finite = [p.values[np.isfinite(p.values) & ~p.hidden] for p in drawn]
+    top = vmax or max((float(v.max()) for v in finite if v.size), default=0.0) or 1.0
+    if scale == "log":
+        return LogNorm(top * 10.0**-DECADES, top, clip=True)
+    return Normalize(0.0, top)
+
+
+def centred(drawn: Sequence[Panel]) -> CenteredNorm:
+    """Return a scale with zero in the middle, for signed values."""
+    finite = [np.abs(p.values[np.isfinite(p.values) & ~p.hidden]) for p in drawn]
+    return CenteredNorm(0.0, max((float(v.max()) for v in finite if v.size), default=0.0) or 1.0)
+
+
+def draw(
+    ax: Axes, panel: Panel, norm: Normalize, *, scale: Scale = "linear", cmap: str | Colormap | None
+) -> AxesImage:
+    """Draw a panel: cells in colour, masked cells left open over a hatched ground."""
+    T, S = panel.shape
+    values = panel.values
+    if scale == "row" and values.size:
+        top = values.max(axis=1, keepdims=True, initial=0.0)
+        values = np.divide(values, top, out=np.zeros_like(values), where=top > 0)
+    # The hatch lies below the image and shows through the holes: one rectangle for any mask.
+    if panel.hidden.any():
+        ax.add_patch(Rectangle((-0.5, -0.5), S, T, zorder=-2, **masked_style()))
+    for first, end in _runs(panel.empty):
+        rows = T / len(panel.empty)
+        ax.add_patch(
+            Rectangle(
+                (-0.5, first * rows - 0.5), S, (end - first) * rows, zorder=-1, **empty_style()
+            )
+        )
+    return ax.imshow(
+        np.ma.masked_array(values, panel.hidden),
+        norm=norm,
+        cmap=mpl.colormaps.get_cmap(cmap).with_extremes(bad=(0, 0, 0, 0)),
+        aspect="equal" if S and T and 0.25 <= T / S <= 4 else "auto",
+        extent=(-0.5, S - 0.5, T - 0.5, -0.5),
+    )
+
+
+def what(scale: Scale, panel: Panel) -> str:
+    """Return what the colours mean, in words."""
+    rows, cols = (-(-n // m) for n, m in zip(panel.shape, panel.values.shape, strict=True))
+    name = "weight / greatest of its row" if scale == "row" else "attention weight"
+    return f"{name} (mean of {rows} × {cols} cells)" if panel.pooled else name
+
+
+def masked_style() -> dict[str, Any]:
+    """Return how masked cells look: a light hatch that no colour map contains."""
+    return {"facecolor": ink(0.05), "edgecolor": ink(0.45), "hatch": "////", "linewidth": 0}
+
+
+def empty_style() -> dict[str, Any]:
+    """Return how the row of a query that may attend to nothing looks: hatched both ways."""
+    return {"facecolor": ink(0.05), "edgecolor": ink(0.75), "hatch": "xxxx", "linewidth": 0}
+
+
+def colour_bar(
+    image: ScalarMappable,
+    axes: Sequence[Axes],
+    drawn: Sequence[Panel],
+    label: str,
+    *,
+    masked: str = "masked",
+) -> None:
+    """Add the bar that says what the colours mean, and below it what the hatches mean."""
+    figure = axes[0].figure
+    few = len(axes) == 1
+    bar = figure.colorbar(image, ax=list(axes), label=label, aspect=20 if few else 30, pad=0.02)
+    swatches = [
+        (masked, masked_style(), any(p.hidden[~p.empty].any() for p in drawn)),
+        ("empty row", empty_style(), any(p.empty.any() for p in drawn)),
+    ]
+    legend = [Patch(label=name, **style) for name, style, used in swatches if used]
+    if legend:
+        bar.ax.legend(
+            handles=legend,
+            loc="upper left",
+            bbox_to_anchor=(-0.5, -0.02),
+            frameon=False,
+            borderpad=0,
+            handlelength=1.4,
+            handletextpad=0.5,
+            fontsize=points(mpl.rcParams["ytick.labelsize"]) * 0.9,
+        )
+
+
+def _runs(flags: Array) -> list[tuple[int, int]]:
+    """Return (first, end) of every run of True."""
+    edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

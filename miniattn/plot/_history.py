@@ -1,0 +1,190 @@
+"""Training curves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from miniattn import _checks
+from miniattn.plot._canvas import Figure, grid
+
+MANY = 200
+"""A curve of more points is drawn lightly, with its running mean on top."""
+
+
+class Curve(NamedTuple):
+    """Points of one line."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+
+class Measured(Protocol):
+    """A `training.History`: by name, the steps and values of what was measured."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """Return something with ``steps`` and ``values``."""
+
+
+Records = Sequence[Mapping[str, float]] | Mapping[str, Sequence[float]]
+
+_TIME = ("step", "epoch", "iteration", "batch")
+_SPLITS = ("train", "val", "valid", "validation", "test", "eval")
+
+
+def history(
+    records: Records | Measured,
+    *,
+    x: str | None = None,
+    log: Sequence[str] = (),
+    title: str | None = None,
+) -> Figure:
+    """Draw training curves: one panel a quantity, one line for training and each held-out set.
+
+    Names that differ only by a split share a panel: ``loss`` and ``val_loss`` are one panel,
+    the training curve solid and the held-out curve dashed with dots, so that they are told
+    apart in print as well.
+
+    Parameters
+    ----------
+    records : sequence of mappings, mapping of sequences, or training.History
+        One mapping of floats for each step or epoch, e.g. ``[{"epoch": 1, "loss": 2.3}, ...]``,
+        or one sequence for each name. A record may lack a name (a validation every few epochs):
+        the line then joins the values there are.
+    x : str, optional
+        The name on the horizontal axis. By default the first of step, epoch, iteration and batch
+        that the records have; without one, records are counted from 1.
+    log : sequence of str, default ()
+        The quantities to draw on a log axis, e.g. ``("loss",)``.
+    title : str, optional
+        Title of the figure.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    TypeError
+        If ``records`` is not of this kind.
+    ValueError
+        If there are no records, or none has a quantity to draw, or ``x`` is not among the names.
+
+    Examples
+    --------
+    >>> from miniattn import plot
+    >>> fig = plot.history([{"epoch": 1, "loss": 2.3, "val_loss": 2.4},
+    ...                     {"epoch": 2, "loss": 1.1, "val_loss": 1.5}])
+    >>> [ax.get_ylabel() for ax in fig.axes]
+    ['loss']
+    """
+    curves, time = _curves(records, x)
+    quantities: dict[str, dict[str, Curve]] = {}
+    for name, curve in curves.items():
+        split, quantity = _split(name)
+        quantities.setdefault(quantity, {})[split] = curve
+    if not quantities:
+        raise ValueError(f"records: expected a quantity to draw beside {time}, got none")
+
+    fig, axes = grid(len(quantities), min(len(quantities), 3), 4.4, 3.4)
+    for ax, (quantity, lines) in zip(axes, quantities.items(), strict=True):
+        _panel(ax, lines, quantity)
+        ax.set_xlabel(time)
+        if quantity in log:
+            ax.set_yscale("log")
+    if title is not None:
+        fig.suptitle(title)
+    return fig
+
+
+def _panel(ax: Axes, lines: Mapping[str, Curve], quantity: str) -> None:
+    for i, (split, curve) in enumerate(lines.items()):
+        held_out = split != "train"
+        style: dict[str, Any] = {"linestyle": "--" if held_out else "-", "color": f"C{i}"}
+        if (held_out and len(curve.x) <= 40) or len(curve.x) == 1:
+            style |= {"marker": "o", "markersize": 4}
+        if len(curve.x) > MANY:
+            ax.plot(*curve, linewidth=0.6, alpha=0.3, color=f"C{i}")
+            curve = _smooth(curve)
+        ax.plot(*curve, label=split, **style)
+    ax.set_ylabel(quantity.replace("_", " "))
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    if all(np.all(curve.x == np.round(curve.x)) for curve in lines.values()):
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    if len(lines) > 1:
+        ax.legend(frameon=False)
+
+
+def _smooth(curve: Curve) -> Curve:
+    """Return the running mean over a fiftieth of the curve, each value at its window's middle."""
+    window = max(len(curve.x) // 50, 2)
+    kernel = np.full(window, 1 / window)
+    return Curve(*(np.convolve(values, kernel, mode="valid") for values in curve))
+
+
+def _curves(records: Records | Measured, x: str | None) -> tuple[dict[str, Curve], str]:
+    """Return a curve for each name, and what is on the horizontal axis."""
+    if hasattr(records, "state_dict"):  # a training.History: every name has steps of its own
+        if x is not None:
+            raise ValueError(f"x: expected None for a History, which counts steps, got {x!r}")
+        series = {name: records[name] for name in records}
+        if not series:
+            raise ValueError("records: expected at least one measured quantity, got none")
+        return {
+            name: Curve(np.asarray(s.steps, np.float64), np.asarray(s.values, np.float64))
+            for name, s in series.items()
+        }, "step"
+    columns = _columns(records)
+    time = _time(columns, x)
+    count = max(map(len, columns.values()))
+    steps = columns.pop(time) if time else np.arange(1.0, count + 1)
+    there = {name: np.isfinite(values) for name, values in columns.items() if name not in _TIME}
+    curves = {name: Curve(steps[at], columns[name][at]) for name, at in there.items()}
+    return curves, time or "record"
+
+
+def _columns(records: Records) -> dict[str, NDArray[np.float64]]:
+    """Return one float array a name, NaN where a record lacks it."""
+    if isinstance(records, Mapping):
+        columns = {str(name): np.asarray(v, np.float64) for name, v in records.items()}
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"records: expected sequences of one length, got {lengths}")
+    elif isinstance(records, Sequence) and all(isinstance(r, Mapping) for r in records):
+        names = dict.fromkeys(name for record in records for name in record)
+        columns = {
+            str(name): np.array([record.get(name, np.nan) for record in records], np.float64)
+            for name in names
+        }
+    else:
+        raise TypeError(
+            "records: expected a sequence of mappings of floats, or a mapping of sequences, "
+            f"got {type(records).__name__}"
+        )
+    if not columns or not max(map(len, columns.values())):
+        raise ValueError("records: expected at least one record, got none")
+    return columns
+
+
+def _time(columns: Mapping[str, object], x: str | None) -> str | None:
+    if x is not None:
+        return _checks.choice("x", x, columns)
+    return next((name for name in _TIME if name in columns), None)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return ("val", "loss") for "val_loss"; a name without a split is of training."""
+    head, _, tail = name.partition("_")
+    if tail and head in _SPLITS:
+        return head, tail
+    start, _, end = name.rpartition("_")
+    if start and end in _SPLITS:
+        return end, start
+    return "train", name
