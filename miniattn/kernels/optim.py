@@ -1,28 +1,47 @@
-"""Optimiser steps, fused: each array is read and written once."""
+"""Optimiser steps, fused: each array is read and written once, however many terms the rule has."""
 
 import math
 
 import numba
 
 from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.simd import fma, lanes, load, load_first, pointer, sqrt, store, store_first
 
-# Elements a task updates; where there are no more, one thread does all.
+# Elements of one task. Up to this many are done by the calling thread: waking a pool takes longer.
 BLOCK = 16_384
 
 
 @inner
-def _adam_block(
-    param, grad, m, v, start, stop, lr, beta1, beta2, eps, decay, l2, correction1, correction2
-):
-    cast = param.dtype.type
-    keep, l2 = cast(1 - lr * decay), cast(l2)
-    b1, a1, b2, a2 = cast(beta1), cast(1 - beta1), cast(beta2), cast(1 - beta2)
-    rate, root, eps = cast(lr / correction1), cast(1 / math.sqrt(correction2)), cast(eps)
-    for i in range(start, stop):
-        g = grad[i] + l2 * param[i]
-        m[i] = b1 * m[i] + a1 * g
-        v[i] = b2 * v[i] + a2 * g * g
-        param[i] = keep * param[i] - rate * m[i] / (root * math.sqrt(v[i]) + eps)
+def _rule(param, grad, m, v, beta1, beta2, keep, l2, rate, root, eps):
+    """Return the new param, m and v, all vectors; the rest are numbers."""
+    g = fma(param, l2, grad)
+    m = m * beta1 + g * (1 - beta1)
+    v = v * beta2 + g * g * (1 - beta2)
+    return param * keep - m * rate / (sqrt(v) * root + eps), m, v
+
+
+@inner
+def _block(param, grad, m, v, start, stop, beta1, beta2, keep, l2, rate, root, eps):
+    whole = stop - (stop - start) % lanes(param)
+    for i in range(start, whole, lanes(param)):
+        p, g, a, b = pointer(param, i), pointer(grad, i), pointer(m, i), pointer(v, i)
+        new, first, second = _rule(
+            load(p), load(g), load(a), load(b), beta1, beta2, keep, l2, rate, root, eps
+        )
+        store(p, new)
+        store(a, first)
+        store(b, second)
+    n = stop - whole
+    if n:
+        p, g = pointer(param, whole), pointer(grad, whole)
+        a, b = pointer(m, whole), pointer(v, whole)
+        new, first, second = _rule(
+            load_first(p, n), load_first(g, n), load_first(a, n), load_first(b, n),
+            beta1, beta2, keep, l2, rate, root, eps,
+        )  # fmt: skip
+        store_first(p, new, n)
+        store_first(a, first, n)
+        store_first(b, second, n)
 
 
 @kernel
@@ -36,16 +55,11 @@ def adam_step(param, grad, m, v, lr, beta1, beta2, eps, decay, l2, step):
     AdamW's decoupled weight decay is ``decay`` (l2 = 0), Adam's L2 penalty is ``l2``
     (decay = 0). lr, beta1, beta2, eps, decay, l2 are float, step is int.
     """
-    correction1, correction2 = 1 - beta1**step, 1 - beta2**step
-    n = param.size
-    if n <= BLOCK:
-        _adam_block(
-            param, grad, m, v, 0, n, lr, beta1, beta2, eps, decay, l2, correction1, correction2
-        )
+    keep = 1 - lr * decay
+    rate, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+    if param.size <= BLOCK:
+        _block(param, grad, m, v, 0, param.size, beta1, beta2, keep, l2, rate, root, eps)
     else:
-        for task in numba.prange(-(-n // BLOCK)):
-            start, stop = task * BLOCK, min((task + 1) * BLOCK, n)
-            _adam_block(
-                param, grad, m, v, start, stop,
-                lr, beta1, beta2, eps, decay, l2, correction1, correction2,
-            )  # fmt: skip
+        for task in numba.prange(-(-param.size // BLOCK)):
+            start, stop = task * BLOCK, min((task + 1) * BLOCK, param.size)
+            _block(param, grad, m, v, start, stop, beta1, beta2, keep, l2, rate, root, eps)
