@@ -5,8 +5,6 @@ the same entry of neighbouring columns, so that maxima and sums are plain vertic
 nothing is transposed. Each column has one owner. ``high + low`` is log2(e) / τ as in `softmax`.
 """
 
-import math
-
 import numba
 import numpy as np
 
@@ -15,6 +13,7 @@ from miniattn.kernels.simd import (
     exp2_product,
     lanes,
     load_first,
+    log,
     maximum,
     pointer,
     select,
@@ -90,12 +89,10 @@ def _softmax_backward(dy, y, n, step, k, inv_temperature, dx):
 
 
 @inner
-def _log_softmax(x, n, step, k, high, low, inv_temperature, log_sum, y):
+def _log_softmax(x, n, step, k, high, low, inv_temperature, y):
     m = _largest(x, n, step, k)
-    store_first(log_sum, _exponentials(x, n, step, k, m, high, low, y, False), k)
-    for c in range(k):
-        log_sum[c] = math.log(log_sum[c]) if log_sum[c] != 0 else 0.0
-    log_s = load_first(log_sum, k)
+    s = _exponentials(x, n, step, k, m, high, low, y, False)
+    log_s = select(s != 0.0, log(s), 0.0)
     for j in range(n):
         i = j * step
         store_first(y + i, (load_first(x + i, k) - m) * inv_temperature - log_s, k)
@@ -121,9 +118,8 @@ def _log_softmax_backward(dy, y, n, step, k, high, low, inv_temperature, dx):
 def _logsumexp(x, n, step, k, high, low, top, log_sum):
     m = _largest(x, n, step, k)
     store_first(top, m, k)
-    store_first(log_sum, _exponentials(x, n, step, k, m, high, low, x, False), k)
-    for c in range(k):
-        log_sum[c] = math.log(log_sum[c])
+    s = _exponentials(x, n, step, k, m, high, low, x, False)
+    store_first(log_sum, log(s), k)
 
 
 @inner
@@ -184,7 +180,6 @@ def _softmax_backward_task(start, stop, dy, y, inv_temperature, dx):
 @inner
 def _log_softmax_task(start, stop, x, high, low, inv_temperature, y):
     _, n, step = x.shape
-    scratch = np.empty(lanes(pointer(x, 0)), x.dtype)
     for group in range(start, stop):
         block, column, k = _place(x, group)
         i = block * n * step + column
@@ -196,7 +191,6 @@ def _log_softmax_task(start, stop, x, high, low, inv_temperature, y):
             high,
             low,
             inv_temperature,
-            pointer(scratch, 0),
             pointer(y, i),
         )
 
