@@ -42,6 +42,19 @@ def test_positions_of_each_batch_row(rng):
     np.testing.assert_array_equal(F.rotary(x, positions)[1], F.rotary(x[1], positions[1]))
 
 
+@pytest.mark.parametrize("steps", [4, 300])  # one thread, and many
+@pytest.mark.parametrize("per_batch", [False, True])
+def test_heads_behind_steps_in_memory(steps, per_batch, rng):
+    x = rng.normal(size=(2, steps, 3, 16)).transpose(0, 2, 1, 3)
+    positions = rng.integers(0, 99, (2, steps) if per_batch else steps)
+    for interleaved in (False, True):
+        y = F.rotary(x, positions, interleaved=interleaved)
+        np.testing.assert_allclose(y, turned(x, positions, interleaved=interleaved), atol=1e-14)
+        np.testing.assert_array_equal(
+            y, F.rotary(np.ascontiguousarray(x), positions, interleaved=interleaved)
+        )
+
+
 def test_scores_depend_on_distance_alone(rng):
     q, k = rng.normal(size=(2, 6, 16))
     for interleaved in (False, True):

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from miniattn import _checks
-from miniattn.functional._arrays import Array
+from miniattn.functional._arrays import Array, rows
+from miniattn.kernels import rotary as rotary_kernel
 
 
 class RotaryContext(NamedTuple):
@@ -40,7 +41,7 @@ def rotary(
     Returns
     -------
     ndarray, shape (..., T, D)
-        Laid out in memory as x is.
+        Where x is a view of (B, T, H, D), as in attention, y is one too.
 
     Raises
     ------
@@ -95,27 +96,26 @@ def rotary_forward(
     angle = positions[..., None] * frequency
     cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
     ctx = RotaryContext(x.shape, cos, sin, bool(interleaved))
-    return _turn(x, cos, sin, ctx.interleaved), ctx
+    return _turn(x, cos, sin, ctx.interleaved, back=False), ctx
 
 
 def rotary_backward(dy: Array, ctx: RotaryContext) -> Array:
     """Return ``dx``: dy turned back by the same angles; a rotation's transpose is its inverse."""
     dy = _checks.gradient("dy", dy, ctx.shape, ctx.cos.dtype)
-    return _turn(dy, ctx.cos, -ctx.sin, ctx.interleaved)
+    return _turn(dy, ctx.cos, ctx.sin, ctx.interleaved, back=True)
 
 
-@np.errstate(all="ignore")
-def _turn(x: Array, cos: Array, sin: Array, interleaved: bool) -> Array:
-    y = np.empty_like(x)
-    (a, b), (ya, yb) = _pairs(x, interleaved), _pairs(y, interleaved)
-    ya[...] = a * cos - b * sin
-    yb[...] = b * cos + a * sin
-    return y
-
-
-def _pairs(x: Array, interleaved: bool) -> tuple[Array, Array]:
-    """Return views of the first and the second numbers of all pairs."""
-    if interleaved:
-        return x[..., 0::2], x[..., 1::2]
-    half = x.shape[-1] // 2
-    return x[..., :half], x[..., half:]
+def _turn(x: Array, cos: Array, sin: Array, interleaved: bool, *, back: bool) -> Array:
+    """Return x with every pair turned by its angle, or turned back."""
+    steps = x.shape[-2]
+    # Attention's (B, H, T, D) is a view of (B, T, H, D): rows are taken in the order of memory.
+    heads_last = x.ndim == 4 and not x.flags.c_contiguous and x.swapaxes(1, 2).flags.c_contiguous
+    source = x.swapaxes(1, 2) if heads_last else x
+    y = np.empty(source.shape, x.dtype)
+    share = x.shape[1] if heads_last else 1
+    per_batch = x.shape[1] * steps if cos.ndim == 4 else 0
+    if y.size:
+        rotary_kernel.turn(
+            rows(source), rows(cos), rows(sin), steps, share, per_batch, back, interleaved, rows(y)
+        )
+    return y.swapaxes(1, 2) if heads_last else y
