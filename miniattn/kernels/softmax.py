@@ -34,9 +34,9 @@ from miniattn.kernels.simd import (
 
 # Elements that one task works on; with fewer, one thread is done before a pool is awake.
 GRAIN = 16_384
-# Elements added up in the array's own precision before they join a float64 total: this bounds the
+# Vectors added up in the array's own precision before they join a float64 total: this bounds the
 # rounding error of a float32 sum, however long the row.
-RUN = 1024
+RUN = 32
 
 
 @inner
@@ -77,8 +77,8 @@ def exponentials(x, n, m, high, low, y, keep):
     """Return s = Σ_j exp((x[j] − m) / τ); the terms are kept in y if asked for."""
     step = lanes(x)
     total = 0.0
-    for start in range(0, n, RUN):
-        stop = min(start + RUN, n)
+    for start in range(0, n, RUN * step):
+        stop = min(start + RUN * step, n)
         whole = stop - (stop - start) % step
         s = splat(0.0, x)
         for j in range(start, whole, step):
@@ -234,8 +234,8 @@ def _dot(dy, y, n):
     """Return Σ_j dy[j] y[j] over the entries of weight y[j] ≠ 0."""
     step = lanes(y)
     total = 0.0
-    for start in range(0, n, RUN):
-        stop = min(start + RUN, n)
+    for start in range(0, n, RUN * step):
+        stop = min(start + RUN * step, n)
         whole = stop - (stop - start) % step
         s = splat(0.0, y)
         for j in range(start, whole, step):
@@ -271,8 +271,8 @@ def _sum_visible(dy, y, n):
     """Return Σ_j dy[j] over the entries with y[j] ≠ −inf."""
     step = lanes(y)
     total = 0.0
-    for start in range(0, n, RUN):
-        stop = min(start + RUN, n)
+    for start in range(0, n, RUN * step):
+        stop = min(start + RUN * step, n)
         whole = stop - (stop - start) % step
         s = splat(0.0, y)
         for j in range(start, whole, step):
