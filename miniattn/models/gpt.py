@@ -352,7 +352,8 @@ class GPT(nn.Module):
         x, tokens = self.tokens.forward(ids)
         x, positions = _parts.add_positions(self.positions, x, places)
         x, dropout = self.dropout.drop(x, rng)
-        x, blocks = self.blocks.forward(x, mask=masks.causal(), caches=caches, rng=rng)
+        mask = None if caches else masks.causal()  # with a cache, attention is causal anyway
+        x, blocks = self.blocks.forward(x, mask=mask, caches=caches, rng=rng)
         return x, (tokens, positions, dropout, blocks)
 
     def _write(

@@ -144,7 +144,7 @@ class TransformerDecoderLayer(ResidualLayer):
         rng : numpy.random.Generator, optional
             Given, dropout is applied.
         """
-        if self.causal:
+        if self.causal and cache is None:  # with a cache, attention is causal anyway
             mask = masks.causal() if mask is None else masks.causal() & mask
         x, (norm1, self_attn, dropout1) = self._forward(
             x, self.norm1, self.self_attn, mask=mask, cache=cache, rng=rng
