@@ -688,7 +688,7 @@ def test_results_have_the_dtype_of_the_inputs(name, dtype):
 @pytest.mark.parametrize(("name", "inputs", "options"), EVERY_PAIR)
 def test_inputs_are_neither_written_nor_aliased(name, inputs, options, dtype):
     inputs, options = as_dtype(inputs, options, dtype)
-    dy, _ = run(name, inputs, options)
+    dy, _ = run(name, {key: x.copy() for key, x in inputs.items()}, options)
     given = {**inputs, **{k: v for k, v in options.items() if isinstance(v, np.ndarray)}, "dy": dy}
     before = {key: x.copy() for key, x in given.items()}
     _, results = run(name, inputs, options, dy)
