@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from miniattn import _checks, masks
 from miniattn.kernels.attention_backward import backward as backward_kernel
 from miniattn.kernels.attention_backward import bias_backward as bias_kernel
+from miniattn.kernels.attention_decode import decode as decode_kernel
 from miniattn.kernels.attention_forward import forward as forward_kernel
 from miniattn.kernels.attention_weights import attention_map as map_kernel
 from miniattn.kernels.scores import Problem
@@ -180,7 +181,9 @@ def attention_forward(
     out = _empty_like(q4, v.shape[-1])
     lse = np.empty(out.shape[:3], q.dtype)
     problem = _problem(q4, k4, v4, scale, softcap, dropout, seed)
-    _launch(forward_kernel, problem, mask, bias, (), q=q4, k=k4, v=v4, out=out, lse=lse)
+    few = q.shape[-2] <= _FEW_QUERIES
+    kernel, options = (decode_kernel, (_key_parts(problem),)) if few else (forward_kernel, ())
+    _launch(kernel, problem, mask, bias, options, q=q4, k=k4, v=v4, out=out, lse=lse)
     ctx = AttentionContext(
         q,
         k,
@@ -467,6 +470,14 @@ def _problem(
     B, H, T, D = q.shape
     G, S = k.shape[1:3]
     return Problem(B, H, max(1, G), T, S, D, v.shape[3], scale, softcap or 0.0, dropout, seed)
+
+
+_FEW_QUERIES = 4  # up to which reading K and V is the work, not the products
+
+
+def _key_parts(problem: Problem) -> int:
+    """Return among how many tasks the keys of one head are dealt, by the shape alone."""
+    return max(1, min(problem.S // 512, -(-16 // max(1, problem.B * problem.G))))
 
 
 def _parts(problem: Problem) -> int:

@@ -130,7 +130,7 @@ def _block(problem, operands, mask, b, h, i0, like, scratch):
     pack_transposed(packed, width, q + i0 * q_row, q_row, n, D, problem.scale * LOG2_E)
     fill(top, width, -np.inf)
     fill(total, width, 0.0)
-    fill(o, width * v_width, 0.0)
+    fresh = True  # o holds nothing yet
     stop = end_of_keys(head.rule, i0 + n)
     for j0 in range(first_key(head.rule, i0, KEYS), stop, KEYS):
         m = min(KEYS, stop - j0)
@@ -141,17 +141,23 @@ def _block(problem, operands, mask, b, h, i0, like, scratch):
         multiply(s, width, k + j0 * k_row, k_row, 1, packed, width, m, width // w, D, False)
         finish_scores(s, head, tile, kind, slopes)
         exponentiate(s, tile, top, total, decay)
-        _rescale(o, n, v_width, decay)
+        if not fresh:
+            _rescale(o, n, v_width, decay)
         if head.dropout > 0.0:
             drop(s, head, tile)
         v_tile = v + j0 * v_row
         if kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
+            if fresh:
+                fill(o, width * v_width, 0.0)
             _add_visible(o, v_width, s, v_tile, v_row, Dv, head.rule, tile)
         elif Dv == v_width:
-            multiply(o, v_width, s, 1, width, v_tile, v_row, n, v_width // w, m, True)
+            multiply(o, v_width, s, 1, width, v_tile, v_row, n, v_width // w, m, not fresh)
         else:
             pack(v_packed, v_width, v_tile, v_row, m, Dv)
-            multiply(o, v_width, s, 1, width, v_packed, v_width, n, v_width // w, m, True)
+            multiply(o, v_width, s, 1, width, v_packed, v_width, n, v_width // w, m, not fresh)
+        fresh = False
+    if fresh:
+        fill(o, width * v_width, 0.0)
 
     out = part_of(operands, OUT, b, h, like) + i0 * operands[OUT, 3]
     _normalise(out, operands[OUT, 3], o, v_width, n, Dv, total)

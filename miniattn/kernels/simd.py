@@ -59,6 +59,7 @@ __all__ = [
     "gather",
     "horizontal_max",
     "horizontal_sum",
+    "horizontal_sums",
     "iota",
     "lanes",
     "load",
@@ -67,6 +68,7 @@ __all__ = [
     "maximum",
     "minimum",
     "pointer",
+    "prefetch",
     "product",
     "rint",
     "select",
@@ -556,6 +558,24 @@ def aligned(typing_context, p):
 
 
 @intrinsic
+def prefetch(typing_context, p):
+    """Ask for the cache line at ``p``, which is harmless where nothing is."""
+    if not isinstance(p, Pointer):
+        return None
+
+    def emit(context, builder, signature, args):
+        word = ir.IntType(32)
+        place = builder.bitcast(args[0], ir.IntType(8).as_pointer())
+        function_type = ir.FunctionType(ir.VoidType(), [place.type, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        # Reading, into all levels of the data cache.
+        builder.call(function, [place, *(ir.Constant(word, n) for n in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.none(p), emit
+
+
+@intrinsic
 def take(typing_context, p):
     """Return ``p[0]`` and add 1 to it, as one step that no other thread can split.
 
@@ -902,6 +922,41 @@ def horizontal_sum(typing_context, v):
         return _halves(builder, args[0], lambda a, b: add(builder, a, b, v))
 
     return v.dtype(v), emit
+
+
+@intrinsic
+def horizontal_sums(typing_context, p):
+    """Return the vector whose lane n is the sum of the ``lanes`` numbers at ``p + n * lanes``.
+
+    That is a tree of pairwise sums: two shuffles and an addition for each pair of rows, a third
+    of what `horizontal_sum` takes row by row.
+    """
+    if not isinstance(p, Pointer):
+        return None
+    vector = _full(p.dtype)
+    count = vector.count
+
+    def emit(context, builder, signature, args):
+        index = ir.VectorType(ir.IntType(32), count)
+        even = ir.Constant(index, list(range(0, 2 * count, 2)))
+        odd = ir.Constant(index, list(range(1, 2 * count, 2)))
+        rows = [
+            _load(builder, builder.gep(args[0], [ir.Constant(ir.IntType(64), n * count)]), vector)
+            for n in range(count)
+        ]
+        while len(rows) > 1:
+            pairs = zip(rows[::2], rows[1::2], strict=True)
+            rows = [
+                builder.fadd(
+                    builder.shuffle_vector(a, b, even),
+                    builder.shuffle_vector(a, b, odd),
+                    flags=["nsz"],
+                )
+                for a, b in pairs
+            ]
+        return rows[0]
+
+    return vector(p), emit
 
 
 @intrinsic
