@@ -1,0 +1,273 @@
+"""Attention forward for very few queries: the decode step, T = 1 with a long cache of keys.
+
+There the work is to read K and V once, and the blocks of queries of `attention_forward` would be
+nearly empty. One task owns a run of keys of one key/value head, for all queries that share it, so
+that both K and V pass through the processor once per group of heads; long caches are dealt among
+several tasks, as the shape alone decides. Each task leaves the running maximum, sum and weighted
+values of its keys, and a second pass merges them exactly, in order.
+
+Scores are kept queries x keys here: lanes belong to keys.
+
+References
+----------
+Dao et al. "Flash-Decoding for long-context inference" (2023).
+"""
+
+import math
+
+import numba
+import numpy as np
+
+from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.masking import (
+    HIDDEN,
+    PARTIAL,
+    Tile,
+    classify,
+    visible,
+)
+from miniattn.kernels.scores import (
+    LN_2,
+    LOG2_E,
+    LSE,
+    OUT,
+    K,
+    Q,
+    V,
+    drop,
+    finish_scores,
+    head_of,
+    part_of,
+)
+from miniattn.kernels.simd import (
+    aligned,
+    exp2_nonpositive,
+    fma,
+    horizontal_max,
+    horizontal_sum,
+    horizontal_sums,
+    lanes,
+    load,
+    load_first,
+    maximum,
+    pointer,
+    prefetch,
+    product,
+    splat,
+    store,
+    store_first,
+    take,
+)
+from miniattn.kernels.tiles import WIDE, fill, is_finite, pack, round_up
+
+KEYS = 64
+
+
+@kernel
+def decode(problem, operands, mask, parts, like):
+    """Write out and lse, as `attention_forward.forward` does.
+
+    Parameters
+    ----------
+    problem, operands, mask, like
+        As there.
+    parts : int
+        Among how many tasks the keys of one key/value head are dealt.
+    """
+    w = lanes(like)
+    tasks = problem.B * problem.G * parts
+    queries = problem.H // problem.G * problem.T  # that share a key/value head
+    state = round_up(problem.Dv, w) + w  # of one query: weighted values, maximum, sum
+    states = np.empty(tasks * queries * state, like.dtype)
+    counter = np.zeros(1, np.int64)
+    for _ in numba.prange(min(tasks, numba.get_num_threads())):
+        scratch = np.empty(_scratch_size(problem, w), like.dtype)
+        while True:
+            task = take(pointer(counter, 0))
+            if task >= tasks:
+                break
+            b, g = task // parts // problem.G, task // parts % problem.G
+            tiles = (problem.S + KEYS - 1) // KEYS
+            start = task % parts * tiles // parts * KEYS
+            stop = min(problem.S, (task % parts + 1) * tiles // parts * KEYS)
+            own = pointer(states, task * queries * state)
+            work = pointer(scratch, 0)
+            _keys(problem, operands, mask, b, g, start, stop, like, own, work)
+    for row in numba.prange(problem.B * problem.H * problem.T):
+        b, h, i = row // problem.T // problem.H, row // problem.T % problem.H, row % problem.T
+        group = problem.H // problem.G
+        query = h % group * problem.T + i
+        first = (b * problem.G + h // group) * parts * queries + query
+        out = part_of(operands, OUT, b, h, like) + i * operands[OUT, 3]
+        lse = part_of(operands, LSE, b, h, like) + i
+        _merge(out, lse, pointer(states, first * state), queries * state, parts, problem.Dv, state)
+
+
+@inner
+def _scratch_size(problem, w):
+    """Return the elements that `_keys` needs: q, scores, slopes, partial sums, a tile of V."""
+    d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
+    return problem.T * (d_width + 2 * KEYS) + w * w + KEYS * v_width + 16
+
+
+@inner
+def _keys(problem, operands, mask, b, g, start, stop, like, states, scratch):
+    """Attend from all queries of a group to keys ``start <= j < stop``."""
+    w = lanes(like)
+    T, D, Dv = problem.T, problem.D, problem.Dv
+    d_width, v_width = round_up(D, w), round_up(Dv, w)
+    k_row, v_row, q_row = operands[K, 3], operands[V, 3], operands[Q, 3]
+    k, v = part_of(operands, K, b, g, like), part_of(operands, V, b, g, like)
+    q_packed = aligned(scratch)
+    s = q_packed + T * d_width
+    slopes = s + T * KEYS
+    partial = slopes + T * KEYS
+    v_packed = partial + w * w
+    state = v_width + w
+    group = problem.H // problem.G
+    for query in range(group * T):
+        fill(states + query * state, state, 0.0)
+        states[query * state + v_width] = -np.inf
+    for j0 in range(start, stop, KEYS):
+        m = min(KEYS, stop - j0)
+        for member in range(group):
+            h = g * group + member
+            head = head_of(problem, operands, mask, b, h, like)
+            kind = classify(head.rule, 0, T, j0, j0 + m)
+            if kind == HIDDEN:
+                continue
+            tile = Tile(b, h, 0, T, j0, m, KEYS, False)
+            q = part_of(operands, Q, b, h, like)
+            k_tile, v_tile = k + j0 * k_row, v + j0 * v_row
+            pack(q_packed, d_width, q, q_row, T, D)
+            factor = problem.scale * LOG2_E
+            _scores(
+                s,
+                q_packed,
+                d_width,
+                k_tile,
+                k_row,
+                v_tile,
+                v_row,
+                v_width,
+                tile,
+                D,
+                factor,
+                partial,
+            )
+            finish_scores(s, head, tile, kind, slopes)
+            own = states + member * T * state
+            _exponentiate(s, tile, own, state)
+            if head.dropout > 0.0:
+                drop(s, head, tile)
+            if kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
+                _add_visible(own, state, s, v_tile, v_row, Dv, head.rule, tile)
+                continue
+            if Dv != v_width:
+                pack(v_packed, v_width, v_tile, v_row, m, Dv)
+                v_tile = v_packed
+            width = v_width if Dv != v_width else v_row
+            for i in range(T):
+                _add_values(own + i * state, s + i * KEYS, v_tile, width, v_width, m)
+
+
+@inner
+def _scores(s, q, d_width, k, k_row, v, v_row, v_width, tile, D, factor, partial):
+    """Set ``s[i, j] = factor * sum_d q[i, d] k[j, d]``, by vectors of keys."""
+    w = lanes(s)
+    whole = D - D % w
+    for j in range(0, tile.m, w):
+        for i in range(tile.n):
+            for n in range(w):
+                at = min(j + n, tile.m - 1)
+                row = k + at * k_row
+                if i == 0:
+                    # V is on its way while K is being read.
+                    for e in range(0, v_width, w):
+                        prefetch(v + (at * v_row + e))
+                total = splat(0.0, s)
+                for d in range(0, whole, w):
+                    total = fma(load(row + d), load(q + (i * d_width + d)), total)
+                if whole < D:
+                    tail = load_first(row + whole, D - whole)
+                    total = fma(tail, load(q + (i * d_width + whole)), total)
+                store(partial + n * w, total)
+            store(s + (i * tile.width + j), horizontal_sums(partial) * factor)
+
+
+@inner
+def _add_values(o, weights, v, v_row, v_width, m):
+    """Add ``sum_j weights[j] v[j, e]`` to ``o[e]``."""
+    w = lanes(o)
+    e = 0
+    while e + WIDE * w <= v_width:
+        product(1, WIDE, o + e, 0, weights, 0, 1, v + e, v_row, m, 1, True)
+        e += WIDE * w
+    while e < v_width:
+        product(1, 1, o + e, 0, weights, 0, 1, v + e, v_row, m, 1, True)
+        e += w
+
+
+@inner
+def _exponentiate(s, tile, states, state):
+    """Replace scores by ``exp2(score - top)`` and bring each query's state up to date."""
+    w = lanes(s)
+    v_width = state - w
+    for i in range(tile.n):
+        row, own = s + i * tile.width, states + i * state
+        for c in range(tile.m, round_up(tile.m, w)):
+            row[c] = -np.inf
+        top = splat(own[v_width], s)
+        for c in range(0, tile.m, w):
+            top = maximum(load(row + c), top)
+        peak = horizontal_max(top)
+        base = peak if peak != -np.inf else 0.0
+        added = splat(0.0, s)
+        for c in range(0, tile.m, w):
+            weight = exp2_nonpositive(load(row + c) - base)
+            store(row + c, weight)
+            added = added + weight
+        decay = exp2_nonpositive(splat(own[v_width] - base, s))
+        own[v_width] = peak
+        own[v_width + 1] = own[v_width + 1] * horizontal_max(decay) + horizontal_sum(added)
+        for e in range(0, v_width, w):
+            store(own + e, load(own + e) * decay)
+
+
+@inner
+def _add_visible(states, state, s, v, v_row, Dv, rule, tile):
+    """Add weighted values key by key, for a tile whose values hold NaN or infinity."""
+    for i in range(tile.n):
+        for j in range(tile.m):
+            if visible(rule, tile.i0 + i, tile.j0 + j):
+                for e in range(Dv):
+                    at = i * state + e
+                    states[at] = states[at] + s[i * tile.width + j] * v[j * v_row + e]
+
+
+@inner
+def _merge(out, lse, states, part, parts, Dv, state):
+    """Combine the states of one query over all parts, each relative to its own maximum."""
+    w = lanes(out)
+    v_width = state - w
+    top = states[v_width]
+    for n in range(1, parts):
+        other = states[n * part + v_width]
+        top = other if other > top else top
+    base = top if top != -np.inf else 0.0
+    total = 0.0
+    for n in range(parts):
+        own = states + n * part
+        total += math.exp2(own[v_width] - base) * own[v_width + 1]
+    for e in range(0, Dv, w):
+        value = splat(0.0, out)
+        for n in range(parts):
+            own = states + n * part
+            factor = exp2_nonpositive(splat(own[v_width] - base, out))
+            value = fma(load(own + e), factor, value)
+        value = value * (1.0 / total if total != 0.0 else 0.0)
+        if e + w <= Dv:
+            store(out + e, value)
+        else:
+            store_first(out + e, value, Dv - e)
+    lse[0] = (top + math.log2(total)) * LN_2 if total != 0.0 else -np.inf
