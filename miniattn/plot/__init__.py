@@ -3,9 +3,30 @@
 Arrays in; a Figure out, or the Axes that were given. No window is opened and no backend chosen.
 """
 
+from miniattn.plot._animation import Recorder, animate
 from miniattn.plot._canvas import Figure
+from miniattn.plot._gradient import gradient_map
 from miniattn.plot._history import history
+from miniattn.plot._html import Page, html
 from miniattn.plot._image import attention_on_image
+from miniattn.plot._layers import attention_layers, head_summary
+from miniattn.plot._lines import attention_lines
 from miniattn.plot._maps import attention_heads, attention_map
+from miniattn.plot._mask import mask
 
-__all__ = ["Figure", "attention_heads", "attention_map", "attention_on_image", "history"]
+__all__ = [
+    "Figure",
+    "Page",
+    "Recorder",
+    "animate",
+    "attention_heads",
+    "attention_layers",
+    "attention_lines",
+    "attention_map",
+    "attention_on_image",
+    "gradient_map",
+    "head_summary",
+    "history",
+    "html",
+    "mask",
+]
