@@ -30,22 +30,29 @@ def rows_per_task(count):
 @inner
 def add_partials(partials, out):
     """Set out (n,) to the sum of partials (tasks, n), in the order of the tasks."""
-    total = np.zeros(out.size, np.float64)
-    for task in range(partials.shape[0]):
-        total += partials[task]
-    out[:] = total
+    # Loops, here and below: Numba compiles a whole-array expression ten times as long.
+    for c in range(out.size):
+        total = 0.0
+        for task in range(partials.shape[0]):
+            total += partials[task, c]
+        out[c] = total
 
 
 @inner
 def _sum_block(x, start, stop, total):
     """Set total (n,) float64 to the sum of the rows x[start:stop]."""
-    run = np.empty(x.shape[1], x.dtype)
-    total[:] = 0
+    n = x.shape[1]
+    run = np.empty(n, x.dtype)
+    for c in range(n):
+        total[c] = 0
     for first in range(start, stop, RUN):
-        run[:] = 0
-        for r in range(first, min(first + RUN, stop)):
-            run += x[r]
-        total += run
+        for c in range(n):
+            run[c] = x[first, c]
+        for r in range(first + 1, min(first + RUN, stop)):
+            for c in range(n):
+                run[c] += x[r, c]
+        for c in range(n):
+            total[c] += run[c]
 
 
 @kernel
