@@ -69,14 +69,17 @@ class ResidualLayer(Module):
             # h = sublayer(h, ...)
             dh, others = _first(sublayer.backward(dh, ctx.sublayer))
             # h = norm(x)
-            return dy + norm.backward(dh, ctx.norm), others
+            dx = norm.backward(dh, ctx.norm)
+            dx += dy
+            return dx, others
         # y = norm(x + h)
         dx = norm.backward(dy, ctx.norm)
         # h = dropout(h)
         dh = self.dropout.undrop(dx, ctx.dropout)
         # h = sublayer(x, ...)
         dh, others = _first(sublayer.backward(dh, ctx.sublayer))
-        return dx + dh, others
+        dh += dx
+        return dh, others
 
 
 def norm_layer(name: Norm, embed_dim: int, *, bias: bool, dtype: DTypeLike) -> Module:
