@@ -1,0 +1,103 @@
+"""The examples' own parts: data makers, scores and head surgery. (CI runs the scripts whole.)"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from miniattn import gradcheck
+
+FOLDER = Path(__file__).parents[1] / "examples"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("script", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_docstring_shows_the_commands(script):
+    module = load(script.stem)
+    assert f"python examples/{script.name}\n" in module.__doc__ or (
+        f"python examples/{script.name} " in module.__doc__
+    )
+    assert f"python examples/{script.name} --quick" in module.__doc__
+    assert f"[{script.stem}]({script.name})" in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def test_char_gpt_spells_what_it_reads():
+    example = load("char_gpt")
+    text = example.Text("hello, world")
+    assert text.spell(text.tokens) == "hello, world"
+    assert text.tokens.max() == len(set("hello, world")) - 1
+    assert len(example.python_documentation()) > 100_000
+
+
+def test_reverse_strings_are_reversed():
+    example = load("reverse")
+    strings = example.Strings(50, seed=0)
+    for i in range(50):
+        (source, read), written = strings[i]
+        letters = source[:-1]
+        assert example.SHORTEST <= len(letters) <= example.LONGEST
+        assert source[-1] == read[0] == written[-1] == example.END
+        np.testing.assert_array_equal(read[1:], letters[::-1])
+        np.testing.assert_array_equal(written[:-1], letters[::-1])
+    np.testing.assert_array_equal(strings[7][1], strings[7][1])
+    assert example.decode(example.encode("backwards")) == "backwards"
+
+
+def test_reverse_scores_the_antidiagonal():
+    weights = np.zeros((1, 2, 4, 4))
+    weights[0, 0, range(3), [2, 1, 0]] = 1.0
+    np.testing.assert_array_equal(load("reverse").mirrored(weights, 3), [[1.0, 0.0]])
+
+
+def test_induction_asks_only_for_what_can_be_known():
+    example = load("induction_heads")
+    examples = example.Repeats(20, seed=0)
+    for i in range(20):
+        tokens, targets = examples[i]
+        asked = np.flatnonzero(targets != example.IGNORED)
+        assert asked[0] >= 7
+        for at in asked:
+            earlier = np.flatnonzero(tokens[:at] == tokens[at])
+            if at == asked[0]:  # the token that ends the first round is followed by a known one
+                assert targets[at] == tokens[0]
+            else:
+                assert targets[at] == tokens[earlier[-1] + 1]
+
+
+def test_induction_model_has_the_gradients_of_its_forward():
+    example = load("induction_heads")
+    model = example.AttentionOnly(np.random.default_rng(0))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.astype(np.float64)
+    ids = np.random.default_rng(1).integers(0, example.VOCAB, (2, 5))
+    gradcheck(model, {"ids": ids}, samples=12)
+
+
+def test_without_head_is_undone():
+    example = load("induction_heads")
+    model = example.AttentionOnly(np.random.default_rng(0))
+    ids = np.arange(12)[None] % 5
+    before = model(ids)
+    with example.without_head(model, 1, 0):
+        taken = model(ids)
+    assert not np.array_equal(taken, before)
+    np.testing.assert_array_equal(model(ids), before)
+    with example.without_head(model, 0, 0), example.without_head(model, 0, 1):
+        assert np.isfinite(model(ids)).all()
+
+
+def test_turned_four_times_is_as_before():
+    example = load("finetune_adapter")
+    examples = [(np.array([[-3.5, 2.5, 0.5], [1.5, 0.5, -2.0]], np.float32), 3)]
+    once = example.turned(examples)
+    np.testing.assert_array_equal(once[0][0], [[2.5, 3.5, 0.5], [0.5, -1.5, -2.0]])
+    again = example.turned(example.turned(example.turned(once)))
+    np.testing.assert_array_equal(again[0][0], examples[0][0])
+    assert once[0][0].dtype == np.float32
