@@ -188,7 +188,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"test accuracy: {100 * accuracy:.1f} %")
 
     curve = args.out / "training.png"
-    plot.history(history.records()).savefig(curve, dpi=150)
+    shown = ("step", "loss", "valid_loss", "valid_accuracy")
+    records = [{name: r[name] for name in shown if name in r} for r in history.records()]
+    plot.history(records, title="Learning to read digits").savefig(curve, dpi=150)
     figure = args.out / "attention.png"
     draw_attention(model, list(one_of_each(digits.test, (0, 3, 8)))).savefig(figure, dpi=150)
     print(f"training curve: {curve}\nattention: {figure}")
