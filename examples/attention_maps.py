@@ -15,7 +15,7 @@ import numpy as np
 import miniattn.functional as F
 from miniattn import masks, nn, plot
 
-TOKENS = "the cat sat on the mat and the dog sat on the cat".split()
+TOKENS = ["the", "cat", "sat", "on", "the", "mat", "and", "the", "dog", "sat", "on", "the", "cat"]
 HEADS = ["same word", "word before", "recent words", "everything"]
 
 

@@ -95,4 +95,4 @@ def _adam_step(data: _checks.Array) -> None:
 def _flow(weights: _checks.Array) -> None:
     from miniattn import analysis
 
-    analysis.flow(weights)
+    analysis.flow([weights])

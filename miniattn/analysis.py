@@ -182,7 +182,7 @@ def rollout(
            [0.4375, 0.5625]])
     """
     layers = _layers(weights, residual, heads)
-    joint = layers[0]
+    joint: Array = layers[0]
     for layer in layers[1:]:
         joint = layer @ joint
     return joint
@@ -239,7 +239,7 @@ def flow(
     T = layers.shape[-1]
     sources = np.arange(T) if queries is None else _checks.int_array("queries", queries)
     if sources.ndim != 1 or (sources.size and not 0 <= sources.min() <= sources.max() < T):
-        raise ValueError(f"queries: expected ints (n,) in [0, {T}), got {queries}")
+        raise ValueError(f"queries: expected ints (n,) in [0, {T}), got {sources}")
     out = np.empty((len(sources), T))
     if out.size:
         kernels.max_flow(layers, np.array(sources, np.int64), out)
@@ -577,13 +577,15 @@ def _layers(weights: Sequence[Array], residual: float, heads: str) -> Array:
     joined = np.stack([join(w.astype(np.float64), axis=-3) for w in maps])
     mixed = residual * np.eye(joined.shape[-1]) + (1 - residual) * joined
     total = mixed.sum(axis=-1, keepdims=True)
-    return np.divide(mixed, total, out=np.zeros_like(mixed), where=total > 0)
+    shares: Array = np.divide(mixed, total, out=np.zeros_like(mixed), where=total > 0)
+    return shares
 
 
 def _bits(p: Array, q: Array) -> Array:
     """Return the Kullback-Leibler divergence of the rows of p from those of q, in bits."""
     ratio = np.divide(p, q, out=np.ones_like(p), where=p > 0)
-    return (p * np.log2(ratio)).sum(axis=-1)
+    bits: Array = (p * np.log2(ratio)).sum(axis=-1)
+    return bits
 
 
 def _same_token(weights: Array, tokens: ArrayLike) -> Array:
@@ -605,5 +607,5 @@ def _mean_mass(weights: Array, where: Array) -> Array:
     counted = np.broadcast_to(where.any(axis=-1), mass.shape)
     number = counted.sum(axis=-1)
     total = np.where(counted, mass, 0).sum(axis=-1)
-    mean = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+    mean: Array = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
     return mean[()].astype(weights.dtype)

@@ -18,7 +18,6 @@ import numpy as np
 
 from miniattn import models, optim, trace
 from miniattn._checks import Array
-from miniattn.data import pad
 from miniattn.training import Trainer
 
 SIDE = 8  # pixels a side
@@ -108,8 +107,7 @@ def received(model: models.SequenceClassifier, sequence: Array) -> tuple[int, di
     Every pixel is a query, and the classifier averages over queries: so the mean of a map's rows
     is how much of each pixel's value reaches the average.
     """
-    batch = pad([(sequence, 0)])
-    logits, ctx = model.forward(*batch.inputs, **batch.keywords)
+    logits, ctx = model.forward(sequence[None])
     maps = trace.attention_weights(ctx)
     return int(logits.argmax()), {name: maps[name][0].mean(axis=1) for name in maps.names}
 
