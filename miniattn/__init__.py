@@ -18,6 +18,7 @@ from miniattn.runtime import get_num_threads, set_num_threads, show_config, thre
 if TYPE_CHECKING:  # submodules are imported at their first use, by __getattr__
     from miniattn import (
         analysis,
+        bridges,
         checkpoint,
         data,
         functional,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # submodules are imported at their first use, by __getattr__
 __all__ = [
     "GradcheckError",
     "analysis",
+    "bridges",
     "checkpoint",
     "data",
     "functional",
