@@ -4,15 +4,17 @@ A sequence of random tokens is repeated; its first round cannot be predicted, ev
 by a model that looks for the last place where the present token stood, and copies what followed.
 Two attention layers learn that as a pair: a head in the first looks at the token before, a head in
 the second then finds the token *after* the last occurrence: the induction head (Olsson et al.,
-"In-context Learning and Induction Heads", 2022). The script trains the model, finds both heads by
-their maps, and takes out one head after the other to see whether they are what does it.
+"In-context Learning and Induction Heads", 2022). The script trains the model, finds both kinds of
+heads by their maps, and takes heads out to see whether these are what does it: one at a time, and,
+since several learn the same and stand in for one another, a kind at a time.
 
     python examples/induction_heads.py
     python examples/induction_heads.py --quick    # 20 steps, to see that it runs
 """
 
 import argparse
-from collections.abc import Iterator
+import string
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +25,10 @@ from miniattn import analysis, masks, nn, optim, plot, trace
 from miniattn.data import IGNORED, stack
 from miniattn.training import Trainer
 
-VOCAB, LENGTH = 32, 48
+VOCAB, LENGTH = 64, 48
 LAYERS, HEADS, WIDTH = 2, 4, 64
+
+Place = tuple[int, int]  # layer, head
 
 
 class AttentionOnlyContext(NamedTuple):
@@ -116,66 +120,79 @@ def scores(model: AttentionOnly, examples: Repeats) -> tuple[np.ndarray, np.ndar
 
 
 @contextmanager
-def without_head(model: AttentionOnly, layer: int, head: int) -> Iterator[None]:
-    """Take a head out: it writes through its own columns of ``out_proj``, which become 0."""
-    weight = model.layers[layer].out_proj.weight.data
-    columns = np.s_[:, head * WIDTH // HEADS : (head + 1) * WIDTH // HEADS]
-    kept = weight[columns].copy()
-    weight[columns] = 0.0
+def without(model: AttentionOnly, heads: Iterable[Place]) -> Iterator[None]:
+    """Take heads out: each writes through its own columns of ``out_proj``, which become 0."""
+    kept = model.state_dict()
+    for layer, head in heads:
+        columns = slice(head * WIDTH // HEADS, (head + 1) * WIDTH // HEADS)
+        model.layers[layer].out_proj.weight.data[:, columns] = 0.0
     try:
         yield
     finally:
-        weight[columns] = kept
+        model.load_state_dict(kept)
+
+
+def kinds(before: np.ndarray, after: np.ndarray) -> dict[str, list[Place]]:
+    """Return heads by what they do, strongest first; the others of each layer for comparison.
+
+    A head counts that scores more than half of what the best one does.
+    """
+    groups = {}
+    for layer, (name, score) in enumerate({"token before": before, "induction": after}.items()):
+        order = [int(head) for head in np.argsort(-score[layer])]
+        strong = [(layer, h) for h in order if score[layer, h] > score[layer].max() / 2]
+        groups[name] = strong
+        groups[f"others of layer {layer}"] = [(layer, h) for h in order if (layer, h) not in strong]
+    return groups
 
 
 def draw(
     model: AttentionOnly,
-    examples: Repeats,
-    found: dict[tuple[int, int], str],
-    left: dict[tuple[int, int], float],
+    tokens: np.ndarray,
+    groups: dict[str, list[Place]],
+    left: dict[str, float],
     whole: float,
 ) -> plot.Figure:
-    """Return a figure: the found heads' maps, and the accuracy that is left without each head."""
-    shown = examples[0][0][:32]
-    labels = [chr(ord("A") + token) if token < 26 else str(token - 26) for token in shown]
-    _, maps = trace.run(model, shown[None])
-    fig = plot.Figure(figsize=(14, 4.8), layout="constrained")
-    axes = fig.subplots(1, 3, width_ratios=[1, 1, 0.9])
-    for ax, ((layer, head), name) in zip(axes, found.items(), strict=False):
+    """Return a figure: the map of the best head of each kind, and the accuracy without heads."""
+    labels = [(string.ascii_letters + string.digits + "+-")[t] for t in tokens]
+    _, maps = trace.run(model, tokens[None])
+    fig = plot.Figure(figsize=(15, 4.8), layout="constrained")
+    axes = fig.subplots(1, 3, width_ratios=[1, 1, 0.8])
+    for ax, name in zip(axes, ["token before", "induction"], strict=False):
+        layer, head = groups[name][0]
         weights = maps[maps.names[layer]][0, head]
-        plot.attention_map(
-            weights, labels, ax=ax, mask=masks.causal(), title=f"layer {layer}, head {head}: {name}"
-        )
-    names = [f"{layer}.{head}" for layer, head in left]
-    colours = ["tab:red" if place in found else "tab:blue" for place in left]
-    axes[2].bar(names, [100 * value for value in left.values()], color=colours)
-    axes[2].axhline(100 * whole, color="black", linestyle=":", label="all heads")
+        title = f"head {layer}.{head}: {name}"
+        plot.attention_map(weights, labels, ax=ax, mask=masks.causal(), title=title)
+    chosen = {"token before", "induction"}
+    chosen |= {f"{layer}.{head}" for name in sorted(chosen) for layer, head in groups[name]}
+    colours = ["tab:red" if name in chosen else "tab:blue" for name in left]
+    axes[2].barh(list(left), [100 * value for value in left.values()], color=colours)
+    axes[2].axvline(100 * whole, color="black", linestyle=":")
+    axes[2].invert_yaxis()
     axes[2].set(
-        xlabel="layer.head that is taken out",
-        ylabel="next token right, %",
-        title="what is left without each head",
-        ylim=(0, 105),
+        xlabel="next token right, % (dotted: all heads)",
+        title="without layer.head, without all of a kind",
+        xlim=(0, 105),
     )
-    axes[2].legend(loc="lower right")
     return fig
 
 
 def main() -> None:
     """Train, find the heads, take each out, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000, help="updates")
+    parser.add_argument("--steps", type=int, default=1000, help="updates")
     parser.add_argument("--quick", action="store_true", help="20 steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("induction-heads"), help="folder")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     steps = 20 if args.quick else args.steps
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     model = AttentionOnly(rng)
     print(model)
     trainer = Trainer(
         model,
-        optim.AdamW(model.named_parameters(), lr=2e-3),
+        optim.AdamW(model.named_parameters(), lr=4e-3),
         rng=rng,
         batch_size=32,
         collate=stack,
@@ -193,24 +210,22 @@ def main() -> None:
     whole = accuracy(model, test)
     print(f"next token right where it can be known: {100 * whole:.1f} %")
     before, after = scores(model, test)
-    previous = np.unravel_index(before.argmax(), before.shape)
-    induction = np.unravel_index(after.argmax(), after.shape)
-    print(
-        f"previous-token head: {previous[0]}.{previous[1]}, {100 * before.max():.0f} % of it there"
-    )
-    print(f"induction head: {induction[0]}.{induction[1]}, {100 * after.max():.0f} % of it there")
-
+    groups = kinds(before, after)
     left = {}
     for layer, head in np.ndindex(LAYERS, HEADS):
-        with without_head(model, layer, head):
-            left[layer, head] = accuracy(model, test)
+        with without(model, [(layer, head)]):
+            left[f"{layer}.{head}"] = accuracy(model, test)
         print(
-            f"without {layer}.{head}: {100 * left[layer, head]:5.1f} %   "
-            f"(attention to the token before {before[layer, head]:.2f}, "
-            f"after the last occurrence {after[layer, head]:.2f})"
+            f"without {layer}.{head}: {100 * left[f'{layer}.{head}']:5.1f} %   (its attention: "
+            f"{100 * before[layer, head]:2.0f} % to the token before, "
+            f"{100 * after[layer, head]:2.0f} % to what followed)"
         )
-    found = {tuple(previous): "token before", tuple(induction): "induction"}
-    draw(model, test, found, left, whole).savefig(args.out / "heads.png", dpi=150)
+    for name, heads in groups.items():
+        with without(model, heads):
+            left[name] = accuracy(model, test)
+        places = ", ".join(f"{layer}.{head}" for layer, head in heads) or "none"
+        print(f"without {name} ({places}): {100 * left[name]:.1f} %")
+    draw(model, test[0][0][:32], groups, left, whole).savefig(args.out / "heads.png", dpi=150)
     plot.history(history).savefig(args.out / "training.png", dpi=150)
     print(f"figures: {args.out}/heads.png, {args.out}/training.png")
 

@@ -80,17 +80,27 @@ def test_induction_model_has_the_gradients_of_its_forward():
     gradcheck(model, {"ids": ids}, samples=12)
 
 
-def test_without_head_is_undone():
+def test_heads_taken_out_come_back():
     example = load("induction_heads")
     model = example.AttentionOnly(np.random.default_rng(0))
     ids = np.arange(12)[None] % 5
     before = model(ids)
-    with example.without_head(model, 1, 0):
-        taken = model(ids)
-    assert not np.array_equal(taken, before)
+    with example.without(model, [(1, 0)]):
+        assert not np.array_equal(model(ids), before)
     np.testing.assert_array_equal(model(ids), before)
-    with example.without_head(model, 0, 0), example.without_head(model, 0, 1):
-        assert np.isfinite(model(ids)).all()
+    with example.without(model, np.ndindex(example.LAYERS, example.HEADS)):
+        alone = model.head(model.norm(model.tokens(ids)))
+        np.testing.assert_array_equal(model(ids), alone)
+
+
+def test_kinds_of_heads():
+    before, after = np.array([[0.1, 0.9, 0.5], [0.9, 0, 0]]), np.array([[0, 0, 0], [0.2, 0.3, 0.9]])
+    assert load("induction_heads").kinds(before, after) == {
+        "token before": [(0, 1), (0, 2)],
+        "others of layer 0": [(0, 0)],
+        "induction": [(1, 2)],
+        "others of layer 1": [(1, 1), (1, 0)],
+    }
 
 
 def test_turned_four_times_is_as_before():
