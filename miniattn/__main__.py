@@ -18,6 +18,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "bench": Command("miniattn.bench", "bench", "time miniattn and its peers on this machine"),
     "demo": Command(
         "miniattn.demo", "examples", "train on handwritten digits, draw what the model attends to"
     ),

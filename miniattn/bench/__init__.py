@@ -1,0 +1,149 @@
+"""Measure miniattn and its peers on this machine: ``python -m miniattn bench``."""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from miniattn import runtime
+from miniattn.bench import _cases, _measure, _results, _table
+
+LIBRARIES = ["miniattn", "torch", "jax", "onnxruntime", "numpy"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("--quick", action="store_true", help="a few small cases, one round")
+    parser.add_argument(
+        "--only", metavar="TEXT", nargs="+", help="cases whose name contains TEXT; 'lengths'"
+    )
+    parser.add_argument(
+        "--peers", nargs="*", choices=LIBRARIES[1:], default=LIBRARIES[1:], help="default: all"
+    )
+    parser.add_argument(
+        "--python",
+        metavar="NAME=PATH",
+        action="append",
+        default=[],
+        help="run a peer with the Python of another environment",
+    )
+    parser.add_argument("--threads", type=int, default=runtime.get_num_threads())
+    parser.add_argument("--rounds", type=int, help="turns that each library takes (5; quick: 1)")
+    parser.add_argument("--seconds", type=float, help="length of a turn (0.2; quick: 0.05)")
+    parser.add_argument("--out", type=Path, default=Path("miniattn-bench"), metavar="FOLDER")
+    parser.add_argument(
+        "--draw", action="store_true", help="measure nothing: table and picture of FOLDER's JSON"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table; write benchmark.json, benchmark.txt and benchmark.png."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "benchmark.json"
+    kept = json.loads(path.read_text()) if path.exists() else None
+    results = kept if args.draw else _merged(kept, _measured(args))
+    if results is None:
+        raise SystemExit(f"{path}: nothing was measured yet")
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    text = _table.text(results)
+    (args.out / "benchmark.txt").write_text(text)
+    print(text, end="")
+    from miniattn.bench import _picture  # here: measuring needs no matplotlib
+
+    _picture.draw(results, args.out / "benchmark.png")
+    return 0
+
+
+def _measured(args: argparse.Namespace) -> dict[str, Any]:
+    rounds = args.rounds or (1 if args.quick else 5)
+    seconds = args.seconds or (0.05 if args.quick else 0.2)
+    pythons = dict(option.split("=", 1) for option in args.python)
+    names = ["miniattn", *args.peers]
+    libraries, missing = _measure.start(names, pythons, args.threads)
+    results: dict[str, Any] = {
+        "machine": {**runtime.config(), "threads": str(args.threads)},
+        "libraries": {library.name: library.version for library in libraries},
+        "missing": missing,
+        "limits": {},
+        "records": [],
+        "lengths": [],
+    }
+    limits = results["limits"]
+    try:
+        limits["multiply_add"] = _multiply_add(libraries[0], rounds, seconds, args.threads)
+        for group, case in _chosen(args):
+            found = _measure.compare(libraries, case, rounds=rounds, seconds=seconds)
+            entry = _results.record(group, case, found, limits)
+            if case["op"] == "copy":
+                limits[_results.limit_name(case)] = _results.fastest(case, entry)
+            results["records"].append(entry)
+            _say(entry)
+    finally:
+        for library in libraries:
+            library.close()
+    if not args.only or "lengths" in args.only:
+        results["lengths"] = list(_lengths(args, results["libraries"], pythons, seconds))
+    return results
+
+
+def _chosen(args: argparse.Namespace) -> Iterator[tuple[_cases.Group, _cases.Case]]:
+    """Yield the cases to measure; copies always, because others are compared with them."""
+    for group in _cases.groups(args.quick):
+        for case in group.cases:
+            name = _cases.name(case)
+            if not args.only or case["op"] == "copy" or any(text in name for text in args.only):
+                yield group, case
+
+
+def _lengths(
+    args: argparse.Namespace, names: Iterable[str], pythons: Mapping[str, str], seconds: float
+) -> Iterator[_results.Record]:
+    """Yield time and memory of attention for growing T, each in a process of its own."""
+    for case in _cases.lengths(args.quick):
+        found = {}
+        for name in names:
+            if case["T"] <= _cases.LONGEST.get(name, math.inf):
+                python = pythons.get(name, sys.executable)
+                found[name] = _measure.alone(name, python, args.threads, case, seconds)
+        entry = _results.length_record(case, found)
+        _say(entry)
+        yield entry
+
+
+def _multiply_add(library: _measure.Library, rounds: int, seconds: float, threads: int) -> float:
+    """Return the multiply-adds a second, counted as two, of the fastest round."""
+    from miniattn.kernels import peak, simd, tiles
+
+    case = _cases.PEAK
+    found = _measure.compare([library], case, rounds=rounds, seconds=seconds)["miniattn"]
+    fastest = min(map(statistics.median, found["rounds"]))
+    tile = peak.ROWS * tiles.WIDE * simd.LANES
+    return float(2 * threads * case["rows"] * case["n"] * tile / fastest)
+
+
+def _say(entry: _results.Record) -> None:
+    """Show that the run goes on: one line a case, not where it could be taken for the table."""
+    parts = [entry["name"]]
+    for name, found in entry["libraries"].items():
+        taken = _table.duration(found["seconds"]) if "seconds" in found else "-"
+        parts.append(f"{name} {found.get('error', taken)}")
+    print("  ".join(parts), file=sys.stderr, flush=True)
+
+
+def _merged(kept: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """Return new results, with the old ones of what was not measured again."""
+    if kept is None:
+        return new
+    merged = {**new}
+    merged["libraries"] = {**kept["libraries"], **new["libraries"]}
+    merged["limits"] = {**kept["limits"], **new["limits"]}
+    order = [_cases.name(case) for g in _cases.groups(False) for case in g.cases]
+    order += [_cases.name(case) for case in _cases.lengths(False)]
+    for part in ("records", "lengths"):
+        entries = {entry["name"]: entry for entry in [*kept[part], *new[part]]}
+        merged[part] = sorted(entries.values(), key=lambda entry: order.index(entry["name"]))
+    return merged

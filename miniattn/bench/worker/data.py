@@ -1,0 +1,47 @@
+"""The inputs of a case: the same numbers for every library."""
+
+from typing import Any
+
+import numpy as np
+
+Case = dict[str, Any]
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def arrays(case: Case) -> Arrays:
+    """Return the inputs of ``case`` by name; dy is the gradient that comes in."""
+    normal = _Normal()
+    if case["op"] == "multiply_add":
+        return {}
+    if case["op"] == "attention":
+        B, H, T, S, D = (case[letter] for letter in "BHTSD")
+        shapes = {"q": (B, H, T, D), "k": (B, H, S, D), "v": (B, H, S, D), "dy": (B, H, T, D)}
+        return {name: normal(*shape) for name, shape in shapes.items()}
+    rows, n = case["rows"], case["n"]
+    x = normal(rows, n)
+    if case["op"] == "cross_entropy":
+        return {"logits": x, "targets": np.asarray(np.random.default_rng(1).integers(0, n, rows))}
+    if case["op"] == "layer_norm":
+        return {"x": x, "weight": normal(n), "bias": normal(n), "dy": normal(rows, n)}
+    return {"x": x, "dy": normal(rows, n)}
+
+
+def lengths(case: Case) -> np.ndarray[Any, Any]:
+    """Return how many keys each sequence of a padded batch has: from a third of S up to S."""
+    return np.linspace(max(1, case["S"] // 3), case["S"], case["B"]).astype(np.int64)
+
+
+def visible(case: Case) -> np.ndarray[Any, Any] | None:
+    """Return the padding as a boolean array (B, 1, 1, S), True = may attend."""
+    if case["mask"] != "padding":
+        return None
+    real: np.ndarray[Any, Any] = np.arange(case["S"]) < lengths(case)[:, None]
+    return real[:, None, None, :]
+
+
+class _Normal:
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+
+    def __call__(self, *shape: int) -> np.ndarray[Any, Any]:
+        return self._rng.standard_normal(shape, dtype=np.float32)

@@ -1,0 +1,52 @@
+"""What the machine can do at most: multiply-adds in registers, and bytes from here to there.
+
+Benchmarks measure these in the same run as the operations, so that a speed can be read as a part
+of what is possible.
+"""
+
+import numba
+
+from miniattn.kernels._runtime import kernel
+from miniattn.kernels.simd import lanes, load, pointer, product, store
+from miniattn.kernels.tiles import WIDE
+
+ROWS = 6  # of the register tile, as in the products of attention
+BLOCK = 65_536  # elements that one task copies
+
+
+@kernel
+def multiply_add(a, b, c, times):
+    """Compute C = A B ``times`` times in each thread, for one register tile C (threads, 6, n).
+
+    A (6, K) and B (K, n) stay in the first cache, n being four registers (two where there are only
+    16): 2 · threads · times · 6 · K · n operations at the rate of the multiply-add units.
+    """
+    for thread in numba.prange(c.shape[0]):
+        for _ in range(times):
+            product(
+                ROWS,
+                WIDE,
+                pointer(c[thread], 0),
+                b.shape[1],
+                pointer(a, 0),
+                a.shape[1],
+                1,
+                pointer(b, 0),
+                b.shape[1],
+                a.shape[1],
+                ROWS,
+                False,
+            )
+
+
+@kernel
+def copy(x, y):
+    """y = x, for 1-D arrays, by all threads."""
+    for task in numba.prange(-(-x.size // BLOCK)):
+        start, stop = task * BLOCK, min((task + 1) * BLOCK, x.size)
+        p, q = pointer(x, start), pointer(y, start)
+        whole = (stop - start) // lanes(p) * lanes(p)
+        for i in range(0, whole, lanes(p)):
+            store(q + i, load(p + i))
+        for i in range(start + whole, stop):
+            y[i] = x[i]
