@@ -29,6 +29,7 @@ class Miniattn:
         self.clip = optim.clip_grad_norm
         self.model = models.GPT.preset("nanogpt-cpu", vocab_size)
         self.model.load_state_dict(state)
+        self.parameters = self.model.parameters()
         self.optimizer = optim.AdamW(
             self.model.named_parameters(),
             LR,
@@ -42,9 +43,9 @@ class Miniattn:
 
         logits, ctx = self.model.forward(ids)
         loss, loss_ctx = F.cross_entropy_forward(logits, targets)
-        self.model.zero_grad()
+        self.optimizer.zero_grad()
         self.model.backward(F.cross_entropy_backward(1.0, loss_ctx), ctx)
-        self.clip(self.model.parameters(), CLIP)
+        self.clip(self.parameters, CLIP)
         self.optimizer.step(factor)
         return float(loss)
 
@@ -62,8 +63,9 @@ class PyTorch:
         self.torch = torch
         self.model = GPT(vocab_size, BLOCK)
         self.model.take(state)
-        matrices = [p for p in self.model.parameters() if p.dim() >= 2]
-        others = [p for p in self.model.parameters() if p.dim() < 2]
+        self.parameters = list(self.model.parameters())
+        matrices = [p for p in self.parameters if p.dim() >= 2]
+        others = [p for p in self.parameters if p.dim() < 2]
         groups = [
             {"params": matrices, "weight_decay": DECAY},
             {"params": others, "weight_decay": 0.0},
@@ -74,7 +76,7 @@ class PyTorch:
         loss = self._loss(ids, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
         for group in self.optimizer.param_groups:
             group["lr"] = LR * factor
         self.optimizer.step()

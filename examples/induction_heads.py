@@ -171,7 +171,7 @@ def draw(
     axes[2].invert_yaxis()
     axes[2].set(
         xlabel="next token right, % (dotted: all heads)",
-        title="without layer.head, without all of a kind",
+        title="accuracy without heads",
         xlim=(0, 105),
     )
     return fig
