@@ -20,6 +20,7 @@ ALLOWED = {
     "nn": {"_checks", "functional", "masks"},
     "models": {"_checks", "functional", "masks", "nn"},
     "optim": {"_checks", "functional", "kernels", "nn"},
+    "bridges": {"_checks", "models", "nn"},
 }
 MAY_PLOT = {"__init__", "__main__", "plot", "demo"}  # the command line, and the lazy import
 
@@ -87,7 +88,9 @@ def test_numba_is_set_up_in_one_place():
 
 
 def test_import_loads_nothing_heavy(python):
-    code = "import sys, numba; known = {*sys.modules}; import miniattn; print(*{*sys.modules} - known)"
+    code = (
+        "import sys, numba; known = {*sys.modules}; import miniattn; print(*{*sys.modules} - known)"
+    )
     loaded = {name.split(".")[0] for name in python(code).split()}
     assert loaded == {"miniattn", "numpy"}
     assert "miniattn.functional" not in python(code).split()

@@ -63,7 +63,9 @@ def test_what_is_read_is_written_again_bit_by_bit(make, rng):
 @pytest.mark.parametrize("options", [{}, {"bias": True}, {"positions": "rotary"}], ids=str)
 def test_gpt_is_read_and_written_again_bit_by_bit(layout, options, rng):
     model = gpt(**options)
-    state = tied(random_like(bridges.to_torch(model, layout=layout), rng))
+    state = random_like(bridges.to_torch(model, layout=layout), rng)
+    state["transformer.wte.weight"][0, 0] = np.nan  # tied all the same
+    state = tied(state)
     bridges.from_torch(model, state, layout=layout)
     again = bridges.to_torch(model, layout=layout)
     assert list(again) == list(state)

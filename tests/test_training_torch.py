@@ -3,15 +3,13 @@
 import numpy as np
 import pytest
 
-from miniattn import models, optim
+from miniattn import bridges, models, optim
 from miniattn.data import pad
 from miniattn.training import Trainer
 
 torch = pytest.importorskip("torch")
 
 VOCAB, WIDTH, HEADS, LAYERS, CLASSES, LONGEST = 7, 16, 2, 2, 3, 12
-
-NAMES = {".attn.": ".self_attn.", ".ffn.up.": ".linear1.", ".ffn.down.": ".linear2."}
 
 
 class Reference(torch.nn.Module):
@@ -38,16 +36,8 @@ class Reference(torch.nn.Module):
 
     def take(self, model):
         """Copy the parameters of ours."""
-        theirs = {}
-        for name, array in model.state_dict().items():
-            for ours, new in NAMES.items():
-                name = name.replace(ours, new)
-            theirs[name] = torch.tensor(array)
-        for i, kind in np.ndindex(LAYERS, 2):
-            attention, kind = f"encoder.layers.{i}.self_attn", ("weight", "bias")[kind]
-            parts = [theirs.pop(f"{attention}.{part}_proj.{kind}") for part in "qkv"]
-            theirs[f"{attention}.in_proj_{kind}"] = torch.cat(parts)
-        self.load_state_dict(theirs)
+        state = bridges.to_torch(model)
+        self.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
 
 
 def test_loss_curve_of_a_transformer_is_that_of_pytorch(rng):
