@@ -4,7 +4,10 @@ A classifier learns handwritten digits as sequences of pixels. Then the digits a
 quarter, and it reads them wrongly. Four ways of teaching it the turned digits, each from the same
 trained model: bottleneck adapters and LoRA in a frozen model, the last layer alone, all parameters.
 
-    python examples/finetune_adapter.py
+Of the turned digits 16 % are read right before; 87 % with adapters (6 % of the parameters),
+83 % with LoRA (3 %), 69 % with the last layer, 95 % with all.
+
+    python examples/finetune_adapter.py            # 6 minutes on one busy core
     python examples/finetune_adapter.py --quick    # 1 epoch each, to see that it runs
 """
 
