@@ -8,6 +8,7 @@ from typing import Any
 
 import numba
 from numba.core import config
+from numba.extending import models, register_model
 
 from miniattn.kernels import _threads
 from miniattn.kernels._cache import KernelCache
@@ -39,6 +40,21 @@ def _decorator(kind: type["Inner"], options: dict[str, Any]) -> Callable[..., An
     return decorate
 
 
+class _InnerType(numba.types.Dispatcher):
+    """Calls of an inner function: compiled for the types of arguments, not for their values.
+
+    Numba would compile ``f(x, 1)`` and ``f(x, 2)`` apart, which doubled what attention takes.
+    """
+
+    def get_call_type(self, context: Any, args: Any, kws: Any) -> Any:
+        args = [numba.types.unliteral(a) for a in args]
+        kws = {name: numba.types.unliteral(a) for name, a in kws.items()}
+        return super().get_call_type(context, args, kws)
+
+
+register_model(_InnerType)(models.OpaqueModel)
+
+
 class Inner:
     """A function for Numba, which is told of it at its first use: that takes 0.2 ms each."""
 
@@ -54,7 +70,7 @@ class Inner:
 
     @property
     def _numba_type_(self) -> Any:
-        return numba.types.Dispatcher(self.dispatcher)  # Numba asks when it compiles a caller
+        return _InnerType(self.dispatcher)  # Numba asks when it compiles a caller
 
     def __call__(self, *args: Any) -> Any:
         return self.dispatcher(*args)

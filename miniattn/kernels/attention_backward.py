@@ -121,7 +121,8 @@ def backward(problem, operands, mask, parts, like):
     """
     w = lanes(like)
     tasks = problem.B * problem.G * parts
-    counter = np.zeros(1, np.int64)
+    counter = np.empty(1, np.int64)
+    counter[0] = 0
     size = _sums_size(problem, w)
     partial = np.empty(tasks * size if parts > 1 else 0, like.dtype)
     for _ in numba.prange(min(tasks, numba.get_num_threads())):
@@ -441,7 +442,8 @@ def bias_backward(problem, operands, mask, shape, like):
     all_blocks = (problem.T + QUERIES - 1) // QUERIES
     own_blocks = all_blocks if shape[2] > 1 else 1
     tasks = shape[0] * shape[1] * own_blocks
-    counter = np.zeros(1, np.int64)
+    counter = np.empty(1, np.int64)
+    counter[0] = 0
     for _ in numba.prange(min(tasks, numba.get_num_threads())):
         scratch = np.empty(block_size(problem, lanes(like)), like.dtype)
         work = pointer(scratch, 0)

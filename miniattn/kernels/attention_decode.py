@@ -79,7 +79,8 @@ def decode(problem, operands, mask, parts, like):
     queries = problem.H // problem.G * problem.T  # that share a key/value head
     state = round_up(problem.Dv, w) + w  # of one query: weighted values, maximum, sum
     states = np.empty(tasks * queries * state, like.dtype)
-    counter = np.zeros(1, np.int64)
+    counter = np.empty(1, np.int64)
+    counter[0] = 0
     for _ in numba.prange(min(tasks, numba.get_num_threads())):
         scratch = np.empty(_scratch_size(problem, w), like.dtype)
         while True:

@@ -84,7 +84,8 @@ def forward(problem, operands, mask, like):
     """
     blocks = (problem.T + QUERIES - 1) // QUERIES
     tasks = problem.B * problem.H * blocks
-    counter = np.zeros(1, np.int64)
+    counter = np.empty(1, np.int64)
+    counter[0] = 0
     for _ in numba.prange(min(tasks, numba.get_num_threads())):
         scratch = np.empty(_scratch_size(problem, lanes(like)), like.dtype)
         while True:

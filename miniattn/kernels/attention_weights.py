@@ -45,7 +45,8 @@ def attention_map(problem, operands, mask, rows, columns, like):
     bins = max(1, QUERIES * rows // max(1, problem.T))  # of one task: about QUERIES queries
     groups = (rows + bins - 1) // bins
     tasks = problem.B * problem.H * groups
-    counter = np.zeros(1, np.int64)
+    counter = np.empty(1, np.int64)
+    counter[0] = 0
     for _ in numba.prange(min(tasks, numba.get_num_threads())):
         width = max(QUERIES, lanes(like))
         size = width * (problem.D + 2 * (KEYS + ROW_GROUP) + 4) + 16

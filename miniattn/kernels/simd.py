@@ -598,7 +598,7 @@ def take(typing_context, p):
 def fma(typing_context, a, b, c):
     """Return ``a * b + c`` with one rounding; any of them may be a scalar."""
     vector = next((t for t in (a, b, c) if isinstance(t, Vector)), None)
-    if not _is_float(vector):
+    if vector is None or not _is_float(vector):
         return None
 
     def emit(context, builder, signature, args):
