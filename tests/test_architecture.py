@@ -78,11 +78,18 @@ def test_llvm_is_emitted_in_one_file():
 def test_numba_is_set_up_in_one_place():
     """No kernel is compiled past the flags, the cache and the lock of `_runtime`."""
 
+    compilers = ("njit", "jit", "guvectorize", "vectorize")
+
+    def compiles(node):
+        match node:
+            case ast.Attribute(value=ast.Name(id="numba"), attr=name):
+                return name in compilers
+            case ast.ImportFrom(module="numba", names=names):
+                return any(alias.name in compilers for alias in names)
+        return False
+
     def decorates(path):
-        return any(
-            isinstance(node, ast.Attribute) and node.attr in ("njit", "jit", "guvectorize")
-            for node in ast.walk(ast.parse(path.read_bytes()))
-        )
+        return any(map(compiles, ast.walk(ast.parse(path.read_bytes()))))
 
     assert [path.name for path in FILES if decorates(path)] == ["_runtime.py"]
 
