@@ -298,9 +298,9 @@ def test_registers_are_as_wide_as_the_processor():
         assert register in assembly
 
 
-@pytest.mark.parametrize("lanes_asked", [4, 8, 16])
-def test_every_width(lanes_asked, tmp_path):
-    """The layer, and attention on it, at the register widths of other processors."""
+@pytest.mark.parametrize("lanes_asked", sorted({4, 8, 16} - {LANES}))
+def test_every_width(lanes_asked):
+    """The layer, and attention on it, at the register widths that this process has not."""
     env = {**os.environ, "MINIATTN_LANES": str(lanes_asked), "MINIATTN_CACHE": "0"}
     here = Path(__file__).parent
     names = ["test_simd.py", "test_attention.py::test_forward_and_backward_at_a_glance"]
