@@ -99,7 +99,8 @@ def broadcastable(name: str, x: Array, letters: str, full: tuple[int, ...]) -> N
         fits = False
     if not fits:
         raise ValueError(
-            f"{name}: expected a shape that broadcasts to ({letters}) = {tuple(full)}, got {x.shape}"
+            f"{name}: expected a shape that broadcasts to ({letters}) = {tuple(full)}, "
+            f"got {x.shape}"
         )
 
 

@@ -333,7 +333,8 @@ def test_wrong_call(case):
         call()
     assert type(caught.value) is error
     message = str(caught.value)
-    form = re.fullmatch(r"([\w, \[\]]+): (expected .+?)[,;:] (?:.*\b)?got\s(.+)", message, re.DOTALL)
+    pattern = r"([\w, \[\]]+): (expected .+?)[,;:] (?:.*\b)?got\s(.+)"
+    form = re.fullmatch(pattern, message, re.DOTALL)
     assert form, message
     assert form[1] == argument, message
     assert came in form[3] or came in message.split("expected", 1)[1], message
