@@ -112,6 +112,52 @@ def test_every_library_has_a_process_of_its_own():
             library.close()
 
 
+class Scripted:
+    """Stands for a library and for the machine: its calls take 1, 2, ... seconds."""
+
+    name = "scripted"
+
+    def __init__(self, free):
+        self.free = iter(free)
+        self.calls = 0
+
+    def ask(self, case, seconds):
+        self.calls += 1
+        return {"times": [self.calls]}
+
+    def is_free(self):
+        return next(self.free)
+
+
+@pytest.mark.parametrize(
+    ("free", "kept"),
+    [
+        ([True, True], [1, 2]),
+        ([False, True, False, True], [2, 4]),
+        ([False] * 6, [5, 6]),  # six tries for two rounds: the last ones count as they are
+        ([False, False, True, False, False, False], [3, 6]),
+    ],
+)
+def test_disturbed_rounds_are_taken_again(free, kept):
+    both = Scripted(free)
+    found = _measure.compare([both], {}, rounds=2, seconds=0.0, machine=both)
+    assert found == {"scripted": {"rounds": [[n] for n in kept]}}
+    assert both.calls == len(free)
+
+
+def test_the_machine_is_busy_while_its_threads_are_slow(monkeypatch):
+    machine = _measure.Machine(1)
+    try:
+        assert machine.peak > 0
+        speeds = iter([machine.peak / 2, machine.peak / 2, machine.peak])
+        monkeypatch.setattr(machine, "_speed", lambda: next(speeds))
+        assert not machine.is_free()  # and it waited until the third
+        with pytest.raises(StopIteration):
+            next(speeds)
+    finally:
+        machine.close()
+
+
 def test_the_grid():
     assert len(_cases.GRID) >= 16
     assert len({_cases.name(c) for g in _cases.groups(False) for c in g.cases}) == sum(

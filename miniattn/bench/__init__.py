@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -64,6 +63,7 @@ def _measured(args: argparse.Namespace) -> dict[str, Any]:
     pythons = dict(option.split("=", 1) for option in args.python)
     names = ["miniattn", *args.peers]
     libraries, missing = _measure.start(names, pythons, args.threads)
+    machine = _measure.Machine(args.threads)
     results: dict[str, Any] = {
         "machine": {**runtime.config(), "threads": str(args.threads)},
         "libraries": {library.name: library.version for library in libraries},
@@ -74,15 +74,18 @@ def _measured(args: argparse.Namespace) -> dict[str, Any]:
     }
     limits = results["limits"]
     try:
-        limits["multiply_add"] = _multiply_add(libraries[0], rounds, seconds, args.threads)
         for group, case in _chosen(args):
-            found = _measure.compare(libraries, case, rounds=rounds, seconds=seconds)
+            found = _measure.compare(
+                libraries, case, rounds=rounds, seconds=seconds, machine=machine
+            )
+            limits["multiply_add"] = machine.peak
             entry = _results.record(group, case, found, limits)
             if case["op"] == "copy":
                 limits[_results.limit_name(case)] = _results.fastest(case, entry)
             results["records"].append(entry)
             _say(entry)
     finally:
+        machine.close()
         for library in libraries:
             library.close()
     if not args.only or "lengths" in args.only:
@@ -112,17 +115,6 @@ def _lengths(
         entry = _results.length_record(case, found)
         _say(entry)
         yield entry
-
-
-def _multiply_add(library: _measure.Library, rounds: int, seconds: float, threads: int) -> float:
-    """Return the multiply-adds a second, counted as two, of the fastest round."""
-    from miniattn.kernels import peak, simd, tiles
-
-    case = _cases.PEAK
-    found = _measure.compare([library], case, rounds=rounds, seconds=seconds)["miniattn"]
-    fastest = min(map(statistics.median, found["rounds"]))
-    tile = peak.ROWS * tiles.WIDE * simd.LANES
-    return float(2 * threads * case["rows"] * case["n"] * tile / fastest)
 
 
 def _say(entry: _results.Record) -> None:

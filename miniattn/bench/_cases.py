@@ -47,7 +47,7 @@ LENGTHS = [2**i for i in range(8, 17)]
 # Where an array of T x T numbers exists, and more than one, memory ends before patience does.
 LONGEST = {"numpy": 16_384, "jax": 16_384, "onnxruntime": 0}
 
-PEAK: Case = {"op": "multiply_add", "rows": 20_000, "n": 128, "backward": False}
+PEAK: Case = {"op": "multiply_add", "rows": 2_000, "n": 128, "backward": False}
 
 
 def groups(quick: bool) -> list[Group]:
