@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.figure
@@ -12,6 +11,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties
 
 TALLEST = 8.0  # inches: a map grows with its tokens up to here, then labels are thinned
+
+# Okabe and Ito's colours, which any kind of colour vision tells apart; without the black and the
+# yellow, which are lost on dark and on white paper.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 class Figure(matplotlib.figure.Figure):
@@ -28,7 +31,7 @@ def figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def axes_of(ax: Axes | None, width: float, height: float) -> tuple[Axes, Any]:
+def axes_of(ax: Axes | None, width: float, height: float) -> tuple[Axes, Figure | Axes]:
     """Return (the axes to draw on, what the caller gets back: those axes, or the new Figure)."""
     if ax is not None:
         return ax, ax
@@ -86,3 +89,10 @@ def label_outer(axes: Sequence[Axes]) -> None:
         if i + columns < len(axes):
             ax.set_xlabel("")
             ax.tick_params(labelbottom=False)
+
+
+def colours(count: int) -> list[str]:
+    """Return a colour for each of ``count`` things: the user's cycle if there is one."""
+    usual, given = (rc["axes.prop_cycle"] for rc in (mpl.rcParamsDefault, mpl.rcParams))
+    cycle = PALETTE if given == usual else given.by_key().get("color", PALETTE)
+    return [str(cycle[i % len(cycle)]) for i in range(count)]

@@ -1,7 +1,7 @@
 """From weights to one panel: pooling, scales, masked cells and empty rows, the colour bar."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from miniattn import _checks, masks
 from miniattn.plot._canvas import ink, points
+from miniattn.plot._visible import visible_cells
 
 Array = NDArray[Any]
 Scale = Literal["linear", "log", "row"]
@@ -24,6 +25,18 @@ MOST_CELLS = 1024
 
 DECADES = 4
 """A log scale shows this many powers of ten below the greatest weight."""
+
+
+class MapOptions(TypedDict, total=False):
+    """What the functions that draw maps share."""
+
+    mask: object
+    scale: Scale
+    cmap: str | Colormap | None
+    vmax: float | None
+    extent: tuple[int, int] | None
+    colorbar: bool
+    title: str | None
 
 
 class Panel(NamedTuple):
@@ -54,44 +67,53 @@ def real(name: str, x: object, letters: Sequence[str]) -> Array:
 
 
 def panels(
-    weights: Array, mask: object = None, extent: tuple[int, int] | None = None
+    weights: Array,
+    mask: object = None,
+    extent: tuple[int, int] | None = None,
+    most: int = MOST_CELLS,
 ) -> list[Panel]:
-    """Return a panel for each of the weights (H, rows, cols), at most MOST_CELLS a side."""
-    heads, rows, cols = weights.shape
-    T, S = _extent(extent, (rows, cols))
-    hidden = _hidden(mask, heads, (T, S), (rows, cols))
-    drawn = [pool(w, MOST_CELLS) for w in weights]
-    cells = [~pool_any(~h, MOST_CELLS) for h in hidden]
-    pooled = (T, S) != drawn[0].shape if drawn else False
+    """Return a panel for each of the weights (H, rows, cols), at most ``most`` cells a side."""
+    heads, *bins = weights.shape
+    T, S = _extent(extent, (bins[0], bins[1]))
+    rows, cols = (edges(n, count) for n, count in zip((T, S), bins, strict=True))
+    fewer_rows, fewer_cols = fewer(rows, most), fewer(cols, most)
+    hidden = _hidden(mask, heads, (T, S), (fewer_rows, fewer_cols))
     return [
-        Panel(values, h, h.all(axis=1), (T, S), pooled)
-        for values, h in zip(drawn, cells, strict=True)
+        Panel(
+            pool(w, (rows, cols), (fewer_rows, fewer_cols)),
+            h,
+            np.asarray(h.all(axis=1)),
+            (T, S),
+            pooled=(T, S) != h.shape,
+        )
+        for w, h in zip(weights, hidden, strict=True)
     ]
 
 
-def pool(x: Array, most: int) -> Array:
-    """Return the mean over equal blocks of (T, S), at most ``most`` blocks a side."""
-    return _blocks(x, most, np.add) / np.outer(*(_sizes(n, most) for n in x.shape))
+def edges(n: int, bins: int) -> Array:
+    """Return the bounds of the bins of `miniattn.functional.attention_map`."""
+    return np.arange(bins + 1) * n // max(bins, 1)
 
 
-def pool_any(x: Array, most: int) -> Array:
-    """Return whether any entry is True, over the blocks of `pool`."""
-    return _blocks(x, most, np.logical_or)
+def fewer(bounds: Array, most: int) -> Array:
+    """Return the bounds of at most ``most`` bins, each of equally many of the given ones."""
+    bins = len(bounds) - 1
+    return np.append(bounds[: bins : max(-(-bins // most), 1)], bounds[-1])
 
 
-def _blocks(x: Array, most: int, ufunc: np.ufunc) -> Array:
-    for axis, n in enumerate(x.shape):
-        if n > most:
-            x = ufunc.reduceat(x, _starts(n, most), axis=axis)
+def pool(x: Array, bounds: tuple[Array, Array], wider: tuple[Array, Array]) -> Array:
+    """Return the mean over queries of the sum over keys, from narrow bins to wider ones.
+
+    This is what `miniattn.functional.attention_map` pools, so that the two may follow each other.
+    """
+    (rows, cols), (wide_rows, wide_cols) = bounds, wider
+    if len(cols) != len(wide_cols):
+        x = np.add.reduceat(x, np.searchsorted(cols, wide_cols[:-1]), axis=1)
+    if len(rows) != len(wide_rows):
+        x = x * np.diff(rows)[:, None].astype(x.dtype)
+        x = np.add.reduceat(x, np.searchsorted(rows, wide_rows[:-1]), axis=0)
+        x /= np.diff(wide_rows)[:, None]
     return x
-
-
-def _starts(n: int, most: int) -> NDArray[np.int64]:
-    return np.arange(0, n, -(-n // most)) if n else np.zeros(0, np.int64)
-
-
-def _sizes(n: int, most: int) -> NDArray[np.int64]:
-    return np.diff(_starts(n, most), append=n) if n > most else np.ones(n, np.int64)
 
 
 def _extent(extent: tuple[int, int] | None, drawn: tuple[int, int]) -> tuple[int, int]:
@@ -103,13 +125,16 @@ def _extent(extent: tuple[int, int] | None, drawn: tuple[int, int]) -> tuple[int
     return T, S
 
 
-def _hidden(mask: object, heads: int, full: tuple[int, int], drawn: tuple[int, int]) -> list[Array]:
-    """Return the cells (heads, rows, cols) in which every key is hidden."""
-    checked = masks.as_mask(mask)
-    if checked is None:
-        return [np.zeros(drawn, np.bool_)] * heads
-    visible = checked.to_array(1, heads, *full)[0]
-    return list(~visible)
+def _hidden(
+    mask: object, heads: int, full: tuple[int, int], bounds: tuple[Array, Array]
+) -> list[Array]:
+    """Return the cells (rows, cols) in which every key is hidden, for each head."""
+    if masks.as_mask(mask) is None:
+        return [np.zeros([len(b) - 1 for b in bounds], np.bool_)] * heads
+    form = masks.lower(mask, 1, heads, *full)
+    kinds = min(heads, max(form.dense.shape[1], 1))  # a rule is the same in all heads
+    cells: list[Array] = [~visible_cells(form, 0, h, *bounds) for h in range(kinds)]
+    return cells * (heads // max(kinds, 1))
 
 
 def norm(drawn: Sequence[Panel], scale: Scale, vmax: float | None = None) -> Normalize:
@@ -117,7 +142,8 @@ def norm(drawn: Sequence[Panel], scale: Scale, vmax: float | None = None) -> Nor
     if scale == "row":
         return Normalize(0.0, 1.0)
     finite = [p.values[np.isfinite(p.values) & ~p.hidden] for p in drawn]
-    top = vmax or max((float(v.max()) for v in finite if v.size), default=0.0) or 1.0
+    greatest = max((float(v.max()) for v in finite if v.size), default=0.0)
+    top = (greatest if vmax is None else _checks.positive("vmax", vmax)) or 1.0
     if scale == "log":
         return LogNorm(top * 10.0**-DECADES, top, clip=True)
     return Normalize(0.0, top)
@@ -134,14 +160,10 @@ def draw(
 ) -> AxesImage:
     """Draw a panel: cells in colour, masked cells left open over a hatched ground."""
     T, S = panel.shape
-    values = panel.values
-    if scale == "row" and values.size:
-        top = values.max(axis=1, keepdims=True, initial=0.0)
-        values = np.divide(values, top, out=np.zeros_like(values), where=top > 0)
     # The hatch lies below the image and shows through the holes: one rectangle for any mask.
     if panel.hidden.any():
         ax.add_patch(Rectangle((-0.5, -0.5), S, T, zorder=-2, **masked_style()))
-    for first, end in _runs(panel.empty):
+    for first, end in runs(panel.empty):
         rows = T / len(panel.empty)
         ax.add_patch(
             Rectangle(
@@ -149,19 +171,34 @@ def draw(
             )
         )
     return ax.imshow(
-        np.ma.masked_array(values, panel.hidden),
+        shown(panel, scale),
         norm=norm,
-        cmap=mpl.colormaps.get_cmap(cmap).with_extremes(bad=(0, 0, 0, 0)),
+        cmap=open_where_bad(cmap),
         aspect="equal" if S and T and 0.25 <= T / S <= 4 else "auto",
         extent=(-0.5, S - 0.5, T - 0.5, -0.5),
     )
 
 
-def what(scale: Scale, panel: Panel) -> str:
+def shown(panel: Panel, scale: Scale) -> Any:
+    """Return what the colours stand for; masked where keys are hidden."""
+    values = panel.values
+    if scale == "row" and values.size:
+        top = values.max(axis=1, keepdims=True, initial=0.0)
+        values = np.divide(values, top, out=np.zeros_like(values), where=top > 0)
+    return np.ma.masked_array(values, panel.hidden)
+
+
+def open_where_bad(cmap: str | Colormap | None) -> Colormap:
+    """Return the colour map (None: the user's own) that leaves cells without a value open."""
+    named = mpl.rcParams["image.cmap"] if cmap is None else cmap
+    return mpl.colormaps.get_cmap(named).with_extremes(bad=(0, 0, 0, 0))
+
+
+def what(scale: Scale, panel: Panel, name: str = "attention weight") -> str:
     """Return what the colours mean, in words."""
     rows, cols = (-(-n // m) for n, m in zip(panel.shape, panel.values.shape, strict=True))
-    name = "weight / greatest of its row" if scale == "row" else "attention weight"
-    return f"{name} (mean of {rows} × {cols} cells)" if panel.pooled else name
+    name = f"{name} / greatest of its row" if scale == "row" else name
+    return f"{name}\n(mean of {rows} queries, sum of {cols} keys)" if panel.pooled else name
 
 
 def masked_style() -> dict[str, Any]:
@@ -204,7 +241,7 @@ def colour_bar(
         )
 
 
-def _runs(flags: Array) -> list[tuple[int, int]]:
+def runs(flags: Array) -> list[tuple[int, int]]:
     """Return (first, end) of every run of True."""
     edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

@@ -1,7 +1,7 @@
 """Training curves."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from miniattn import _checks
 from miniattn.plot._canvas import Figure, grid
+from miniattn.training import History
 
 MANY = 200
 """A curve of more points is drawn lightly, with its running mean on top."""
@@ -22,16 +23,6 @@ class Curve(NamedTuple):
     y: NDArray[np.float64]
 
 
-class Measured(Protocol):
-    """A `training.History`: by name, the steps and values of what was measured."""
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
-
-    def __getitem__(self, name: str, /) -> Any:
-        """Return something with ``steps`` and ``values``."""
-
-
 Records = Sequence[Mapping[str, float]] | Mapping[str, Sequence[float]]
 
 _TIME = ("step", "epoch", "iteration", "batch")
@@ -39,7 +30,7 @@ _SPLITS = ("train", "val", "valid", "validation", "test", "eval")
 
 
 def history(
-    records: Records | Measured,
+    records: Records | History,
     *,
     x: str | None = None,
     log: Sequence[str] = (),
@@ -129,9 +120,9 @@ def _smooth(curve: Curve) -> Curve:
     return Curve(*(np.convolve(values, kernel, mode="valid") for values in curve))
 
 
-def _curves(records: Records | Measured, x: str | None) -> tuple[dict[str, Curve], str]:
+def _curves(records: Records | History, x: str | None) -> tuple[dict[str, Curve], str]:
     """Return a curve for each name, and what is on the horizontal axis."""
-    if hasattr(records, "state_dict"):  # a training.History: every name has steps of its own
+    if isinstance(records, History):  # every name has steps of its own
         if x is not None:
             raise ValueError(f"x: expected None for a History, which counts steps, got {x!r}")
         series = {name: records[name] for name in records}

@@ -1,8 +1,10 @@
 """Attention over the pixels or patches of an image."""
 
-import matplotlib as mpl
+from typing import TypedDict, Unpack, overload
+
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
@@ -12,6 +14,33 @@ from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, axes_of
 
 _BAR = 1.2  # inches that the colour bar and its labels take
+
+
+class ImageOptions(TypedDict, total=False):
+    """The options of `attention_on_image`."""
+
+    alpha: float | None
+    scale: _grid.Scale
+    cmap: str | Colormap | None
+    vmax: float | None
+    colorbar: bool
+    title: str | None
+
+
+@overload
+def attention_on_image(
+    weights: ArrayLike, image: ArrayLike | None = ..., *, ax: Axes, **options: Unpack[ImageOptions]
+) -> Axes: ...
+
+
+@overload
+def attention_on_image(
+    weights: ArrayLike,
+    image: ArrayLike | None = ...,
+    *,
+    ax: None = ...,
+    **options: Unpack[ImageOptions],
+) -> Figure: ...
 
 
 def attention_on_image(
@@ -94,15 +123,15 @@ def attention_on_image(
         np.ma.masked_invalid(shown),
         norm=norm,
         alpha=cover,
-        cmap=mpl.colormaps.get_cmap(cmap).with_extremes(bad=(0, 0, 0, 0)),
+        cmap=_grid.open_where_bad(cmap),
         extent=(-0.5, cols - 0.5, rows - 0.5, -0.5),
     )
     ax.set(xticks=[], yticks=[], title=title)
     if colorbar:
         label = _grid.what(scale, panel)
-        if np.ndim(cover):  # the bar shows the colours themselves, not one transparent one
-            drawn = mpl.cm.ScalarMappable(norm, drawn.cmap)
-        _grid.colour_bar(drawn, [ax], [panel], label, masked="not in the sequence")
+        # The bar shows the colours themselves, not transparent ones.
+        opaque = ScalarMappable(norm, drawn.cmap)
+        _grid.colour_bar(opaque, [ax], [panel], label, masked="not in the sequence")
     return result
 
 

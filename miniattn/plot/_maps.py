@@ -1,7 +1,7 @@
 """Attention as maps: one head, the heads of a layer."""
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Unpack, overload
 
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from miniattn import _checks
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, axes_of, grid, inches, label_outer, panel_titles
-from miniattn.plot._grid import Scale
+from miniattn.plot._grid import MapOptions, Scale
 from miniattn.plot._text import Tokens, labels
 from miniattn.plot._ticks import label_axes
 
@@ -19,7 +19,12 @@ _BAR = 1.3  # inches that the colour bar and its labels take
 
 @overload
 def attention_map(
-    weights: ArrayLike, q_tokens: Tokens = ..., k_tokens: Tokens = ..., *, ax: Axes, **options: Any
+    weights: ArrayLike,
+    q_tokens: Tokens = ...,
+    k_tokens: Tokens = ...,
+    *,
+    ax: Axes,
+    **options: Unpack[MapOptions],
 ) -> Axes: ...
 
 
@@ -29,8 +34,8 @@ def attention_map(
     q_tokens: Tokens = ...,
     k_tokens: Tokens = ...,
     *,
-    ax: None = None,
-    **options: Any,
+    ax: None = ...,
+    **options: Unpack[MapOptions],
 ) -> Figure: ...
 
 
@@ -93,7 +98,8 @@ def attention_map(
 
     Notes
     -----
-    A map with more than 1,024 rows or columns is drawn as the mean over equal blocks.
+    A map with more than 1,024 rows or columns is pooled as `miniattn.functional.attention_map`
+    does it: a cell is the mean over its queries of the sum over its keys.
     The cells are an image also in SVG and PDF: pass ``dpi=300`` to ``savefig`` for print.
 
     Examples

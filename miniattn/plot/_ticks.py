@@ -1,13 +1,13 @@
 """Token labels that never overlap: as many as fit the axes at the moment of drawing."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, Locator
-from numpy.typing import NDArray
 
 from miniattn.plot._canvas import points
 from miniattn.plot._text import families
@@ -19,18 +19,20 @@ class IndexLocator(Locator):
     The room is looked at when the figure is drawn, after its layout and after every zoom.
     """
 
+    axis: Any  # matplotlib's own type admits what has no axes
+
     def __init__(self, count: int, pitch: float) -> None:
         self.count = count
         self.pitch = pitch  # points from one label to the next
 
-    def __call__(self) -> NDArray[np.int64]:
+    def __call__(self) -> list[float]:
         return self.tick_values(*self.axis.get_view_interval())
 
-    def tick_values(self, vmin: float, vmax: float) -> NDArray[np.int64]:
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
         low, high = sorted((vmin, vmax))
         step = self._step(high - low)
         first = int(np.ceil(max(low, 0) / step)) * step
-        return np.arange(first, min(int(np.floor(high)), self.count - 1) + 1, step)
+        return list(range(first, min(int(np.floor(high)), self.count - 1) + 1, step))
 
     def _step(self, span: float) -> int:
         axes = self.axis.axes
@@ -38,7 +40,7 @@ class IndexLocator(Locator):
         pixels = box.width if self.axis.axis_name == "x" else box.height
         length = pixels * 72 / axes.get_figure(root=True).dpi
         least = max(1.0, self.pitch * span / max(length, 1.0))
-        decade = 10 ** int(np.log10(least))
+        decade: int = 10 ** int(np.log10(least))
         return next(decade * k for k in (1, 2, 5, 10) if decade * k >= least * (1 - 1e-9))
 
 
@@ -46,16 +48,18 @@ def label_axes(
     ax: Axes, q_labels: Sequence[str] | None, k_labels: Sequence[str] | None, shape: tuple[int, int]
 ) -> None:
     """Label the queries downwards and the keys rightwards, with tokens or else with indices."""
-    _label(ax.yaxis, q_labels, shape[0])
-    _label(ax.xaxis, k_labels, shape[1])
+    label(ax.yaxis, q_labels, shape[0])
+    label(ax.xaxis, k_labels, shape[1], upright=k_labels is not None and _widest(k_labels) > 2)
 
 
-def _label(axis: Axis, names: Sequence[str] | None, count: int) -> None:
-    side = axis.axis_name
-    size = points(mpl.rcParams[f"{side}tick.labelsize"])
-    widest = max(map(len, names), default=0) if names is not None else len(str(count - 1))
-    upright = side == "x" and names is not None and widest > 2
-    pitch = 1.3 * size if side == "y" or upright else (0.65 * widest + 0.8) * size
+def label(
+    axis: Axis, names: Sequence[str] | None, count: int, *, upright: bool | None = None
+) -> None:
+    """Label the indices 0..count-1 of an axis; upright is None on a vertical one."""
+    rc = mpl.rcParams
+    size = points(rc["ytick.labelsize"] if upright is None else rc["xtick.labelsize"])
+    widest = len(str(count - 1)) if names is None else _widest(names)
+    pitch = (0.65 * widest + 0.8) * size if upright is False else 1.3 * size
     axis.set_major_locator(IndexLocator(count, pitch))
     if names is not None:
         shown = list(names)
@@ -65,3 +69,7 @@ def _label(axis: Axis, names: Sequence[str] | None, count: int) -> None:
         axis.set_tick_params(labelfontfamily=families(shown), length=0 if count < 50 else 2)
     if upright:
         axis.set_tick_params(rotation=90)
+
+
+def _widest(names: Sequence[str]) -> int:
+    return max(map(len, names), default=0)

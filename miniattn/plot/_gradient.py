@@ -1,0 +1,165 @@
+"""A map beside the gradient of the loss by it."""
+
+from typing import Any, TypedDict, Unpack, overload
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from numpy.typing import ArrayLike, NDArray
+
+from miniattn import _checks
+from miniattn.plot import _grid
+from miniattn.plot._canvas import Figure, figure, inches
+from miniattn.plot._maps import attention_map, both_labels
+from miniattn.plot._text import Tokens
+from miniattn.plot._ticks import label_axes
+
+Array = NDArray[Any]
+
+_BAR = 1.5  # inches that a colour bar and its labels take
+_MANY = 1_600  # cells up to which the negative ones are marked
+_FAINT = 0.02  # of the greatest gradient: what is smaller is not marked
+
+
+class GradientOptions(TypedDict, total=False):
+    """The options of `gradient_map`."""
+
+    mask: object
+    scale: _grid.Scale
+    cmap: str | Colormap | None
+    diverging: str | Colormap
+    extent: tuple[int, int] | None
+    title: str | None
+
+
+@overload
+def gradient_map(
+    weights: ArrayLike,
+    dweights: ArrayLike,
+    q_tokens: Tokens = ...,
+    k_tokens: Tokens = ...,
+    *,
+    ax: Axes,
+    **options: Unpack[GradientOptions],
+) -> Axes: ...
+
+
+@overload
+def gradient_map(
+    weights: ArrayLike,
+    dweights: ArrayLike,
+    q_tokens: Tokens = ...,
+    k_tokens: Tokens = ...,
+    *,
+    ax: None = ...,
+    **options: Unpack[GradientOptions],
+) -> Figure: ...
+
+
+def gradient_map(
+    weights: ArrayLike,
+    dweights: ArrayLike,
+    q_tokens: Tokens = None,
+    k_tokens: Tokens = None,
+    *,
+    ax: Axes | None = None,
+    mask: object = None,
+    scale: _grid.Scale = "linear",
+    cmap: str | Colormap | None = None,
+    diverging: str | Colormap = "RdBu_r",
+    extent: tuple[int, int] | None = None,
+    title: str | None = None,
+) -> Figure | Axes:
+    """Draw a map, and beside it the gradient of the loss by each of its weights.
+
+    The gradient's colours are centred at 0: where it is positive, a greater weight would raise
+    the loss. Negative cells of a small map are marked by a minus sign, which shows in grey too.
+
+    Parameters
+    ----------
+    weights, dweights : (T, S) arrays
+        A map, and the gradient by it, e.g. of `miniattn.analysis.weight_gradients`.
+    q_tokens, k_tokens, mask, scale, cmap, extent
+        As in `attention_map`; ``scale`` and ``cmap`` are those of the weights.
+    ax : matplotlib Axes, optional
+        Where to draw the gradient alone. By default a new figure is made, of both.
+    diverging : str or Colormap, default "RdBu_r"
+        Colours of the gradient.
+    title : str, optional
+        Title of the axes, or of the figure.
+
+    Returns
+    -------
+    Axes or Figure
+        ``ax`` if it was given, else the new figure.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If the two arrays are not maps of one shape, or as `attention_map`.
+
+    Examples
+    --------
+    >>> from miniattn import plot
+    >>> fig = plot.gradient_map([[1.0, 0.0], [0.3, 0.7]], [[0.0, 0.2], [-0.1, 0.1]], ["the", "cat"])
+    >>> [panel.get_title() for panel in fig.axes[:2]]
+    ['weights', 'd loss / d weights']
+    """
+    _checks.choice("scale", scale, _grid.SCALES)
+    w = _grid.real("weights", weights, ["T, S"])
+    dw = _grid.real("dweights", dweights, ["T, S"])
+    if w.shape != dw.shape:
+        raise ValueError(f"dweights: expected the shape of weights, {w.shape}, got {dw.shape}")
+    [panel] = _grid.panels(dw[None], mask, extent)
+    labels = both_labels(q_tokens, k_tokens, panel.shape)
+    if ax is not None:
+        _gradient(ax, panel, labels, diverging)
+        ax.set(ylabel="query", title=title)
+        return ax
+
+    T, S = panel.shape
+    fig = figure(2 * (inches(S, 3.6) + _BAR), inches(T, 3.6) + 0.3)
+    left, right = fig.subplots(1, 2)
+    attention_map(
+        w,
+        q_tokens,
+        k_tokens,
+        ax=left,
+        mask=mask,
+        scale=scale,
+        cmap=cmap,
+        extent=extent,
+        title="weights",
+    )
+    _gradient(right, panel, labels, diverging)
+    right.set_title("d loss / d weights")
+    if title is not None:
+        fig.suptitle(title)
+    return fig
+
+
+def _gradient(
+    ax: Axes,
+    panel: _grid.Panel,
+    labels: tuple[list[str] | None, list[str] | None],
+    cmap: str | Colormap,
+) -> None:
+    norm = _grid.centred([panel])
+    image = _grid.draw(ax, panel, norm, cmap=cmap)
+    label_axes(ax, *labels, panel.shape)
+    ax.set_xlabel("key")
+    if panel.values.size <= _MANY and not panel.pooled:
+        _minus_signs(ax, np.where(panel.hidden, 0.0, panel.values))
+    _grid.colour_bar(image, [ax], [panel], _grid.what("linear", panel, "gradient"))
+
+
+def _minus_signs(ax: Axes, values: Array) -> None:
+    """Mark negative cells in black or white, whichever shows."""
+    top = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    box = ax.get_position()
+    cell = 72 * ax.figure.get_size_inches()[1] * box.height / max(values.shape)  # type: ignore[union-attr]
+    for dark, colour in ((values < -0.6 * top, "white"), (values >= -0.6 * top, "black")):
+        rows, cols = np.nonzero(dark & (values < -_FAINT * top))
+        ax.plot(cols, rows, "_", color=colour, markersize=min(0.3 * cell, 7), markeredgewidth=0.8)

@@ -1,0 +1,213 @@
+"""Attention as lines from the tokens on the left to those on the right."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict, Unpack, overload
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike, NDArray
+
+from miniattn import _checks
+from miniattn.plot import _grid
+from miniattn.plot._canvas import Figure, axes_of, colours, inches, panel_titles
+from miniattn.plot._maps import both_labels
+from miniattn.plot._text import Tokens
+from miniattn.plot._ticks import label
+
+Array = NDArray[Any]
+
+MOST_LINES = 20_000
+"""Lines drawn at most: the heaviest ones."""
+
+MANY_LINES = 1_000
+"""More lines than these are one picture within a vector file."""
+
+
+class LineOptions(TypedDict, total=False):
+    """The options of `attention_lines`."""
+
+    heads: Sequence[int] | None
+    threshold: float
+    extent: tuple[int, int] | None
+    titles: Sequence[object] | None
+    colors: Sequence[str] | None
+    title: str | None
+
+
+@overload
+def attention_lines(
+    weights: ArrayLike,
+    q_tokens: Tokens = ...,
+    k_tokens: Tokens = ...,
+    *,
+    ax: Axes,
+    **options: Unpack[LineOptions],
+) -> Axes: ...
+
+
+@overload
+def attention_lines(
+    weights: ArrayLike,
+    q_tokens: Tokens = ...,
+    k_tokens: Tokens = ...,
+    *,
+    ax: None = ...,
+    **options: Unpack[LineOptions],
+) -> Figure: ...
+
+
+def attention_lines(
+    weights: ArrayLike,
+    q_tokens: Tokens = None,
+    k_tokens: Tokens = None,
+    *,
+    ax: Axes | None = None,
+    heads: Sequence[int] | None = None,
+    threshold: float = 0.05,
+    extent: tuple[int, int] | None = None,
+    titles: Sequence[object] | None = None,
+    colors: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Figure | Axes:
+    """Draw attention as lines: queries on the left, keys on the right, the weight as strength.
+
+    A heavier weight is a wider and darker line. Several heads have a colour each, and leave a
+    token one above the other, so that they are told apart in grey as well.
+
+    Parameters
+    ----------
+    weights : (T, S) or (H, T, S) array
+        Weights of one head or several, or maps pooled by `miniattn.functional.attention_map`.
+    q_tokens, k_tokens : sequence of T and of S tokens, optional
+        As in `attention_map`.
+    ax : matplotlib Axes, optional
+        Where to draw. By default a new figure is made.
+    heads : sequence of int, optional
+        Which heads to draw; all by default. More than six begin to share colours.
+    threshold : float in [0, 1], default 0.05
+        Lighter weights are not drawn.
+    extent : (T, S) ints, optional
+        The true lengths, where ``weights`` are pooled.
+    titles : sequence of titles, optional
+        One for each head that is drawn; by default "head 0", "head 1", ...
+    colors : sequence of colours, optional
+        One for each head that is drawn. By default those of ``rcParams["axes.prop_cycle"]``, or,
+        if that is Matplotlib's own, colours that any kind of colour vision tells apart.
+    title : str, optional
+        Title of the axes.
+
+    Returns
+    -------
+    Axes or Figure
+        ``ax`` if it was given, else the new figure.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If the weights are no such maps, a number of tokens is not that of the rows or columns
+        (the message states both), or ``heads`` names one that is not there.
+
+    Notes
+    -----
+    At most the 20,000 heaviest lines are drawn.
+
+    References
+    ----------
+    Vig. "A Multiscale Visualization of Attention in the Transformer Model" (2019), section 3.1.
+
+    Examples
+    --------
+    >>> from miniattn import plot
+    >>> fig = plot.attention_lines([[1.0, 0.0], [0.3, 0.7]], ["the", "cat"])
+    >>> fig.savefig("lines.svg")  # doctest: +SKIP
+    """
+    if not 0 <= _checks.number("threshold", threshold) <= 1:
+        raise ValueError(f"threshold: expected a weight in [0, 1], got {threshold}")
+    array = _grid.real("weights", weights, ["T, S", "H, T, S"])
+    array = array[None] if array.ndim == 2 else array
+    chosen = _chosen(heads, len(array))
+    names = panel_titles(titles or (chosen and [f"head {h}" for h in chosen]), len(chosen), "head")
+    shades = colours(len(chosen)) if colors is None else panel_titles(colors, len(chosen), "colour")
+    drawn = _grid.panels(array[chosen], None, extent)
+    T, S = drawn[0].shape if drawn else array.shape[1:]
+    q_labels, k_labels = both_labels(q_tokens, k_tokens, (T, S))
+
+    ax, result = axes_of(ax, 5.0, inches(max(T, S), 2.0) + 0.5)
+    for nth, (panel, shade) in enumerate(zip(drawn, shades, strict=True)):
+        ax.add_collection(_lines(panel, threshold, shade, nth, len(drawn)), autolim=False)
+    ax.set(xlim=(0, 1), ylim=(T - 0.5, -0.5), xticks=[], ylabel="query", title=title)
+    ax.spines[["top", "bottom"]].set_visible(False)
+    label(ax.yaxis, q_labels, T)
+    # The right axis counts keys: key j is as far down as query j, or to scale where S is not T.
+    ratio = S / T if T and S else 1.0
+    right = ax.secondary_yaxis(
+        "right",
+        functions=(
+            lambda y: (np.asarray(y) + 0.5) * ratio - 0.5,
+            lambda j: (np.asarray(j) + 0.5) / ratio - 0.5,
+        ),
+    )
+    label(right.yaxis, k_labels, S)
+    right.set_ylabel("key")
+    if len(drawn) > 1:
+        _legend(ax, names, shades)
+    return result
+
+
+def _chosen(heads: Sequence[int] | None, count: int) -> list[int]:
+    if heads is None:
+        return list(range(count))
+    for head in heads:
+        if not 0 <= _checks.integer("heads", head) < count:
+            raise ValueError(f"heads: expected indices in [0, {count}), got {head}")
+    return list(heads)
+
+
+def _lines(
+    panel: _grid.Panel, threshold: float, colour: str, nth: int, heads: int
+) -> LineCollection:
+    """Return the lines of one head; with several, each leaves its token at a place of its own."""
+    values = np.nan_to_num(panel.values, nan=0.0)
+    queries, keys = np.nonzero((values > 0) & (values >= threshold))
+    strength = values[queries, keys]
+    if len(strength) > MOST_LINES // heads:
+        heaviest = np.argpartition(strength, -(MOST_LINES // heads))[-(MOST_LINES // heads) :]
+        queries, keys, strength = queries[heaviest], keys[heaviest], strength[heaviest]
+    light_first = np.argsort(strength, kind="stable")
+    queries, keys, strength = queries[light_first], keys[light_first], strength[light_first]
+
+    T, (rows, cols) = panel.shape[0], panel.values.shape
+    shift = 0.6 * ((nth + 0.5) / heads - 0.5)
+    start = (queries + 0.5 + shift) * T / max(rows, 1) - 0.5
+    end = (keys + 0.5 + shift) * T / max(cols, 1) - 0.5
+    points = np.stack([np.zeros_like(start), start, np.ones_like(end), end], axis=1)
+    share = np.minimum(strength / (float(values.max(initial=0.0)) or 1.0), 1.0)
+    rgba = np.tile(to_rgba(colour), (len(share), 1))
+    rgba[:, 3] = 0.15 + 0.75 * share
+    thin = float(np.clip(40 / max(rows, cols, 1), 0.25, 1.0))
+    return LineCollection(
+        list(points.reshape(-1, 2, 2)),
+        colors=rgba,
+        linewidths=thin * (0.4 + 2.6 * share) * mpl.rcParams["lines.linewidth"] / 1.5,
+        rasterized=len(share) > MANY_LINES,
+    )
+
+
+def _legend(ax: Axes, names: Sequence[str], shades: Sequence[str]) -> None:
+    ax.legend(
+        handles=[
+            Line2D([], [], color=shade, linewidth=2.5, label=name)
+            for name, shade in zip(names, shades, strict=True)
+        ],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.02),
+        ncols=min(len(names), 4),
+        frameon=False,
+        handlelength=1.2,
+    )

@@ -1,0 +1,248 @@
+"""A mask, coloured by the rule that hides each key."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict, Unpack, overload
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.patches import Patch, PathPatch
+from matplotlib.path import Path
+from numpy.typing import NDArray
+
+from miniattn import _checks, masks
+from miniattn.plot import _grid
+from miniattn.plot._canvas import PALETTE, Figure, axes_of, inches, ink
+from miniattn.plot._maps import both_labels
+from miniattn.plot._text import Tokens
+from miniattn.plot._ticks import label_axes
+from miniattn.plot._visible import visible_cells
+
+Array = NDArray[Any]
+
+HATCHES = ("////", "\\\\\\\\", "....", "----", "||||", "oo")
+
+
+class MaskOptions(TypedDict, total=False):
+    """The options of `mask`."""
+
+    batch: int
+    head: int
+    title: str | None
+
+
+@overload
+def mask(
+    mask: object,
+    T: int | None = ...,
+    S: int | None = ...,
+    q_tokens: Tokens = ...,
+    k_tokens: Tokens = ...,
+    *,
+    ax: Axes,
+    **options: Unpack[MaskOptions],
+) -> Axes: ...
+
+
+@overload
+def mask(
+    mask: object,
+    T: int | None = ...,
+    S: int | None = ...,
+    q_tokens: Tokens = ...,
+    k_tokens: Tokens = ...,
+    *,
+    ax: None = ...,
+    **options: Unpack[MaskOptions],
+) -> Figure: ...
+
+
+def mask(
+    mask: object,
+    T: int | None = None,
+    S: int | None = None,
+    q_tokens: Tokens = None,
+    k_tokens: Tokens = None,
+    *,
+    ax: Axes | None = None,
+    batch: int = 0,
+    head: int = 0,
+    title: str | None = None,
+) -> Figure | Axes:
+    """Draw which keys each query may attend to, and which rule hides the others.
+
+    What may be attended to is dark. What one rule alone hides has the colour and the hatch of
+    that rule; what several rules hide is grey and hatched both ways.
+
+    Parameters
+    ----------
+    mask : masks.Mask or bool array that broadcasts to (B, H, T, S)
+        True = may attend. The rules of an intersection (``&``) are told apart.
+    T, S : int, optional
+        Query and key length. They need not be given where tokens or the mask itself have them;
+        S is T by default.
+    q_tokens, k_tokens : sequence of T and of S tokens, optional
+        As in `attention_map`.
+    ax : matplotlib Axes, optional
+        Where to draw. By default a new figure is made.
+    batch, head : int, default 0
+        Which batch row and head to draw, of a mask that differs between them.
+    title : str, optional
+        Title of the axes.
+
+    Returns
+    -------
+    Axes or Figure
+        ``ax`` if it was given, else the new figure.
+
+    Raises
+    ------
+    TypeError
+        If ``mask`` is no mask.
+    ValueError
+        If a length is not known or does not fit the mask.
+
+    Notes
+    -----
+    With more than 1,024 queries or keys a cell stands for many of both. It counts as visible if
+    any of its keys is, and as hidden by a rule if that rule hides all of it. No T x S array is
+    made unless the mask has one.
+
+    Examples
+    --------
+    >>> from miniattn import masks, plot
+    >>> fig = plot.mask(masks.causal() & masks.padding([3, 5]), T=5, batch=0)
+    >>> [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    ['may attend', 'hidden by causal()', 'hidden by padding([3, 5])', 'hidden by several']
+    """
+    checked = masks.as_mask(mask)
+    rules = [] if checked is None else list(masks._parts(checked))
+    T, S = _lengths(rules, T, S, q_tokens, k_tokens)
+    q_labels, k_labels = both_labels(q_tokens, k_tokens, (T, S))
+    kinds = _kinds(rules, T, S, batch, head)
+
+    ax, result = axes_of(ax, inches(S, 4.0) + 2.6, inches(T, 4.0))
+    looks = _looks([repr(rule) for rule in rules])
+    _draw(ax, kinds, looks, (T, S))
+    label_axes(ax, q_labels, k_labels, (T, S))
+    ax.set(xlabel="key", ylabel="query", title=title)
+    there = np.unique(kinds)
+    ax.legend(
+        handles=[Patch(**looks[kind]) for kind in there],
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        borderaxespad=0,
+    )
+    return result
+
+
+def _kinds(rules: Sequence[masks.Mask], T: int, S: int, batch: int, head: int) -> Array:
+    """Return a number a cell: 0 visible, r hidden by rule r - 1 alone, -1 by several."""
+    B, H = _batch_and_heads(rules, batch, head)
+    rows, cols = (_grid.fewer(np.arange(n + 1), _grid.MOST_CELLS) for n in (T, S))
+    hidden = np.array(
+        [~visible_cells(masks.lower(rule, B, H, T, S), batch, head, rows, cols) for rule in rules]
+    ).reshape(len(rules), len(rows) - 1, len(cols) - 1)
+    everything = masks.lower(_all(rules), B, H, T, S)
+    visible = visible_cells(everything, batch, head, rows, cols)
+    alone = hidden.sum(axis=0) == 1
+    which = hidden.argmax(axis=0) + 1 if rules else np.zeros(visible.shape, int)
+    return np.where(visible, 0, np.where(alone, which, -1))
+
+
+def _all(rules: Sequence[masks.Mask]) -> masks.Mask | None:
+    return masks._Intersection(tuple(rules)) if rules else None
+
+
+def _looks(names: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """Return how the cells of each kind look, and what the legend says."""
+    line = {"edgecolor": ink(0.55), "linewidth": 0}
+    looks: dict[int, dict[str, Any]] = {
+        0: {"facecolor": ink(0.75), "label": "may attend", "linewidth": 0}
+    }
+    for i, name in enumerate(names):
+        paper, colour = (np.array(to_rgb(c)) for c in (ink(0.0), PALETTE[i % len(PALETTE)]))
+        tint = tuple(paper + 0.3 * (colour - paper))
+        hatch = HATCHES[i % len(HATCHES)]
+        looks[i + 1] = {"facecolor": tint, "hatch": hatch, "label": f"hidden by {name}", **line}
+    looks[-1] = {"facecolor": ink(0.12), "hatch": "xxxx", "label": "hidden by several", **line}
+    return looks
+
+
+def _draw(ax: Axes, kinds: Array, looks: dict[int, dict[str, Any]], shape: tuple[int, int]) -> None:
+    T, S = shape
+    order = [-1, *range(len(looks) - 1)]
+    ax.imshow(
+        kinds,
+        cmap=ListedColormap([looks[kind]["facecolor"] for kind in order]),
+        vmin=-1.5,
+        vmax=len(looks) - 1.5,
+        interpolation="nearest",
+        aspect="equal" if S and T and 0.25 <= T / S <= 4 else "auto",
+        extent=(-0.5, S - 0.5, T - 0.5, -0.5),
+    )
+    for kind in order:
+        if kind and (kinds == kind).any():
+            style = {key: looks[kind][key] for key in ("hatch", "edgecolor", "linewidth")}
+            ax.add_patch(PathPatch(_outline(kinds == kind, shape), fill=False, **style))
+
+
+def _outline(cells: Array, shape: tuple[int, int]) -> Path:
+    """Return the cells as one path of rectangles, each as many equal rows high as there are."""
+    rows, cols = cells.shape
+    high, wide = shape[0] / rows, shape[1] / cols
+    changes = np.flatnonzero((cells[1:] != cells[:-1]).any(axis=1)) + 1
+    boxes = [
+        (left * wide, top * high, right * wide, bottom * high)
+        for top, bottom in zip([0, *changes], [*changes, rows], strict=True)
+        for left, right in _grid.runs(cells[top])
+    ]
+    x0, y0, x1, y1 = np.array(boxes).T - 0.5
+    corners = np.stack([x0, y0, x1, y0, x1, y1, x0, y1, x0, y0], axis=1).reshape(-1, 2)
+    codes = np.tile([Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY], len(boxes))
+    return Path(corners, codes)
+
+
+def _lengths(
+    rules: Sequence[masks.Mask], T: int | None, S: int | None, q_tokens: Tokens, k_tokens: Tokens
+) -> tuple[int, int]:
+    """Return T and S: as given, of the tokens, of the mask, or (S) as T."""
+    for rule in rules:
+        own_T, own_S = _own_lengths(rule)
+        T = own_T if T is None and q_tokens is None else T
+        S = own_S if S is None and k_tokens is None else S
+    T = len(q_tokens) if T is None and q_tokens is not None else T
+    S = len(k_tokens) if S is None and k_tokens is not None else S
+    if T is None:
+        raise ValueError("T: expected a query length, because neither the mask nor tokens have one")
+    return _checks.integer("T", T, least=1), _checks.integer("S", T if S is None else S, least=1)
+
+
+def _own_lengths(rule: masks.Mask) -> tuple[int | None, int | None]:
+    if isinstance(rule, masks._Documents):
+        return rule.q_ids.shape[-1], rule.k_ids.shape[-1]
+    if isinstance(rule, masks._Dense) and rule.array.ndim >= 2:
+        T, S = rule.array.shape[-2:]
+        return (T if T > 1 else None), (S if S > 1 else None)
+    return None, None
+
+
+def _batch_and_heads(rules: Sequence[masks.Mask], batch: int, head: int) -> tuple[int, int]:
+    """Return the B and H of the mask, or the least that have this batch row and head."""
+    B = H = 1
+    for rule in rules:
+        if isinstance(rule, masks._Padding):
+            B = max(B, len(rule.lengths))
+        elif isinstance(rule, masks._Band) and isinstance(rule.offset, np.ndarray):
+            B = max(B, len(rule.offset))
+        elif isinstance(rule, masks._Documents):
+            B = max(B, *(len(ids) for ids in (rule.q_ids, rule.k_ids) if ids.ndim == 2), 1)
+        elif isinstance(rule, masks._Dense):
+            b, h, *_ = (1,) * (4 - rule.array.ndim) + rule.array.shape
+            B, H = max(B, b), max(H, h)
+    for name, index, size in (("batch", batch, B), ("head", head, H)):
+        _checks.integer(name, index, least=0)
+        if size > 1 and index >= size:
+            raise ValueError(f"{name}: expected an index in [0, {size}), got {index}")
+    return max(B, batch + 1), max(H, head + 1)
