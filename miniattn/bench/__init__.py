@@ -43,11 +43,14 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the table; write benchmark.json, benchmark.txt and benchmark.png."""
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "benchmark.json"
-    kept = json.loads(path.read_text()) if path.exists() else None
-    results = kept if args.draw else _merged(kept, _measured(args))
+    results = json.loads(path.read_text()) if path.exists() else None
+    if not args.draw:
+        # Written after every case: a run that is interrupted has measured what it has.
+        for new in _measured(args):
+            results = _merged(results, new)
+            path.write_text(json.dumps(results, indent=1) + "\n")
     if results is None:
         raise SystemExit(f"{path}: nothing was measured yet")
-    path.write_text(json.dumps(results, indent=1) + "\n")
     text = _table.text(results)
     (args.out / "benchmark.txt").write_text(text)
     print(text, end="")
@@ -57,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measured(args: argparse.Namespace) -> dict[str, Any]:
+def _measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the results so far, time and again."""
     rounds = args.rounds or (1 if args.quick else 5)
     seconds = args.seconds or (0.05 if args.quick else 0.2)
     pythons = dict(option.split("=", 1) for option in args.python)
@@ -84,13 +88,16 @@ def _measured(args: argparse.Namespace) -> dict[str, Any]:
                 limits[_results.limit_name(case)] = _results.fastest(case, entry)
             results["records"].append(entry)
             _say(entry)
+            yield results
     finally:
         machine.close()
         for library in libraries:
             library.close()
     if not args.only or "lengths" in args.only:
-        results["lengths"] = list(_lengths(args, results["libraries"], pythons, seconds))
-    return results
+        for entry in _lengths(args, results["libraries"], pythons, seconds):
+            results["lengths"].append(entry)
+            _say(entry)
+            yield results
 
 
 def _chosen(args: argparse.Namespace) -> Iterator[tuple[_cases.Group, _cases.Case]]:
@@ -112,9 +119,7 @@ def _lengths(
             if case["T"] <= _cases.LONGEST.get(name, math.inf):
                 python = pythons.get(name, sys.executable)
                 found[name] = _measure.alone(name, python, args.threads, case, seconds)
-        entry = _results.length_record(case, found)
-        _say(entry)
-        yield entry
+        yield _results.length_record(case, found)
 
 
 def _say(entry: _results.Record) -> None:

@@ -34,7 +34,7 @@ class Worker:
         """Return the samples of one round, or that the library has no such operation."""
         case = request["case"]
         if case != self.case:
-            self.call = None  # frees the arrays of the last case first
+            self.case = self.call = None  # frees the arrays of the last case first
             self.call = self.build(case)
             self.case = case
             if self.call and not request["memory"]:
