@@ -225,7 +225,8 @@ def quantise(rows: Array, bits: int) -> tuple[Array, NDArray[np.float32]]:
     """
     most = 2**bits - 1
     greatest = rows.max(axis=1).astype(np.float32)
-    scale = np.divide(most, greatest, out=np.zeros(len(rows)), where=greatest > 0)
+    # In double precision, in which most / greatest cannot overflow.
+    scale = np.divide(most, greatest, out=np.zeros(len(rows)), where=greatest > 0, dtype=np.float64)
     codes = np.rint(rows * scale[:, None]).clip(0, most)
     return codes.astype("<u1" if bits == 8 else "<u2"), greatest
 

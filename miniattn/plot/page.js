@@ -181,10 +181,10 @@ function image() {
 
 // -------------------------------------------------------------------------------- text
 
-// Blanks, control characters and direction marks become visible.
+// Blanks, control characters, direction marks and line separators become visible.
 function visible(token) {
   if (/^ *$/.test(token)) return "\u2423".repeat(token.length);
-  return token.replace(/(?![\u200c\u200d])\p{C}/gu, (c) => {
+  return token.replace(/(?![\u200c\u200d])[\p{C}\p{Zl}\p{Zp}]/gu, (c) => {
     const known = { "\n": "\\n", "\t": "\\t", "\r": "\\r" }[c];
     return known ?? `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`;
   });
