@@ -1,6 +1,14 @@
 """Sphinx settings: MyST pages, numpydoc docstrings, figures made by the code beside them."""
 
+import sys
+from pathlib import Path
+
 import miniattn
+
+sys.path.insert(0, str(Path(__file__).parent))
+import gallery
+
+gallery.draw(Path(__file__).parent / "_gallery")
 
 project = "miniattn"
 author = "The miniattn authors"
@@ -14,7 +22,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
-    "matplotlib.sphinxext.plot_directive",
+    "matplotlib.sphinxext.roles",  # of the docstrings that Figure inherits
 ]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
@@ -22,10 +30,6 @@ myst_heading_anchors = 3
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's Parameters section says it once
 numpydoc_show_class_members = False
-plot_formats = [("png", 144)]
-plot_html_show_formats = False
-plot_html_show_source_link = False
-plot_include_source = True
 
 html_theme = "furo"
 html_title = "miniattn"

@@ -53,6 +53,7 @@ def _calls(dtype: np.dtype[Any]) -> Iterator[Call]:
     yield _pair("gelu", x, approximate="tanh")
     for name in ("softmax", "log_softmax", "logsumexp"):
         yield _pair(name, x)
+        yield _pair(name, x, axis=0)
     yield _pair("cross_entropy", x, numbers)
     yield _pair("mse", x, x)
     yield _pair("linear", x, x, np.ones(2, dtype))

@@ -352,7 +352,10 @@ MODULES = {
             {"rng": dice(), "samples": 12},
         ),
         (
-            frozen(lambda: GPT(5, 4, embed_dim=4, num_heads=2, num_layers=2, **DTYPE), "blocks.0"),
+            frozen(
+                lambda: GPT(5, 4, embed_dim=4, num_heads=2, num_layers=2, **DTYPE),
+                "blocks.layers.0",
+            ),
             TOKENS,
             {"samples": 12},
         ),

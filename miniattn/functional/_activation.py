@@ -74,7 +74,7 @@ def sigmoid(x: Array) -> Array:
     Parameters
     ----------
     x : ndarray, shape (...)
-        float32 or float64. Large |x| does not overflow.
+        float32 or float64. Large abs(x) does not overflow.
 
     Returns
     -------

@@ -293,6 +293,13 @@ def attention_weights(
     (B, H, T, S) array
         Each row sums to 1, or is 0 where the query sees nothing. Weights are those before dropout.
 
+    Raises
+    ------
+    TypeError
+        If an array is not float32 or float64, or the dtypes differ; for a mask of another kind.
+    ValueError
+        If shapes don't fit or a number is out of its range.
+
     Examples
     --------
     >>> import numpy as np
@@ -335,6 +342,14 @@ def attention_map(
     -------
     (B, H, rows, columns) array
         Each row sums to 1, less the share of its queries that see nothing.
+
+    Raises
+    ------
+    TypeError
+        If an array is not float32 or float64, or the dtypes differ; for a mask of another kind; if
+        ``bins`` are not two ints.
+    ValueError
+        If shapes don't fit or a number is out of its range.
 
     Notes
     -----

@@ -1,5 +1,6 @@
 """A mask, coloured by the rule that hides each key."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack, overload
 
@@ -126,7 +127,7 @@ def mask(
     _draw(ax, kinds, looks, (T, S))
     label_axes(ax, q_labels, k_labels, (T, S))
     ax.set(xlabel="key", ylabel="query", title=title)
-    there = np.unique(kinds)
+    there = sorted(np.unique(kinds), key=lambda kind: (kind < 0, kind))  # "several" last
     ax.legend(
         handles=[Patch(**looks[kind]) for kind in there],
         loc="upper left",
@@ -155,6 +156,11 @@ def _all(rules: Sequence[masks.Mask]) -> masks.Mask | None:
     return masks._Intersection(tuple(rules)) if rules else None
 
 
+def _fill(text: str) -> str:
+    """Return ``text`` on as many lines as the legend's room takes, at most three."""
+    return textwrap.fill(text, 26, max_lines=3, placeholder=" …")
+
+
 def _looks(names: Sequence[str]) -> dict[int, dict[str, Any]]:
     """Return how the cells of each kind look, and what the legend says."""
     line = {"edgecolor": ink(0.55), "linewidth": 0}
@@ -165,7 +171,8 @@ def _looks(names: Sequence[str]) -> dict[int, dict[str, Any]]:
         paper, colour = (np.array(to_rgb(c)) for c in (ink(0.0), PALETTE[i % len(PALETTE)]))
         tint = tuple(paper + 0.3 * (colour - paper))
         hatch = HATCHES[i % len(HATCHES)]
-        looks[i + 1] = {"facecolor": tint, "hatch": hatch, "label": f"hidden by {name}", **line}
+        label = _fill(f"hidden by {name}")
+        looks[i + 1] = {"facecolor": tint, "hatch": hatch, "label": label, **line}
     looks[-1] = {"facecolor": ink(0.12), "hatch": "xxxx", "label": "hidden by several", **line}
     return looks
 

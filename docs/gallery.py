@@ -1,0 +1,111 @@
+"""The pictures of the gallery: one function a picture. Building the documentation runs them all.
+
+python docs/gallery.py FOLDER
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from miniattn import functional as F
+from miniattn import masks, nn, plot, trace
+
+TOKENS = "the cat sat on the mat and slept .".split()  # noqa: SIM905
+T = len(TOKENS)
+
+
+def scores(*shape: int) -> np.ndarray:
+    """Return made-up scores: this gallery is about pictures, not about a model."""
+    return 2 * np.random.default_rng(0).standard_normal(shape)
+
+
+def attention_map() -> plot.Figure:
+    """One head; what the mask hides is hatched."""
+    causal = masks.causal()
+    weights = F.softmax(scores(T, T), mask=causal.to_array(1, 1, T, T)[0, 0])
+    return plot.attention_map(weights, TOKENS, mask=causal)
+
+
+def attention_heads() -> plot.Figure:
+    """The heads of a layer on one scale, here logarithmic."""
+    return plot.attention_heads(F.softmax(scores(3, T, T)), TOKENS, scale="log")
+
+
+def attention_layers() -> plot.Figure:
+    """Every head of every layer of a model, of one call."""
+    rng = np.random.default_rng(0)
+    model = nn.TransformerEncoder(2, 32, 4, rng=rng)
+    x = 3 * rng.standard_normal((1, T, 32), dtype=np.float32)
+    _, maps = trace.run(model, x, mask=masks.causal())
+    return plot.attention_layers(maps, mask=masks.causal())
+
+
+def attention_lines() -> plot.Figure:
+    """Tokens joined by lines, as strong as the weight."""
+    return plot.attention_lines(F.softmax(2 * scores(2, T, T)), TOKENS)
+
+
+def attention_on_image() -> plot.Figure:
+    """Weights over the patches of an image; a patch that is no key is hatched."""
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    image = np.exp(-4 * (x**2 + y**2))
+    weights = F.softmax(6 * image[4::8, 4::8].reshape(-1)).reshape(4, 4)
+    weights[0, 0] = np.nan
+    return plot.attention_on_image(weights, image)
+
+
+def mask() -> plot.Figure:
+    """Any mask, and which rule hides what."""
+    rules = masks.causal() & masks.padding([T - 1]) & masks.documents([[0] * 4 + [1] * 5])
+    return plot.mask(rules, q_tokens=TOKENS)
+
+
+def gradient_map() -> plot.Figure:
+    """Weights, and beside them how the loss changes with each."""
+    causal = masks.causal()
+    weights = F.softmax(scores(T, T), mask=causal.to_array(1, 1, T, T)[0, 0])
+    return plot.gradient_map(weights, scores(T, T)[::-1], TOKENS, mask=causal)
+
+
+def head_summary() -> plot.Figure:
+    """Entropy, mean distance and mass on the first key of every head."""
+    return plot.head_summary(F.softmax(scores(3, 4, T, T)))
+
+
+def history() -> plot.Figure:
+    """Training curves: a panel a quantity, training solid, held out dashed."""
+    epochs = np.arange(1, 13)
+    return plot.history(
+        {
+            "epoch": epochs,
+            "loss": 2.3 * np.exp(-epochs / 4),
+            "valid_loss": 2.3 * np.exp(-epochs / 4) + 0.02 * epochs,
+            "valid_accuracy": 1 - 0.9 * np.exp(-epochs / 3),
+        }
+    )
+
+
+PICTURES: list[Callable[[], plot.Figure]] = [
+    attention_map,
+    attention_heads,
+    attention_layers,
+    attention_lines,
+    attention_on_image,
+    mask,
+    gradient_map,
+    head_summary,
+    history,
+]
+
+
+def draw(folder: Path) -> None:
+    """Write every picture as PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in PICTURES:
+        picture().savefig(folder / f"{picture.__name__}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]))
