@@ -134,7 +134,7 @@ def _hidden(
     form = masks.lower(mask, 1, heads, *full)
     kinds = min(heads, max(form.dense.shape[1], 1))  # a rule is the same in all heads
     cells: list[Array] = [~visible_cells(form, 0, h, *bounds) for h in range(kinds)]
-    return cells * (heads // max(kinds, 1))
+    return cells if kinds == heads else cells * heads
 
 
 def norm(drawn: Sequence[Panel], scale: Scale, vmax: float | None = None) -> Normalize:

@@ -1,0 +1,178 @@
+"""Figures: what is drawn, conventions, and errors that state both numbers."""
+
+import io
+import re
+from itertools import pairwise
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from miniattn import analysis, masks, plot
+from miniattn.training import History
+
+T = 6
+TOKENS = "the cat sat on the mat".split()  # noqa: SIM905
+
+
+@pytest.fixture
+def weights(rng: np.random.Generator) -> np.ndarray:
+    """Causal maps (L, H, T, T)."""
+    w = np.tril(rng.random((2, 3, T, T)))
+    return w / w.sum(axis=-1, keepdims=True)
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="raw", dpi=60)
+    return np.frombuffer(buffer.getvalue(), np.uint8).reshape(-1, 4)
+
+
+def calls(weights: np.ndarray) -> dict[str, object]:
+    """One call of every function that draws, by name."""
+    one = weights[0, 0]
+    return {
+        "attention_map": lambda **k: plot.attention_map(one, TOKENS, **k),
+        "attention_lines": lambda **k: plot.attention_lines(one, TOKENS, **k),
+        "attention_on_image": lambda **k: plot.attention_on_image(one, np.ones((12, 12)), **k),
+        "mask": lambda **k: plot.mask(masks.causal(), q_tokens=TOKENS, **k),
+        "attention_heads": lambda: plot.attention_heads(weights[0], TOKENS),
+        "attention_layers": lambda: plot.attention_layers(weights),
+        "gradient_map": lambda: plot.gradient_map(one, one - 0.5, TOKENS),
+        "head_summary": lambda: plot.head_summary(weights),
+        "history": lambda: plot.history({"step": [1, 2], "loss": [2.0, 1.0]}),
+    }
+
+
+DRAWN_ON_AXES = ["attention_map", "attention_lines", "attention_on_image", "mask"]
+OTHERS = ["attention_heads", "attention_layers", "gradient_map", "head_summary", "history"]
+
+
+@pytest.mark.parametrize("name", DRAWN_ON_AXES + OTHERS)
+def test_a_figure_comes_back_and_pyplot_knows_nothing_of_it(name, weights):
+    figure = calls(weights)[name]()
+    assert isinstance(figure, plot.Figure)
+    assert len(np.unique(pixels(figure), axis=0)) > 3, "an empty figure"
+    from matplotlib import pyplot
+
+    assert pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize("name", DRAWN_ON_AXES)
+def test_axes_that_are_given_come_back(name, weights):
+    ax = plot.Figure().add_subplot()
+    assert calls(weights)[name](ax=ax) is ax
+    assert ax.has_data() or ax.patches or ax.collections
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_files_of_every_kind(kind, weights, tmp_path):
+    path = tmp_path / f"map.{kind}"
+    plot.attention_map(weights[0, 0], TOKENS).savefig(path)
+    assert 1_000 < path.stat().st_size < 300_000
+
+
+def test_cells_are_an_image_in_vector_files(rng, tmp_path):
+    plot.attention_map(rng.random((300, 300))).savefig(tmp_path / "map.svg")
+    svg = (tmp_path / "map.svg").read_text()
+    assert svg.count("<image") >= 1
+    assert svg.count("<path") < 500, "a path a cell would be 90,000"
+
+
+def test_a_masked_cell_is_not_drawn_as_zero(weights):
+    one = weights[0, 0]
+    ax = plot.attention_map(one, mask=masks.causal(), ax=plot.Figure().add_subplot())
+    drawn = ax.images[0].get_array()
+    np.testing.assert_array_equal(drawn.mask, ~np.tri(T, dtype=bool))
+    plain = pixels(plot.attention_map(one))
+    assert not np.array_equal(plain, pixels(plot.attention_map(one, mask=masks.causal())))
+
+
+def test_colours_follow_the_weights(weights):
+    """The picture of another map is another picture, and the same map gives the same one."""
+    one = weights[0, 0]
+    np.testing.assert_array_equal(
+        pixels(plot.attention_map(one)), pixels(plot.attention_map(one.copy()))
+    )
+    assert not np.array_equal(
+        pixels(plot.attention_map(one)), pixels(plot.attention_map(weights[1, 1]))
+    )
+
+
+def test_an_empty_row_is_named_in_the_legend(weights):
+    keys = masks.as_mask(np.array([[False] * T, *np.tri(T, dtype=bool)[1:]]))
+    figure = plot.attention_map(weights[0, 0], mask=keys)
+    texts = [t.get_text() for ax in figure.axes for t in ax.findobj(mpl.text.Text)]
+    assert "empty row" in texts
+
+
+@pytest.mark.parametrize("name", ["attention_map", "attention_lines"])
+def test_a_wrong_number_of_tokens_states_both_numbers(name, weights):
+    with pytest.raises(ValueError, match=r"q_tokens: expected T = 6 tokens, got 5"):
+        getattr(plot, name)(weights[0, 0], TOKENS[:5])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: plot.attention_map(np.ones(3)), "weights: expected shape"),
+        (lambda: plot.attention_map(np.eye(2), scale="cubic"), "scale: expected one of"),
+        (lambda: plot.attention_heads(np.eye(2)), "weights: expected shape"),
+        (lambda: plot.attention_on_image(np.eye(3), np.ones((8, 8))), "image: expected sides"),
+        (lambda: plot.history([]), "records: expected at least one record"),
+        (lambda: plot.history(History()), "records: expected at least one"),
+    ],
+)
+def test_wrong_calls(call, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        call()
+
+
+def test_tokens_of_any_kind_are_drawn_without_a_warning(weights):
+    hostile = ["$x$", "", "\n", "<b>", "猫", "a" * 200]
+    pixels(plot.attention_map(weights[0, 0], hostile))
+    pixels(plot.attention_lines(weights[0, 0], hostile))
+
+
+@pytest.mark.parametrize("count", [30, 200, 2000])
+def test_labels_never_overlap(count):
+    figure = plot.attention_map(np.eye(count), [f"token{i}" for i in range(count)])
+    figure.draw_without_rendering()
+    renderer = figure._get_renderer()
+    for axis in (figure.axes[0].yaxis, figure.axes[0].xaxis):
+        boxes = [
+            t.label1.get_window_extent(renderer)
+            for t in axis.get_major_ticks()
+            if t.label1.get_text()
+        ]
+        assert len(boxes) >= 10
+        assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+
+
+def test_a_history_has_steps_of_its_own_for_every_name():
+    history = History()
+    for step in range(1, 5):
+        history.add(step, {"loss": 1 / step})
+    history.add(4, {"valid_loss": 0.3})
+    figure = plot.history(history)
+    train, valid = figure.axes[0].get_lines()
+    np.testing.assert_array_equal(train.get_xdata(), [1, 2, 3, 4])
+    np.testing.assert_array_equal(valid.get_xdata(), [4])
+
+
+def test_pooled_maps_are_drawn_at_their_true_length():
+    ax = plot.attention_map(
+        np.full((8, 8), 1 / 8),
+        extent=(4096, 4096),
+        mask=masks.causal(),
+        ax=plot.Figure().add_subplot(),
+    )
+    assert ax.get_xlim()[1] == 4095.5
+    np.testing.assert_array_equal(ax.images[0].get_array().mask, ~np.tri(8, dtype=bool))
+
+
+def test_head_summary_shows_the_analysis(weights):
+    figure = plot.head_summary(weights)
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown, analysis.entropy(weights).mean(axis=-1))
