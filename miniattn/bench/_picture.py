@@ -24,12 +24,14 @@ COLOURS = {
 def draw(results: Mapping[str, Any], path: Path) -> None:
     """Write the picture: attention against torch, softmax by row length, time and memory by T."""
     fig = Figure(figsize=(11, 7.5), layout="constrained")
-    grid = fig.add_gridspec(3, 2, width_ratios=[1.15, 1])
-    _attention(fig.add_subplot(grid[:, 0]), results["records"])
-    top, middle, bottom = (fig.add_subplot(grid[i, 1]) for i in range(3))
-    _softmax(top, results["records"])
-    _lengths(middle, results["lengths"], "time")
-    _lengths(bottom, results["lengths"], "memory")
+    records, lengths = results["records"], results["lengths"]
+    panels = 1 + 2 * bool(lengths)  # what was not measured takes no room
+    grid = fig.add_gridspec(panels, 2, width_ratios=[1.15, 1])
+    _attention(fig.add_subplot(grid[:, 0]), records)
+    _softmax(fig.add_subplot(grid[0, 1]), records)
+    if lengths:
+        _lengths(fig.add_subplot(grid[1, 1]), lengths, "time")
+        _lengths(fig.add_subplot(grid[2, 1]), lengths, "memory")
     machine = results["machine"]
     fig.suptitle(
         f"miniattn {machine['miniattn']}, float32, {machine['threads']} threads, "
