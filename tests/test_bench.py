@@ -64,7 +64,7 @@ def test_a_run_writes_table_json_and_picture(command, tmp_path, capsys):
         for library in ("miniattn", "numpy"):
             found = entry["libraries"][library]
             assert found["seconds"] > 0
-            assert found["samples"] >= 2 * 3  # rounds, and three calls in each
+            assert found["samples"] >= 2  # one a round: a slow call is not repeated in it
     assert 0 < results["records"][-1]["of_limit"]
     assert results["limits"].keys() == {"multiply_add", "copy 1 M"}
     assert [e["case"]["T"] for e in results["lengths"]] == [128, 256]

@@ -44,6 +44,7 @@ def _mask(case: Case) -> masks.Mask | None:
 
 def _adamw(x: Any, dy: Any) -> Callable[[], Any]:
     parameter = nn.Parameter(x)
+    parameter.data = x  # not a copy: the update is made in place, as by the other libraries
     parameter.accumulate(dy)
     return optim.AdamW([parameter], lr=1e-3).step
 
