@@ -32,4 +32,4 @@ numpydoc_show_class_members = False
 
 html_theme = "furo"
 html_title = "miniattn"
-html_static_path = ["_static"]
+html_static_path = ["_static", "_gallery/live"]

@@ -87,6 +87,25 @@ def history() -> plot.Figure:
     )
 
 
+STORY = "the cat sat on the mat . the dog saw the cat and the cat saw the dog .".split()  # noqa: SIM905
+
+
+def page() -> plot.Page:
+    """Two layers of heads with known habits, to look at by hand."""
+    words, (i, j) = np.array(STORY), np.mgrid[: len(STORY), : len(STORY)]
+    same = words[:, None] == words
+    habits = {
+        "layers.0.attn": [j == i - 1, same, j == 0],  # the previous token, the same one, the first
+        "layers.1.attn": [np.roll(same, 1, axis=1) & (j > 0), j > i - 4],  # what followed the same
+    }
+    noise = np.random.default_rng(0).standard_normal(i.shape)
+    weights = {
+        name: F.softmax(4.0 * np.array(heads) + noise, mask=j <= i)
+        for name, heads in habits.items()
+    }
+    return plot.html(weights, STORY, mask=masks.causal(), title="Five heads and their habits")
+
+
 PICTURES: list[Callable[[], plot.Figure]] = [
     attention_map,
     attention_heads,
@@ -101,8 +120,9 @@ PICTURES: list[Callable[[], plot.Figure]] = [
 
 
 def draw(folder: Path) -> None:
-    """Write every picture as PNG."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write every picture as PNG, and the interactive page."""
+    (folder / "live").mkdir(parents=True, exist_ok=True)
+    page().save(folder / "live" / "attention.html")
     for picture in PICTURES:
         picture().savefig(folder / f"{picture.__name__}.png", dpi=110)
 

@@ -13,7 +13,7 @@ class Command(NamedTuple):
     """A command in a module of its own: ``add_arguments(parser)`` and ``run(args) -> int``."""
 
     module: str
-    extra: str  # the optional dependencies that it needs, as pyproject.toml names them
+    extra: str  # the optional dependencies that it needs, as pyproject.toml names them, if any
     help: str
 
 
@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": Command(
         "miniattn.demo", "examples", "train on handwritten digits, draw what the model attends to"
     ),
+    "plot": Command("miniattn.plot.cli", "", "draw attention weights from a file"),
 }
 
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except ModuleNotFoundError as error:
         command = COMMANDS.get(argv[0]) if argv else None
-        if command is None or (error.name or "").startswith("miniattn"):
+        if command is None or not command.extra or (error.name or "").startswith("miniattn"):
             raise
         print(
             f"miniattn {argv[0]}: {error.name} is not installed; "

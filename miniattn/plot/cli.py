@@ -1,0 +1,324 @@
+"""``python -m miniattn plot``: a file of attention weights in, a picture or a page out."""
+
+import argparse
+import re
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+
+from miniattn import checkpoint, masks, plot
+from miniattn.checkpoint import _replacing
+from miniattn.plot._grid import SCALES
+from miniattn.trace import Trace
+
+Array: TypeAlias = NDArray[Any]
+Layers: TypeAlias = dict[str, Array]  # (H, T, S) by name
+
+DPI = 200  # pixels an inch where --dpi is not given; in SVG and PDF, of the cells alone
+
+ABOUT = """\
+axes of the weights:
+  (T, S)            one map: a row for each query, a column for each key
+  (H, T, S)         the heads of a layer
+  (L, H, T, S)      layers of heads; with --batch the first axis is the batch: (B, H, T, S)
+  (L, B, H, T, S)   layers of a batch; --batch is 0 by default
+Several floating-point arrays in a file are layers, each (H, T, S) or (B, H, T, S), unless --name
+chooses one. So a trace is saved by: numpy.savez("maps.npz", **trace.weights, tokens=tokens).
+Strings called tokens and key_tokens in the file are the labels if no others are given.
+
+The picture, unless --kind chooses it: the map of one head, the heads of one layer, or all layers.
+"""
+
+
+class Kind(NamedTuple):
+    """A kind of output: what draws it, and the options that mean something to it."""
+
+    draw: Callable[[Layers, dict[str, Any]], Any]
+    options: frozenset[str]
+
+
+class Source(NamedTuple):
+    """What a file holds."""
+
+    maps: dict[str, Array]
+    """Floating-point arrays with 2 to 5 axes, by name."""
+    others: dict[str, Array]
+    tokens: dict[str, list[str]]
+    """Labels: ``tokens`` of the queries, ``key_tokens`` of the keys."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``python -m miniattn plot``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = ABOUT
+    add = parser.add_argument
+    add("file", type=Path, help="weights: .npz, .npy or .safetensors")
+    add("--out", type=Path, required=True, help="ends in .svg, .png, .pdf or .html")
+    add("--kind", choices=[kind for kind in KINDS if kind != "page"], help="of picture")
+    add("--name", help="the array to draw, of several in the file")
+    add("--layer", type=int, metavar="N", help="draw this layer alone")
+    add("--head", type=int, metavar="N", help="draw this head alone")
+    add("--batch", type=int, metavar="N", help="draw this row of the batch")
+    words = "labels separated by blanks, or @FILE with one a line"
+    add("--tokens", "--q-tokens", metavar="TEXT", help=f"{words}; of keys too if T = S")
+    add("--k-tokens", metavar="TEXT", dest="key_tokens", help="labels of the keys")
+    add("--causal", action="store_true", default=None, help="hatch what a causal mask hides")
+    add("--scale", choices=SCALES, help="of the colours (default: linear)")
+    add("--cmap", help="a colour map of matplotlib")
+    add("--extent", type=int, nargs=2, metavar=("T", "S"), help="true lengths of pooled maps")
+    add("--title", help="of the figure")
+    add("--dpi", type=float, help=f"pixels an inch (default: {DPI})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw; or say in one line what is wrong, write nothing and return 2."""
+    try:
+        _run(args)
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ValueError as error:
+        return _fail(str(error))
+    print(args.out)
+    return 0
+
+
+def _fail(message: str) -> int:
+    print("miniattn plot:", " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _run(args: argparse.Namespace) -> None:
+    ending = args.out.suffix.lower()
+    if ending not in (".svg", ".png", ".pdf", ".html"):
+        raise ValueError(f"--out: expected .svg, .png, .pdf or .html, got {args.out.name!r}")
+    if not args.out.parent.is_dir():
+        raise ValueError(f"--out: expected a folder that exists, got {str(args.out.parent)!r}")
+    if args.cmap is not None and args.cmap not in mpl.colormaps:
+        raise ValueError(f"--cmap: expected a colour map of matplotlib, got {args.cmap!r}")
+    if args.dpi is not None and not 1 <= args.dpi <= 10_000:
+        raise ValueError(f"--dpi: expected 1 to 10,000 pixels an inch, got {args.dpi:g}")
+    source = read(args.file)
+    layers = choose(source, args.name, args.layer, args.head, args.batch)
+    kind = "page" if ending == ".html" else args.kind or _usual(layers)
+    made = KINDS[kind].draw(layers, _options(args, source, kind))
+    if kind == "page":
+        made.save(args.out)
+    else:
+        with _replacing(args.out) as file:
+            made.savefig(file, format=ending[1:], dpi=args.dpi or DPI)
+
+
+def _usual(layers: Layers) -> str:
+    """Return the kind of picture that shows all there is."""
+    if len(layers) > 1:
+        return "layers"
+    [heads] = layers.values()
+    return "map" if len(heads) == 1 else "heads"
+
+
+def _options(args: argparse.Namespace, source: Source, kind: str) -> dict[str, Any]:
+    """Return the options of the drawing function; one that it does not have is an error."""
+    given: dict[str, Any] = {
+        "tokens": _words(args.tokens),
+        "key_tokens": _words(args.key_tokens),
+        "mask": masks.causal() if args.causal else None,
+        "scale": args.scale,
+        "cmap": args.cmap,
+        "extent": args.extent and tuple(args.extent),
+        "title": args.title,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    known = KINDS[kind].options
+    asked = [*given, *(name for name in ("kind", "dpi") if getattr(args, name) is not None)]
+    if unknown := [name for name in asked if name not in known]:
+        flag = {"key_tokens": "k-tokens", "mask": "causal"}.get(unknown[0], unknown[0])
+        what = "the page" if kind == "page" else f"a picture of kind {kind}"
+        raise ValueError(f"--{flag}: {what} has no such option")
+    labels = source.tokens if not {"tokens", "key_tokens"} & set(given) else {}
+    return {name: labels[name] for name in labels if name in known} | given
+
+
+def _words(text: str | None) -> list[str] | None:
+    """Return the labels of ``--tokens``: words, or the lines of a file."""
+    if text is None or not text.startswith("@"):
+        return text if text is None else text.split()
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{text[1:]}: expected text in UTF-8, got {error.reason}") from None
+
+
+# ------------------------------------------------------------------------- from file to maps
+
+
+def read(path: Path) -> Source:
+    """Return what the file holds; nothing in it is ever run."""
+    kinds = {".npz": _read_npz, ".npy": _read_npy, ".safetensors": _read_safetensors}
+    if path.suffix not in kinds:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(kinds)}")
+    arrays, metadata = kinds[path.suffix](path)
+    maps = {k: a for k, a in arrays.items() if a.dtype.kind == "f" and 2 <= a.ndim <= 5}
+    labels = metadata if isinstance(metadata, dict) else {}
+    labels |= {k: a.tolist() for k, a in arrays.items() if a.dtype.kind == "U" and a.ndim == 1}
+    tokens = {k: [str(t) for t in labels[k]] for k in ("tokens", "key_tokens") if labels.get(k)}
+    return Source(maps, {k: a for k, a in arrays.items() if k not in maps}, tokens)
+
+
+def _read_npz(path: Path) -> tuple[dict[str, Array], object]:
+    try:
+        # Opened here, because NumPy leaves a damaged file open.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}, None
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise ValueError(_not_plain(path)) from None
+
+
+def _read_npy(path: Path) -> tuple[dict[str, Array], object]:
+    try:
+        return {path.stem: np.lib.format.open_memmap(path, mode="r")}, None
+    except (ValueError, TypeError, EOFError):
+        raise ValueError(_not_plain(path)) from None
+
+
+def _not_plain(path: Path) -> str:
+    # NumPy's own message recommends to load it with pickle, which runs what the file says.
+    return (
+        f"{path}: expected NumPy arrays of plain numbers; "
+        "this is damaged, another format, or holds Python objects"
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Array], object]:
+    # The digest is of miniattn's own files; weights may come from anywhere.
+    arrays, metadata = checkpoint.load(path, verify=False)
+    return {name: arrays[name] for name in sorted(arrays, key=_by_number)}, metadata
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Return what sorts layers.2 before layers.10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+def choose(
+    source: Source, name: str | None, layer: int | None, head: int | None, batch: int | None
+) -> Layers:
+    """Return the layers that are drawn, (H, T, S) each, of what a file holds."""
+    maps = source.maps
+    if name is not None and name not in maps:
+        raise ValueError(f"--name: expected one of {_listed(maps)}, got {name!r}")
+    if not maps:
+        raise ValueError(
+            "expected a floating-point array with 2 to 5 axes, "
+            f"got {_listed(source.others) or 'no array'}"
+        )
+    if name is not None:
+        maps = {name: maps[name]}
+    layers = _stacked(maps, batch)
+    layers = {n: layers[n] for n in _pick("layer", list(layers), layer)}
+    return {n: w[_pick("head", range(len(w)), head)] for n, w in layers.items()}
+
+
+def _stacked(maps: Mapping[str, Array], batch: int | None) -> Layers:
+    """Return (H, T, S) of every layer, of one row of the batch."""
+    if len(maps) > 1:
+        if any(w.ndim not in (3, 4) for w in maps.values()):
+            raise ValueError(
+                "expected layers, (H, T, S) or (B, H, T, S) each, or one array: "
+                f"choose with --name of {_listed(maps)}"
+            )
+        return {n: _row(w, batch or 0) if w.ndim == 4 else w for n, w in maps.items()}
+    [(name, w)] = maps.items()
+    if w.ndim == 5:
+        return {f"layer {i}": _row(layer, batch or 0) for i, layer in enumerate(w)}
+    if w.ndim == 4 and batch is not None:
+        return {name: _row(w, batch)}
+    if w.ndim == 4:
+        return {f"layer {i}": layer for i, layer in enumerate(w)}
+    if batch is not None:
+        raise ValueError(f"--batch: expected weights with a batch axis, got {_listed(maps)}")
+    return {name: w[None] if w.ndim == 2 else w}
+
+
+def _row(weights: Array, batch: int) -> Array:
+    [row] = _pick("batch", range(len(weights)), batch)
+    return np.asarray(weights[row])
+
+
+def _pick(option: str, there: Sequence[Any], index: int | None) -> list[Any]:
+    """Return all of them, or the one of that index."""
+    if index is None:
+        return list(there)
+    if not 0 <= index < len(there):
+        raise ValueError(f"--{option}: expected an index in [0, {len(there)}), got {index}")
+    return [there[index]]
+
+
+def _listed(arrays: Mapping[str, Array]) -> str:
+    return ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
+
+
+# ------------------------------------------------------------------------- from maps to figure
+
+
+def _one_layer(layers: Layers, options: dict[str, Any]) -> Array:
+    """Return the only layer; its tokens get the names that the figures of one layer use."""
+    if len(layers) > 1:
+        raise ValueError(f"--layer: expected one of the {len(layers)} layers {list(layers)}")
+    for ours, theirs in (("tokens", "q_tokens"), ("key_tokens", "k_tokens")):
+        if ours in options:
+            options[theirs] = options.pop(ours)
+    return next(iter(layers.values()))
+
+
+def _map(layers: Layers, options: dict[str, Any]) -> plot.Figure:
+    heads = _one_layer(layers, options)
+    if len(heads) != 1:
+        raise ValueError(f"--head: expected one of the {len(heads)} heads")
+    figure: plot.Figure = plot.attention_map(heads[0], **options)
+    return figure
+
+
+def _heads(layers: Layers, options: dict[str, Any]) -> plot.Figure:
+    return plot.attention_heads(_one_layer(layers, options), **options)
+
+
+def _lines(layers: Layers, options: dict[str, Any]) -> plot.Figure:
+    figure: plot.Figure = plot.attention_lines(_one_layer(layers, options), **options)
+    return figure
+
+
+def _layers(layers: Layers, options: dict[str, Any]) -> plot.Figure:
+    return plot.attention_layers(_trace(layers), **options)
+
+
+def _summary(layers: Layers, options: dict[str, Any]) -> plot.Figure:
+    return plot.head_summary(_trace(layers), **options)
+
+
+def _trace(layers: Layers) -> Trace:
+    return Trace({name: heads[None] for name, heads in layers.items()})
+
+
+def _page(layers: Layers, options: dict[str, Any]) -> plot.Page:
+    return plot.html(layers, **options)
+
+
+_PICTURE = frozenset({"kind", "dpi", "title"})
+_TOKENS = frozenset({"tokens", "key_tokens"})
+_MAPS = _PICTURE | {"mask", "scale", "cmap", "extent"}
+
+KINDS = {
+    "map": Kind(_map, _MAPS | _TOKENS),
+    "heads": Kind(_heads, _MAPS | _TOKENS),
+    "layers": Kind(_layers, _MAPS),
+    "lines": Kind(_lines, _PICTURE | _TOKENS | {"extent"}),
+    "summary": Kind(_summary, _PICTURE | {"cmap"}),
+    "page": Kind(_page, _TOKENS | {"mask", "title"}),
+}
