@@ -25,6 +25,7 @@ from miniattn.kernels.simd import (
     fma,
     gather,
     horizontal_max,
+    horizontal_maxima,
     horizontal_sum,
     horizontal_sums,
     iota,
@@ -34,6 +35,7 @@ from miniattn.kernels.simd import (
     maximum,
     minimum,
     pointer,
+    registers,
     rint,
     select,
     splat,
@@ -215,7 +217,11 @@ def memory(x, out, n, step, counts):
     number = iota(x, np.int32)
     store(q + 4 * w, select((number >= 1) & (number - 3 < 0), 1.0, splat(0.0, x)))
     store(q + 5 * w, horizontal_sums(p))
-    (q + 6 * w)[0] = p[2]
+    store(q + 6 * w, horizontal_maxima(p))
+    room = registers(2, x)
+    store(room + w, load(p))
+    store(q + 7 * w, load(room + w))
+    (q + 8 * w)[0] = p[2]
     return take(pointer(counts, 0)), take(pointer(counts, 0))
 
 
@@ -225,7 +231,7 @@ def test_memory(dtype, part):
     w = width(dtype)
     n = int(part * w) if isinstance(part, float) else part
     x = np.arange(1, w * w + 1, dtype=dtype)
-    out = np.full((7, w), -7, dtype)
+    out = np.full((9, w), -7, dtype)
     counts = np.array([5])
     assert memory(x, out.ravel(), n, 2, counts) == (5, 6)
     assert counts[0] == 7
@@ -236,7 +242,9 @@ def test_memory(dtype, part):
     np.testing.assert_array_equal(out[3], lane < n)
     np.testing.assert_array_equal(out[4], (lane >= 1) & (lane < 3))
     np.testing.assert_array_equal(out[5], x.reshape(w, w).sum(axis=1))
-    assert out[6, 0] == 3
+    np.testing.assert_array_equal(out[6], x.reshape(w, w).max(axis=1))
+    np.testing.assert_array_equal(out[7], x[:w])
+    assert out[8, 0] == 3
 
 
 @numba.njit

@@ -58,6 +58,7 @@ __all__ = [
     "fma",
     "gather",
     "horizontal_max",
+    "horizontal_maxima",
     "horizontal_sum",
     "horizontal_sums",
     "iota",
@@ -70,6 +71,7 @@ __all__ = [
     "pointer",
     "prefetch",
     "product",
+    "registers",
     "rint",
     "select",
     "splat",
@@ -543,6 +545,22 @@ def gather(typing_context, p, step, n, like):
     return vector(p, step, n, like), emit
 
 
+@intrinsic(prefer_literal=True)
+def registers(typing_context, count, like):
+    """Return a pointer to room for ``count`` (an integer constant) vectors, on the stack."""
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    result = Pointer(like.dtype)
+
+    def emit(context, builder, signature, args):
+        kind = ir.ArrayType(_vector_type(_full(like.dtype)), count.literal_value)
+        place = cgutils.alloca_once(builder, kind)
+        place.align = 64
+        return builder.bitcast(place, context.get_value_type(result))
+
+    return result(count, like), emit
+
+
 @intrinsic
 def aligned(typing_context, p):
     """Return the first address at or after ``p`` that is a multiple of 64 bytes (a cache line)."""
@@ -897,6 +915,10 @@ def tanh(typing_context, v):
 # --- Across lanes --------------------------------------------------------------------------------
 
 
+def _larger(builder: Any, a: Any, b: Any, vector: Vector) -> Any:
+    return builder.select(_compare(">")(builder, a, b, vector), a, b)
+
+
 def _halves(builder: Any, value: Any, combine: Callable[..., Any]) -> Any:
     """Emit a reduction by halves: the order is fixed and the error grows with log(lanes) only."""
     count = value.type.count
@@ -924,39 +946,50 @@ def horizontal_sum(typing_context, v):
     return v.dtype(v), emit
 
 
-@intrinsic
-def horizontal_sums(typing_context, p):
-    """Return the vector whose lane n is the sum of the ``lanes`` numbers at ``p + n * lanes``.
+def _line_by_line(combine: Callable[..., Any]) -> Callable[..., Any]:
+    """Emit the reduction of each of ``lanes`` lines of ``lanes`` numbers: a tree of pairs."""
 
-    That is a tree of pairwise sums: two shuffles and an addition for each pair of rows, a third
-    of what `horizontal_sum` takes row by row.
-    """
-    if not isinstance(p, Pointer):
-        return None
-    vector = _full(p.dtype)
-    count = vector.count
+    def typed(typing_context, p):
+        if not isinstance(p, Pointer):
+            return None
+        vector = _full(p.dtype)
+        count = vector.count
 
-    def emit(context, builder, signature, args):
-        index = ir.VectorType(ir.IntType(32), count)
-        even = ir.Constant(index, list(range(0, 2 * count, 2)))
-        odd = ir.Constant(index, list(range(1, 2 * count, 2)))
-        rows = [
-            _load(builder, builder.gep(args[0], [ir.Constant(ir.IntType(64), n * count)]), vector)
-            for n in range(count)
-        ]
-        while len(rows) > 1:
-            pairs = zip(rows[::2], rows[1::2], strict=True)
-            rows = [
-                builder.fadd(
-                    builder.shuffle_vector(a, b, even),
-                    builder.shuffle_vector(a, b, odd),
-                    flags=["nsz"],
-                )
-                for a, b in pairs
-            ]
-        return rows[0]
+        def emit(context, builder, signature, args):
+            index = ir.VectorType(ir.IntType(32), count)
+            even = ir.Constant(index, list(range(0, 2 * count, 2)))
+            odd = ir.Constant(index, list(range(1, 2 * count, 2)))
+            places = (ir.Constant(ir.IntType(64), n * count) for n in range(count))
+            lines = [_load(builder, builder.gep(args[0], [n]), vector) for n in places]
+            while len(lines) > 1:
+                pairs = zip(lines[::2], lines[1::2], strict=True)
+                lines = [
+                    combine(
+                        builder,
+                        builder.shuffle_vector(a, b, even),
+                        builder.shuffle_vector(a, b, odd),
+                        vector,
+                    )
+                    for a, b in pairs
+                ]
+            return lines[0]
 
-    return vector(p), emit
+        return vector(p), emit
+
+    return typed
+
+
+# Two shuffles and one operation for each pair of lines: a third of what a reduction line by line
+# takes.
+horizontal_sums = intrinsic(_line_by_line(_arithmetic("fadd", "add")))
+horizontal_sums.__doc__ = (
+    "Return the vector whose lane n is the sum of the ``lanes`` numbers at ``p + n * lanes``."
+)
+horizontal_maxima = intrinsic(_line_by_line(_larger))
+horizontal_maxima.__doc__ = (
+    "Return the vector whose lane n is the largest of the ``lanes`` numbers at ``p + n * lanes``; "
+    "which NaN is noticed is not defined."
+)
 
 
 @intrinsic
@@ -966,10 +999,7 @@ def horizontal_max(typing_context, v):
         return None
 
     def emit(context, builder, signature, args):
-        def larger(a: Any, b: Any) -> Any:
-            return builder.select(builder.fcmp_ordered(">", a, b, flags=["nsz"]), a, b)
-
-        return _halves(builder, args[0], larger)
+        return _halves(builder, args[0], lambda a, b: _larger(builder, a, b, v))
 
     return v.dtype(v), emit
 
