@@ -13,13 +13,14 @@ PACKAGE = Path(miniattn.__file__).parent
 # What each part may import, besides itself. What is not listed may import everything but `plot`.
 ALLOWED = {
     "_checks": set(),
+    "_memory": set(),
     "kernels": set(),
     "masks": {"_checks"},
     "reference": {"_checks", "masks"},
-    "functional": {"_checks", "kernels", "masks"},
-    "nn": {"_checks", "functional", "masks"},
-    "models": {"_checks", "functional", "masks", "nn"},
-    "optim": {"_checks", "functional", "kernels", "nn"},
+    "functional": {"_checks", "_memory", "kernels", "masks"},
+    "nn": {"_checks", "_memory", "functional", "masks"},
+    "models": {"_checks", "_memory", "functional", "masks", "nn"},
+    "optim": {"_checks", "_memory", "functional", "kernels", "nn"},
     "bridges": {"_checks", "models", "nn"},
 }
 MAY_PLOT = {"__init__", "__main__", "plot", "demo"}  # the command line, and the lazy import

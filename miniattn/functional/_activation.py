@@ -2,9 +2,8 @@
 
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from miniattn import _checks
+from miniattn._memory import empty
 from miniattn.functional._arrays import Array, kernel_input
 from miniattn.kernels import activation
 
@@ -279,7 +278,7 @@ def gelu_backward(dy: Array, ctx: GeluContext) -> Array:
 
 def _map(kernel: Any, x: Array) -> Array:
     """Return y = kernel(x), element by element."""
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     kernel(kernel_input(x).reshape(-1), y.reshape(-1))
     return y
 
@@ -287,6 +286,6 @@ def _map(kernel: Any, x: Array) -> Array:
 def _map_backward(kernel: Any, dy: Array, saved: Array) -> Array:
     """Return dx = kernel(dy, saved), element by element."""
     dy = _checks.gradient("dy", dy, saved.shape, saved.dtype)
-    dx = np.empty(saved.shape, saved.dtype)
+    dx = empty(saved.shape, saved.dtype)
     kernel(kernel_input(dy).reshape(-1), kernel_input(saved).reshape(-1), dx.reshape(-1))
     return dx

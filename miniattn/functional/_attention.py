@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniattn import _checks, masks
+from miniattn._memory import empty
 from miniattn.kernels.attention_backward import backward as backward_kernel
 from miniattn.kernels.attention_backward import bias_backward as bias_kernel
 from miniattn.kernels.attention_decode import decode as decode_kernel
@@ -469,8 +470,8 @@ def _empty_like(x: Array, width: int) -> Array:
     """Return an uninitialised (B, H, T, width) array, laid out in memory like x (B, H, T, D)."""
     B, H, T, _ = x.shape
     if abs(x.strides[1]) < abs(x.strides[2]) and H > 1 and T > 1:
-        return np.empty((B, T, H, width), x.dtype).transpose(0, 2, 1, 3)
-    return np.empty((B, H, T, width), x.dtype)
+        return empty((B, T, H, width), x.dtype).transpose(0, 2, 1, 3)
+    return empty((B, H, T, width), x.dtype)
 
 
 def _problem(

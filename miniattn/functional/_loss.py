@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from miniattn import _checks
+from miniattn._memory import empty
 from miniattn.functional._arrays import Array, kernel_input, rows
 from miniattn.functional._softmax import slopes
 from miniattn.kernels import loss as kernels
@@ -110,7 +111,7 @@ def cross_entropy_backward(dloss: float, ctx: CrossEntropyContext) -> Array:
     scale = _scalar("dloss", dloss) / max(ctx.counted, 1)
     _, high, low = slopes(1.0, ctx.logits.dtype)
     logit_rows = rows(ctx.logits)
-    dlogits = np.empty(ctx.logits.shape, ctx.logits.dtype)
+    dlogits = empty(ctx.logits.shape, ctx.logits.dtype)
     kernels.cross_entropy_backward(
         scale,
         logit_rows,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from miniattn import _checks
+from miniattn._memory import empty
 from miniattn.functional._arrays import Array, kernel_input, rows
 from miniattn.kernels import norm
 
@@ -170,7 +171,7 @@ def _forward(
     x: Array, weight: Array, bias: Array | None, eps: float, *, centred: bool
 ) -> tuple[Array, Array, Array]:
     """Return y, and the mean (0 unless ``centred``) and 1 / deviation of every row."""
-    y = np.empty(x.shape, x.dtype)
+    y = empty(x.shape, x.dtype)
     mean, rstd = np.empty(x.shape[:-1], x.dtype), np.empty(x.shape[:-1], x.dtype)
     offset = np.zeros(x.shape[-1], x.dtype) if bias is None else kernel_input(bias)
     norm.forward(
@@ -191,7 +192,7 @@ def _backward(
 ) -> tuple[Array, Array, Array]:
     """Return dx, dweight and dbias."""
     dy = _checks.gradient("dy", dy, x.shape, x.dtype)
-    dx = np.empty(x.shape, x.dtype)
+    dx = empty(x.shape, x.dtype)
     dweight, dbias = np.empty(x.shape[-1], x.dtype), np.empty(x.shape[-1], x.dtype)
     norm.backward(
         rows(dy),

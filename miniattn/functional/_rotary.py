@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from miniattn import _checks
+from miniattn._memory import empty
 from miniattn.functional._arrays import Array, rows
 from miniattn.kernels import rotary as rotary_kernel
 
@@ -111,7 +112,7 @@ def _turn(x: Array, cos: Array, sin: Array, interleaved: bool, *, back: bool) ->
     # Attention's (B, H, T, D) is a view of (B, T, H, D): rows are taken in the order of memory.
     heads_last = x.ndim == 4 and not x.flags.c_contiguous and x.swapaxes(1, 2).flags.c_contiguous
     source = x.swapaxes(1, 2) if heads_last else x
-    y = np.empty(source.shape, x.dtype)
+    y = empty(source.shape, x.dtype)
     share = x.shape[1] if heads_last else 1
     per_batch = x.shape[1] * steps if cos.ndim == 4 else 0
     if y.size:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn import _checks
+from miniattn._memory import empty, empty_like
 from miniattn.functional._arrays import (
     Array,
     absent,
@@ -87,11 +88,11 @@ def softmax_forward(
     _, high, low = slopes(temperature, x.dtype)
     if _sideways(x, axis, mask):
         x_columns = _columns(x, axis)
-        y = np.empty(x.shape, x.dtype)
+        y = empty(x.shape, x.dtype)
         columns.softmax(x_columns, high, low, y.reshape(x_columns.shape))
     else:
         x_rows = rows(to_last_axis(x, axis))
-        y_rows = np.empty_like(x_rows)
+        y_rows = empty_like(x_rows)
         kernels.softmax(x_rows, *_mask_rows(mask, x.shape, axis), high, low, y_rows)
         y = _restore(y_rows, x.shape, axis)
     return y, SoftmaxContext(y, axis, temperature)
@@ -107,13 +108,13 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
     inv_temperature, _, _ = slopes(temperature, y.dtype)
     if _sideways(y, axis):
         y_columns = _columns(y, axis)
-        dx = np.empty(y.shape, y.dtype)
+        dx = empty(y.shape, y.dtype)
         columns.softmax_backward(
             _columns(dy, axis), y_columns, inv_temperature, dx.reshape(y_columns.shape)
         )
         return dx
     y_rows = rows(to_last_axis(y, axis))
-    dx_rows = np.empty_like(y_rows)
+    dx_rows = empty_like(y_rows)
     kernels.softmax_backward(rows(to_last_axis(dy, axis)), y_rows, inv_temperature, dx_rows)
     return _restore(dx_rows, y.shape, axis)
 
@@ -183,11 +184,11 @@ def log_softmax_forward(
     inv_temperature, high, low = slopes(temperature, x.dtype)
     if _sideways(x, axis, mask):
         x_columns = _columns(x, axis)
-        y = np.empty(x.shape, x.dtype)
+        y = empty(x.shape, x.dtype)
         columns.log_softmax(x_columns, high, low, inv_temperature, y.reshape(x_columns.shape))
     else:
         x_rows = rows(to_last_axis(x, axis))
-        y_rows = np.empty_like(x_rows)
+        y_rows = empty_like(x_rows)
         mask_rows = _mask_rows(mask, x.shape, axis)
         kernels.log_softmax(x_rows, *mask_rows, high, low, inv_temperature, y_rows)
         y = _restore(y_rows, x.shape, axis)
@@ -205,13 +206,13 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
     _, high, low = slopes(1.0, y.dtype)
     if _sideways(y, axis):
         y_columns = _columns(y, axis)
-        dx = np.empty(y.shape, y.dtype)
+        dx = empty(y.shape, y.dtype)
         columns.log_softmax_backward(
             _columns(dy, axis), y_columns, high, low, inv_temperature, dx.reshape(y_columns.shape)
         )
         return dx
     y_rows = rows(to_last_axis(y, axis))
-    dx_rows = np.empty_like(y_rows)
+    dx_rows = empty_like(y_rows)
     kernels.log_softmax_backward(
         rows(to_last_axis(dy, axis)), y_rows, high, low, inv_temperature, dx_rows
     )
@@ -296,7 +297,7 @@ def logsumexp_backward(dlse: Array, ctx: LogsumexpContext) -> Array:
     _, high, low = slopes(1.0, x.dtype)
     if _sideways(x, axis, mask):
         x_columns = _columns(x, axis)
-        dx = np.empty(x.shape, x.dtype)
+        dx = empty(x.shape, x.dtype)
         columns.logsumexp_backward(
             kernel_input(dlse).reshape(-1),
             x_columns,
@@ -309,7 +310,7 @@ def logsumexp_backward(dlse: Array, ctx: LogsumexpContext) -> Array:
         return dx
     dlse_rows = kernel_input(to_last_axis(np.expand_dims(dlse, axis), axis)).reshape(-1)
     x_rows = rows(to_last_axis(x, axis))
-    dx_rows = np.empty_like(x_rows)
+    dx_rows = empty_like(x_rows)
     mask_rows = _mask_rows(mask, x.shape, axis)
     kernels.logsumexp_backward(dlse_rows, x_rows, *mask_rows, top, log_sum, high, low, dx_rows)
     return _restore(dx_rows, x.shape, axis)
