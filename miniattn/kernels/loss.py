@@ -14,16 +14,34 @@ import numpy as np
 
 from miniattn.kernels._runtime import inner, kernel
 from miniattn.kernels.simd import pointer
-from miniattn.kernels.softmax import GRAIN, logarithms, rows_per_task, scaled_weights, top_and_sum
+from miniattn.kernels.softmax_rows import (
+    GRAIN,
+    logarithms,
+    rows_per_task,
+    scaled_weights,
+    tops_and_sums,
+)
+
+
+@inner
+def _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, top, total):
+    """Do `tops_and_sums` for the rows that count, in runs; set 0 and 1 for the others."""
+    start = 0
+    while start < count:
+        stop = start
+        while stop < count and targets[stop] != ignore_index:
+            stop += 1
+        if stop > start:
+            tops_and_sums(x + start * n, stop - start, n, high, low, top + start, total + start)
+            start = stop
+        else:
+            top[start], total[start] = 0, 1
+            start += 1
 
 
 @inner
 def _rows(x, targets, count, n, ignore_index, smoothing, high, low, loss, top, log_sum):
-    for r in range(count):
-        top[r], log_sum[r] = 0, 1
-        if targets[r] != ignore_index:
-            m, s = top_and_sum(x + r * n, n, high, low)
-            top[r], log_sum[r] = m, s
+    _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, top, log_sum)
     logarithms(log_sum, count)
     for r in range(count):
         t = targets[r]

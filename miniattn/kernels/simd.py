@@ -554,7 +554,8 @@ def registers(typing_context, count, like):
 
     def emit(context, builder, signature, args):
         kind = ir.ArrayType(_vector_type(_full(like.dtype)), count.literal_value)
-        place = cgutils.alloca_once(builder, kind)
+        with builder.goto_entry_block():  # else the stack would grow in every turn of a loop
+            place = builder.alloca(kind)
         place.align = 64
         return builder.bitcast(place, context.get_value_type(result))
 

@@ -17,83 +17,34 @@ import numpy as np
 from miniattn.kernels._runtime import inner, kernel
 from miniattn.kernels.simd import (
     exp2_product,
-    first,
-    horizontal_max,
     horizontal_sum,
     lanes,
     load,
     load_first,
-    log,
-    maximum,
     pointer,
+    registers,
     select,
     splat,
     store,
     store_first,
 )
+from miniattn.kernels.softmax_rows import (
+    GRAIN,
+    RUN,
+    TERMS,
+    exponentials,
+    is_narrow,
+    largest,
+    logarithms,
+    narrow_sums,
+    narrow_tops,
+    padded,
+    rows_per_task,
+    scaled_weights,
+    tops_and_sums,
+)
 
-# Elements that one task works on; with fewer, one thread is done before a pool is awake.
-GRAIN = 16_384
-# Vectors added up in the array's own precision before they join a float64 total: this bounds the
-# rounding error of a float32 sum, however long the row.
-RUN = 32
-
-
-@inner
-def rows_per_task(count, n):
-    """Return the share of one task; it depends on the shape alone."""
-    return max(1, min(count, GRAIN // max(1, n)))
-
-
-# --- One row: a pointer to its first element, and its length -------------------------------------
-
-
-@inner(forceinline=True)
-def origin(v):
-    """Return the largest lane, or 0 if all are −inf: −inf − (−inf) would be NaN."""
-    m = horizontal_max(v)
-    return m if m > -np.inf else type(m)(0)
-
-
-@inner(forceinline=True)
-def largest(x, n):
-    """Return max_j x[j], NaN passed over; 0 where all is −inf."""
-    step = lanes(x)
-    a = splat(-np.inf, x)
-    b, c, d = a, a, a  # four chains hide the latency of one
-    whole = n - n % (4 * step)
-    for j in range(0, whole, 4 * step):
-        a = maximum(load(x + j), a)
-        b = maximum(load(x + (j + step)), b)
-        c = maximum(load(x + (j + 2 * step)), c)
-        d = maximum(load(x + (j + 3 * step)), d)
-    for j in range(whole, n, step):
-        a = maximum(select(first(n - j, x), load_first(x + j, n - j), -np.inf), a)
-    return origin(maximum(maximum(a, b), maximum(c, d)))
-
-
-@inner(forceinline=True)
-def exponentials(x, n, m, high, low, y, keep):
-    """Return s = Σ_j exp((x[j] − m) / τ); the terms are kept in y if asked for."""
-    step = lanes(x)
-    total = 0.0
-    for start in range(0, n, RUN * step):
-        stop = min(start + RUN * step, n)
-        whole = stop - (stop - start) % step
-        s = splat(0.0, x)
-        for j in range(start, whole, step):
-            e = exp2_product(load(x + j) - m, high, low)
-            if keep:
-                store(y + j, e)
-            s = s + e
-        if whole < stop:
-            k = stop - whole
-            e = exp2_product(load_first(x + whole, k) - m, high, low)
-            if keep:
-                store_first(y + whole, e, k)
-            s = s + select(first(k, x), e, 0.0)
-        total += horizontal_sum(s)
-    return total
+# --- Some rows: a pointer to the first, their number and their length ----------------------------
 
 
 @inner(forceinline=True)
@@ -107,71 +58,26 @@ def _scale(y, n, factor):
 
 
 @inner(forceinline=True)
-def top_and_sum(x, n, high, low):
-    """Return m and s of a row."""
-    if n <= lanes(x):
-        v = select(first(n, x), load_first(x, n), -np.inf)
-        m = origin(v)
-        return m, np.float64(horizontal_sum(exp2_product(v - m, high, low)))
-    m = largest(x, n)
-    return m, exponentials(x, n, m, high, low, x, False)
-
-
-@inner(forceinline=True)
-def scaled_weights(x, n, m, log_s, high, low, factor, dx):
-    """Set dx[j] = factor · exp(x[j] − m − log s), 0 where x is −inf."""
+def _softmax_narrow(x, count, n, high, low, y):
     step = lanes(x)
+    terms, factors = registers(TERMS, x), registers(1, x)
+    s = narrow_sums(x, count, n, narrow_tops(x, count, n), high, low, terms, True)
+    store(factors, select(s != 0.0, 1.0 / s, 0.0))
     whole = n - n % step
-    for j in range(0, whole, step):
-        v = load(x + j)
-        w = exp2_product((v - m) - log_s, high, low) * factor
-        store(dx + j, select(v != -np.inf, w, 0.0))
-    if whole < n:
-        v = load_first(x + whole, n - whole)
-        w = exp2_product((v - m) - log_s, high, low) * factor
-        store_first(dx + whole, select(v != -np.inf, w, 0.0), n - whole)
-
-
-# --- Some rows: a pointer to the first, their number and their length ----------------------------
-
-
-@inner
-def _softmax_one(x, count, n, high, low, y):
-    """Rows of at most one register: they stay there from beginning to end."""
-    inside = first(n, x)
     for r in range(count):
-        i = r * n
-        v = select(inside, load_first(x + i, n), -np.inf)
-        e = exp2_product(v - origin(v), high, low)
-        s = horizontal_sum(e)
-        store_first(y + i, e * (type(s)(1) / s if s != 0 else s), n)
-
-
-@inner
-def _softmax_two(x, count, n, high, low, y):
-    """Rows of one to two registers."""
-    step = lanes(x)
-    k = n - step
-    inside = first(k, x)
-    for r in range(count):
-        i = r * n
-        v = load(x + i)
-        w = select(inside, load_first(x + (i + step), k), -np.inf)
-        m = origin(maximum(v, w))
-        e = exp2_product(v - m, high, low)
-        f = exp2_product(w - m, high, low)
-        s = horizontal_sum(e + f)
-        factor = type(s)(1) / s if s != 0 else s
-        store(y + i, e * factor)
-        store_first(y + (i + step), f * factor, k)
+        p, q = terms + r * padded(x, n), y + r * n
+        for j in range(0, whole, step):
+            store(q + j, load(p + j) * factors[r])
+        if whole < n:
+            store_first(q + whole, load(p + whole) * factors[r], n - whole)
 
 
 @inner
 def _softmax(x, count, n, high, low, y):
-    if n <= lanes(x):
-        _softmax_one(x, count, n, high, low, y)
-    elif n <= 2 * lanes(x):
-        _softmax_two(x, count, n, high, low, y)
+    if is_narrow(x, n):
+        for top in range(0, count, lanes(x)):
+            p, k = x + top * n, min(lanes(x), count - top)
+            _softmax_narrow(p, k, n, high, low, y + top * n)
     else:
         for r in range(count):
             i = r * n
@@ -180,25 +86,9 @@ def _softmax(x, count, n, high, low, y):
 
 
 @inner
-def log_sums(x, count, n, high, low, top, log_sum):
-    """Set top[r] to max_j x[r, j] and log_sum[r] to log Σ_j exp((x[r, j] − top[r]) / τ)."""
-    for r in range(count):
-        m, s = top_and_sum(x + r * n, n, high, low)
-        top[r] = m
-        log_sum[r] = s
-    logarithms(log_sum, count)
-
-
-@inner
-def logarithms(s, count):
-    """Take the logarithm of s in place: many rows at once, where one alone would take 10 ns."""
-    for r in range(0, count, lanes(s)):
-        store_first(s + r, log(load_first(s + r, count - r)), count - r)
-
-
-@inner
 def _log_softmax(x, count, n, high, low, inv_temperature, top, log_sum, y):
-    log_sums(x, count, n, high, low, top, log_sum)
+    tops_and_sums(x, count, n, high, low, top, log_sum)
+    logarithms(log_sum, count)
     step = lanes(x)
     whole = n - n % step
     for r in range(count):
@@ -366,7 +256,9 @@ def _log_softmax_backward_task(start, stop, dy, y, high, low, inv_temperature, d
 def _logsumexp_task(start, stop, x, mask, mask_row, high, low, top, log_sum):
     scratch = _scratch(x, start, stop, mask)
     p = _shown_rows(x, start, stop, mask, mask_row, scratch)
-    log_sums(p, stop - start, x.shape[1], high, low, pointer(top, start), pointer(log_sum, start))
+    m, s = pointer(top, start), pointer(log_sum, start)
+    tops_and_sums(p, stop - start, x.shape[1], high, low, m, s)
+    logarithms(s, stop - start)
 
 
 @inner

@@ -20,7 +20,7 @@ from miniattn.kernels.simd import (
     splat,
     store_first,
 )
-from miniattn.kernels.softmax import GRAIN
+from miniattn.kernels.softmax_rows import GRAIN
 
 # Entries added up before they join the total, which carries a correction: this bounds the rounding
 # error of a float32 sum, however long the column.
