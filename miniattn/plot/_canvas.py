@@ -7,10 +7,12 @@ import matplotlib as mpl
 import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties
 
-TALLEST = 8.0  # inches: a map grows with its tokens up to here, then labels are thinned
+TALLEST = 8.0  # inches: a map grows with its tokens up to here, then labels shrink or are thinned
+WIDEST = 12.0  # inches: panels side by side shrink to this, though not below 1.8 each
 
 # Okabe and Ito's colours, which any kind of colour vision tells apart; without the black and the
 # yellow, which are lost on dark and on white paper.
@@ -25,10 +27,18 @@ class Figure(matplotlib.figure.Figure):
         self.savefig(buffer, format="png")
         return buffer.getvalue()
 
+    def draw(self, renderer: RendererBase) -> None:
+        """Lay out, and draw."""
+        # Laid out twice (Figure.draw does it again): labels are chosen, and squares become square,
+        # in what the first time left, and may then be longer than it thought.
+        if (layout := self.get_layout_engine()) is not None and renderer is not None:
+            layout.execute(self)
+        super().draw(renderer)
+
 
 def figure(width: float, height: float) -> Figure:
     """Return an empty Figure of that many inches whose layout leaves room for all labels."""
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="compressed")
 
 
 def axes_of(ax: Axes | None, width: float, height: float) -> tuple[Axes, Figure | Axes]:
@@ -40,12 +50,20 @@ def axes_of(ax: Axes | None, width: float, height: float) -> tuple[Axes, Figure 
 
 
 def grid(
-    panels: int, columns: int | None, width: float, height: float, extra: float = 0.0
+    panels: int,
+    columns: int | None,
+    width: float,
+    height: float,
+    extra: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[Figure, list[Axes]]:
-    """Return a Figure with ``panels`` axes in rows of ``columns`` (None: wider than high)."""
+    """Return a Figure with ``panels`` axes in rows of ``columns`` (None: wider than high).
+
+    A panel is as many inches, less if the figure would be wider than a page; ``extra`` is added.
+    """
     rows = -(-panels // (columns or int(np.ceil(np.sqrt(panels * 1.5)))))
     columns = min(panels, columns) if columns else -(-panels // rows)  # no more than rows need
-    fig = figure(columns * width + extra, rows * height)
+    shrink = min(1.0, max(WIDEST / (columns * width), 1.8 / width))
+    fig = figure(columns * width * shrink + extra[0], rows * height * shrink + extra[1])
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for spare in axes[panels:]:
         spare.remove()

@@ -12,11 +12,12 @@ from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, figure, inches
 from miniattn.plot._maps import attention_map, both_labels
 from miniattn.plot._text import Tokens
-from miniattn.plot._ticks import label_axes
+from miniattn.plot._ticks import label_axes, room
 
 Array = NDArray[Any]
 
 _BAR = 1.5  # inches that a colour bar and its labels take
+_LARGEST = 5.0  # inches of a side of either map
 _MANY = 1_600  # cells up to which the negative ones are marked
 _FAINT = 0.02  # of the greatest gradient: what is smaller is not marked
 
@@ -73,7 +74,8 @@ def gradient_map(
     """Draw a map, and beside it the gradient of the loss by each of its weights.
 
     The gradient's colours are centred at 0: where it is positive, a greater weight would raise
-    the loss. Negative cells of a small map are marked by a minus sign, which shows in grey too.
+    the loss. Negative cells of a small map are marked by a minus sign, which shows in grey too;
+    to print a large one in grey, choose colours whose lightness runs one way, such as "cividis".
 
     Parameters
     ----------
@@ -120,7 +122,9 @@ def gradient_map(
         return ax
 
     T, S = panel.shape
-    fig = figure(2 * (inches(S, 3.6) + _BAR), inches(T, 3.6) + 0.3)
+    beside, below = room(*labels, panel.shape)
+    width, height = (inches(n, 3.2, _LARGEST) for n in (S, T))
+    fig = figure(2 * (width + beside + _BAR), height + below + 0.3)
     left, right = fig.subplots(1, 2)
     attention_map(
         w,

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from miniattn import _checks
-from miniattn.plot._canvas import Figure, grid
+from miniattn.plot._canvas import Figure, colours, grid
 from miniattn.training import History
 
 MANY = 200
@@ -26,6 +26,7 @@ class Curve(NamedTuple):
 Records = Sequence[Mapping[str, float]] | Mapping[str, Sequence[float]]
 
 _TIME = ("step", "epoch", "iteration", "batch")
+_HELD_OUT = (("--", "o"), (":", "s"), ("-.", "^"))  # line and marker, told apart in grey
 _SPLITS = ("train", "val", "valid", "validation", "test", "eval")
 
 
@@ -39,8 +40,8 @@ def history(
     """Draw training curves: one panel a quantity, one line for training and each held-out set.
 
     Names that differ only by a split share a panel: ``loss`` and ``val_loss`` are one panel,
-    the training curve solid and the held-out curve dashed with dots, so that they are told
-    apart in print as well.
+    the training curve solid and held-out curves dashed or dotted with markers, so that they are
+    told apart in print as well.
 
     Parameters
     ----------
@@ -95,20 +96,21 @@ def history(
 
 
 def _panel(ax: Axes, lines: Mapping[str, Curve], quantity: str) -> None:
-    for i, (split, curve) in enumerate(lines.items()):
-        held_out = split != "train"
-        style: dict[str, Any] = {"linestyle": "--" if held_out else "-", "color": f"C{i}"}
-        if (held_out and len(curve.x) <= 40) or len(curve.x) == 1:
-            style |= {"marker": "o", "markersize": 4}
+    held_out = iter(_HELD_OUT)
+    for (split, curve), colour in zip(lines.items(), colours(len(lines)), strict=True):
+        line, marker = ("-", "o") if split == "train" else next(held_out, _HELD_OUT[-1])
+        style: dict[str, Any] = {"linestyle": line, "color": colour}
+        if (split != "train" and len(curve.x) <= 40) or len(curve.x) == 1:
+            style |= {"marker": marker, "markersize": 4}
         if len(curve.x) > MANY:
-            ax.plot(*curve, linewidth=0.6, alpha=0.3, color=f"C{i}")
+            ax.plot(*curve, linewidth=0.6, alpha=0.3, color=colour)
             curve = _smooth(curve)
         ax.plot(*curve, label=split, **style)
     ax.set_ylabel(quantity.replace("_", " "))
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
     if all(np.all(curve.x == np.round(curve.x)) for curve in lines.values()):
-        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     if len(lines) > 1:
         ax.legend(frameon=False)
 

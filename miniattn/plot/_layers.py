@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from miniattn import _checks, analysis
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, figure, ink, points
+from miniattn.plot._text import em
 from miniattn.trace import Trace
 
 Array = NDArray[Any]
@@ -48,6 +50,7 @@ def attention_layers(
     Returns
     -------
     Figure
+        The small maps are ``figure.axes[0].child_axes``, layer by layer.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def attention_layers(
     >>> import numpy as np
     >>> from miniattn import plot
     >>> fig = plot.attention_layers(np.full((2, 4, 3, 3), 1 / 3))
-    >>> [ax.get_title() for ax in fig.axes[:4]]
+    >>> [ax.get_title() for ax in fig.axes[0].child_axes[:4]]
     ['head 0', 'head 1', 'head 2', 'head 3']
     """
     _checks.choice("scale", scale, _grid.SCALES)
@@ -69,22 +72,22 @@ def attention_layers(
     if not everything:
         raise ValueError("weights: expected at least one head, got none")
     columns = max(map(len, drawn))
-    side = float(np.clip(11 / columns, 0.75, 1.8))
-    fig = figure(columns * side + 2.0, len(drawn) * side + 0.5)
-    axes = fig.subplots(len(drawn), columns, squeeze=False)
+    side = float(np.clip(11 / max(columns, len(drawn)), 0.4, 1.8))
+    beside = max(map(em, names)) * points(mpl.rcParams["axes.labelsize"]) / 72
+    fig = figure(columns * side + beside + 1.4, len(drawn) * side + 0.8)
     norm = _grid.norm(everything, scale, vmax)
-    used: list[Axes] = []
-    for row, panels, name in zip(axes, drawn, names, strict=True):
-        for ax, panel in zip(row, panels, strict=False):
+    whole = fig.add_subplot()
+    whole.set_axis_off()
+    for layer, (panels, name) in enumerate(zip(drawn, names, strict=True)):
+        for head, panel in enumerate(panels):
+            ax = _place(whole, layer, head, len(drawn), columns)
             image = _grid.draw(ax, panel, norm, scale=scale, cmap=cmap)
             ax.set(xticks=[], yticks=[])
-            used.append(ax)
-        for spare in row[len(panels) :]:
-            spare.set_axis_off()
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
-    for head, ax in enumerate(axes[0]):
-        ax.set_title(f"head {head}" if columns <= 8 else str(head), fontsize="medium")
-    _grid.colour_bar(image, list(axes.ravel()), everything, _grid.what(scale, everything[0]))
+            if head == 0:
+                ax.set_ylabel(name, rotation=0, ha="right", va="center")
+            if layer == 0 or head >= max(map(len, drawn[:layer])):
+                ax.set_title(f"head {head}" if columns <= 8 else str(head), fontsize="medium")
+    _grid.colour_bar(image, [whole], everything, _grid.what(scale, everything[0]))
     if columns > 8:
         fig.supxlabel("query: down, key: right; columns: heads", fontsize="medium")
     else:
@@ -92,6 +95,13 @@ def attention_layers(
     if title is not None:
         fig.suptitle(title)
     return fig
+
+
+def _place(whole: Axes, layer: int, head: int, layers: int, columns: int) -> Axes:
+    """Return the axes of a head within ``whole``, which is all that the layout has to place."""
+    width, height, gap = 1 / columns, 1 / layers, 0.06
+    left, below = head + gap / 2, layers - layer - 1 + gap / 2
+    return whole.inset_axes((left * width, below * height, (1 - gap) * width, (1 - gap) * height))
 
 
 def head_summary(
@@ -140,13 +150,13 @@ def head_summary(
     columns = max(w.shape[-3] for w in layers)
     if columns == 0:
         raise ValueError("weights: expected at least one head, got none")
-    cell = float(np.clip(4.2 / columns, 0.34, 0.7))
-    fig = figure(
-        3 * (columns * cell + 1.0) + 0.14 * max(map(len, names)), len(names) * cell * 0.8 + 1.2
-    )
+    cell = float(np.clip(3.2 / columns, 0.1, 0.7))
+    beside = max(map(em, names)) * points(mpl.rcParams["ytick.labelsize"]) / 72
+    width = max(columns * cell, 2.0)  # the titles take as much
+    fig = figure(3 * (width + 0.4) + beside, len(names) * max(0.8 * cell, 0.18) + 1.3)
     axes = fig.subplots(1, 3, sharey=True)
     for ax, (name, rows) in zip(axes, numbers.items(), strict=True):
-        _numbers(ax, _table(rows, columns), cmap, wide=cell > 0.4)
+        _numbers(ax, _table(rows, columns), cmap, wide=cell >= 0.4)
         ax.set(title=name, xlabel="head")
     axes[0].set_yticks(range(len(names)), names)
     if title is not None:

@@ -1,7 +1,8 @@
 """Attention as lines from the tokens on the left to those on the right."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict, Unpack, overload
+from itertools import cycle
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import matplotlib as mpl
 import numpy as np
@@ -13,18 +14,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from miniattn import _checks
 from miniattn.plot import _grid
-from miniattn.plot._canvas import Figure, axes_of, colours, inches, panel_titles
+from miniattn.plot._canvas import Figure, axes_of, colours, inches, panel_titles, points
 from miniattn.plot._maps import both_labels
-from miniattn.plot._text import Tokens
-from miniattn.plot._ticks import label
+from miniattn.plot._text import Tokens, em
+from miniattn.plot._ticks import label, room
 
 Array = NDArray[Any]
+
+_WIDTH = 3.2  # inches from the queries to the keys
 
 MOST_LINES = 20_000
 """Lines drawn at most: the heaviest ones."""
 
 MANY_LINES = 1_000
-"""More lines than these are one picture within a vector file."""
+"""More lines of one head than these are solid, and one picture within a vector file."""
+
+STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 
 class LineOptions(TypedDict, total=False):
@@ -75,8 +80,8 @@ def attention_lines(
 ) -> Figure | Axes:
     """Draw attention as lines: queries on the left, keys on the right, the weight as strength.
 
-    A heavier weight is a wider and darker line. Several heads have a colour each, and leave a
-    token one above the other, so that they are told apart in grey as well.
+    A heavier weight is a wider and darker line. Several heads have a colour and a style of line
+    each, and leave a token one above the other, so that they are told apart in grey as well.
 
     Parameters
     ----------
@@ -138,7 +143,9 @@ def attention_lines(
     T, S = drawn[0].shape if drawn else array.shape[1:]
     q_labels, k_labels = both_labels(q_tokens, k_tokens, (T, S))
 
-    ax, result = axes_of(ax, 5.0, inches(max(T, S), 2.0) + 0.5)
+    beside = room(q_labels, None, (T, S))[0] + room(k_labels, None, (S, T))[0]
+    below, columns = _legend_size(names)
+    ax, result = axes_of(ax, _WIDTH + beside, inches(max(T, S), 2.0) + 0.5 + below)
     for nth, (panel, shade) in enumerate(zip(drawn, shades, strict=True)):
         ax.add_collection(_lines(panel, threshold, shade, nth, len(drawn)), autolim=False)
     ax.set(xlim=(0, 1), ylim=(T - 0.5, -0.5), xticks=[], ylabel="query", title=title)
@@ -156,7 +163,7 @@ def attention_lines(
     label(right.yaxis, k_labels, S)
     right.set_ylabel("key")
     if len(drawn) > 1:
-        _legend(ax, names, shades)
+        _legend(ax, names, shades, columns)
     return result
 
 
@@ -195,19 +202,29 @@ def _lines(
         list(points.reshape(-1, 2, 2)),
         colors=rgba,
         linewidths=thin * (0.4 + 2.6 * share) * mpl.rcParams["lines.linewidth"] / 1.5,
+        linestyles=STYLES[nth % len(STYLES)] if len(share) <= MANY_LINES else "-",
         rasterized=len(share) > MANY_LINES,
     )
 
 
-def _legend(ax: Axes, names: Sequence[str], shades: Sequence[str]) -> None:
+def _legend_size(names: Sequence[str]) -> tuple[float, int]:
+    """Return the height of the legend in inches, and in how many columns it is as wide as lines."""
+    size = points(mpl.rcParams["legend.fontsize"]) / 72
+    entry = (max(map(em, names), default=0.0) + 5.5) * size  # the handle, and the space between
+    columns = int(np.clip(_WIDTH / entry, 1, max(len(names), 1)))
+    rows = -(-len(names) // columns) if len(names) > 1 else 0
+    return 1.6 * size * rows, columns
+
+
+def _legend(ax: Axes, names: Sequence[str], shades: Sequence[str], columns: int) -> None:
     ax.legend(
         handles=[
-            Line2D([], [], color=shade, linewidth=2.5, label=name)
-            for name, shade in zip(names, shades, strict=True)
+            Line2D([], [], color=shade, linewidth=2, linestyle=style, label=name)
+            for name, shade, style in zip(names, shades, cycle(STYLES), strict=False)
         ],
         loc="upper center",
         bbox_to_anchor=(0.5, -0.02),
-        ncols=min(len(names), 4),
+        ncols=columns,
         frameon=False,
-        handlelength=1.2,
+        handlelength=2.4,
     )

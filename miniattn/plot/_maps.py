@@ -12,7 +12,7 @@ from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, axes_of, grid, inches, label_outer, panel_titles
 from miniattn.plot._grid import MapOptions, Scale
 from miniattn.plot._text import Tokens, labels
-from miniattn.plot._ticks import label_axes
+from miniattn.plot._ticks import label_axes, room
 
 _BAR = 1.3  # inches that the colour bar and its labels take
 
@@ -113,8 +113,8 @@ def attention_map(
     [panel] = _grid.panels(array[None], mask, extent)
     q_labels, k_labels = both_labels(q_tokens, k_tokens, panel.shape)
     T, S = panel.shape
-    height = inches(T, 4.0)
-    ax, result = axes_of(ax, inches(S, 4.0) + _BAR, height)
+    beside, below = room(q_labels, k_labels, panel.shape)
+    ax, result = axes_of(ax, inches(S, 3.4) + beside + _BAR, inches(T, 3.4) + below)
     norm = _grid.norm([panel], scale, vmax)
     image = _grid.draw(ax, panel, norm, scale=scale, cmap=cmap)
     label_axes(ax, q_labels, k_labels, panel.shape)
@@ -177,8 +177,9 @@ def attention_heads(
     names = panel_titles(titles, len(drawn), "head")
     shape = drawn[0].shape
     q_labels, k_labels = both_labels(q_tokens, k_tokens, shape)
-    side = inches(max(shape), 2.2, 4.0)
-    fig, axes = grid(len(drawn), columns, side, side + 0.2, extra=_BAR)
+    beside, below = room(q_labels, k_labels, shape)
+    side = inches(max(shape), 2.2, 3.4)
+    fig, axes = grid(len(drawn), columns, side, side + 0.3, extra=(beside + _BAR, below))
     norm = _grid.norm(drawn, scale, vmax)
     for ax, panel, name in zip(axes, drawn, names, strict=True):
         image = _grid.draw(ax, panel, norm, scale=scale, cmap=cmap)

@@ -16,11 +16,12 @@ from miniattn.plot import _grid
 from miniattn.plot._canvas import PALETTE, Figure, axes_of, inches, ink
 from miniattn.plot._maps import both_labels
 from miniattn.plot._text import Tokens
-from miniattn.plot._ticks import label_axes
+from miniattn.plot._ticks import label_axes, room
 from miniattn.plot._visible import visible_cells
 
 Array = NDArray[Any]
 
+_LEGEND = 2.6  # inches beside the map
 HATCHES = ("////", "\\\\\\\\", "....", "----", "||||", "oo")
 
 
@@ -122,7 +123,8 @@ def mask(
     q_labels, k_labels = both_labels(q_tokens, k_tokens, (T, S))
     kinds = _kinds(rules, T, S, batch, head)
 
-    ax, result = axes_of(ax, inches(S, 4.0) + 2.6, inches(T, 4.0))
+    beside, below = room(q_labels, k_labels, (T, S))
+    ax, result = axes_of(ax, inches(S, 3.4) + beside + _LEGEND, inches(T, 3.4) + below)
     looks = _looks([repr(rule) for rule in rules])
     _draw(ax, kinds, looks, (T, S))
     label_axes(ax, q_labels, k_labels, (T, S))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from unicodedata import east_asian_width
 
 import matplotlib as mpl
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
@@ -38,6 +39,11 @@ def drawable(text: str) -> str:
     if mpl.rcParams["text.usetex"]:
         return "".join(_TEX.get(c, c) for c in text)
     return text.replace("$", r"\$")
+
+
+def em(text: str) -> float:
+    """Return about how long ``text`` is, in font sizes."""
+    return sum(1.0 if east_asian_width(c) in "WF" else 0.6 for c in text)
 
 
 def families(texts: Iterable[str] | None) -> list[str]:
