@@ -9,12 +9,24 @@ from numpy.typing import NDArray
 
 from miniattn import _checks, masks
 from miniattn._memory import empty
-from miniattn.kernels.attention_backward import backward as backward_kernel
-from miniattn.kernels.attention_backward import bias_backward as bias_kernel
-from miniattn.kernels.attention_decode import decode as decode_kernel
-from miniattn.kernels.attention_forward import forward as forward_kernel
-from miniattn.kernels.attention_weights import attention_map as map_kernel
-from miniattn.kernels.scores import Problem
+from miniattn.kernels import (
+    attention_backward as backward_kernels,
+)
+from miniattn.kernels import (
+    attention_decode as decode_kernels,
+)
+from miniattn.kernels import (
+    attention_forward as forward_kernels,
+)
+from miniattn.kernels import (
+    attention_weights as map_kernels,
+)
+from miniattn.kernels import (
+    simd,
+)
+from miniattn.kernels._runtime import get_num_threads
+from miniattn.kernels.arguments import OPERANDS, SIZES, Problem
+from miniattn.kernels.launch import launch
 
 Array: TypeAlias = NDArray[Any]
 
@@ -181,10 +193,19 @@ def attention_forward(
     q4, k4, v4 = _four_axes(q), _four_axes(k), _four_axes(v)
     out = _empty_like(q4, v.shape[-1])
     lse = np.empty(out.shape[:3], q.dtype)
-    problem = _problem(q4, k4, v4, scale, softcap, dropout, seed)
     few = q.shape[-2] <= _FEW_QUERIES
-    kernel, options = (decode_kernel, (_key_parts(problem),)) if few else (forward_kernel, ())
-    _launch(kernel, problem, mask, bias, options, q=q4, k=k4, v=v4, out=out, lse=lse)
+    parts = _key_parts(q4, k4) if few else 1
+    problem = _problem(q4, k4, v4, scale, softcap, dropout, seed, parts=parts)
+    arrays = {"q": q4, "k": k4, "v": v4, "out": out, "lse": lse}
+    if few:
+        arrays["sums"] = empty(decode_kernels.states(problem, _lanes(q)), q.dtype)
+        plan = decode_kernels.plan(problem, _lanes(q))
+        _launch(decode_kernels.decode, plan, problem, mask, bias, arrays)
+        plan = decode_kernels.plan_merge(problem, _lanes(q))
+        _launch(decode_kernels.merge, plan, problem, None, None, arrays)
+    else:
+        plan = forward_kernels.plan(problem, _lanes(q))
+        _launch(forward_kernels.forward, plan, problem, mask, bias, arrays)
     ctx = AttentionContext(
         q,
         k,
@@ -258,15 +279,24 @@ def attention_backward(dout: Array, ctx: AttentionContext) -> AttentionGrads:
         "dout": _four_axes(dout),
     }
     dq, dk, dv = (_empty_like(x, x.shape[-1]) for x in (q, k, v))
-    problem = _problem(q, k, v, ctx.scale, ctx.softcap, ctx.dropout, ctx.seed)
-    parts = _parts(problem)
-    _launch(backward_kernel, problem, ctx.mask, ctx.bias, (parts,), **arrays, dq=dq, dk=dk, dv=dv)
+    parts = _query_parts(q, k)
+    problem = _problem(q, k, v, ctx.scale, ctx.softcap, ctx.dropout, ctx.seed, parts=parts)
+    lanes = _lanes(q)
+    arrays |= {"dq": dq, "dk": dk, "dv": dv}
+    if parts > 1:
+        size = backward_kernels.sums_size.py_func(problem, lanes)
+        arrays["sums"] = empty((1, problem.B * problem.G * parts, size), q.dtype)
+    plan = backward_kernels.plan(problem, lanes)
+    _launch(backward_kernels.backward, plan, problem, ctx.mask, ctx.bias, arrays)
+    if parts > 1:
+        plan = backward_kernels.plan_sums(problem, lanes)
+        _launch(backward_kernels.add_sums, plan, problem, None, None, arrays)
     dbias = None
     if ctx.bias is not None:
         dbias = np.zeros(ctx.bias.shape, q.dtype)
-        own = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
-        shape = np.array(own.shape, np.int64)
-        _launch(bias_kernel, problem, ctx.mask, ctx.bias, (shape,), **arrays, dbias=own)
+        arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
+        plan = backward_kernels.plan_bias(problem, lanes, arrays["dbias"].shape)
+        _launch(backward_kernels.bias_backward, plan, problem, ctx.mask, ctx.bias, arrays)
     missing = 4 - ctx.q.ndim
     return AttentionGrads(
         _drop_axes(dq, missing), _drop_axes(dk, missing), _drop_axes(dv, missing), dbias
@@ -390,8 +420,10 @@ def _pooled(
     checked_mask = masks.as_mask(mask)
     four_q, four_k = _four_axes(q), _four_axes(k)
     pooled = np.zeros((*four_q.shape[:2], *bins), q.dtype)
-    problem = _problem(four_q, four_k, four_k, scale, softcap, 0.0, 0)
-    _launch(map_kernel, problem, checked_mask, bias, bins, q=four_q, k=four_k, out=pooled)
+    problem = _problem(four_q, four_k, four_k, scale, softcap, 0.0, 0, bins=bins)
+    plan = map_kernels.plan(problem, _lanes(q))
+    arrays = {"q": four_q, "k": four_k, "out": pooled}
+    _launch(map_kernels.attention_map, plan, problem, checked_mask, bias, arrays)
     return _drop_axes(pooled, 4 - q.ndim)
 
 
@@ -482,53 +514,97 @@ def _problem(
     softcap: float | None,
     dropout: float,
     seed: int,
+    *,
+    parts: int = 1,
+    bins: tuple[int, int] = (0, 0),
 ) -> Problem:
     B, H, T, D = q.shape
     G, S = k.shape[1:3]
-    return Problem(B, H, max(1, G), T, S, D, v.shape[3], scale, softcap or 0.0, dropout, seed)
+    sizes = (B, H, max(1, G), T, S, D, v.shape[3])
+    return Problem(*sizes, seed, parts, *bins, 0, scale, softcap or 0.0, dropout)
 
 
 _FEW_QUERIES = 4  # up to which reading K and V is the work, not the products
 
 
-def _key_parts(problem: Problem) -> int:
+def _key_parts(q: Array, k: Array) -> int:
     """Return among how many tasks the keys of one head are dealt, by the shape alone."""
-    return max(1, min(problem.S // 512, -(-16 // max(1, problem.B * problem.G))))
+    heads: int = q.shape[0] * k.shape[1]
+    longest: int = k.shape[2] // 512
+    return max(1, min(longest, -(-16 // max(1, heads))))
 
 
-def _parts(problem: Problem) -> int:
+def _query_parts(q: Array, k: Array) -> int:
     """Return among how many tasks the backward of one key/value head is dealt.
 
     It depends on the shape alone, so that the order of summation does. Each part holds its own
     sums of dk and dv: at most four.
     """
-    heads = problem.B * problem.G
-    blocks = problem.H // problem.G * -(-problem.T // 64)
-    return max(1, min(4, blocks, -(-8 // max(1, heads))))
+    B, H, T, _ = q.shape
+    G = max(1, k.shape[1])
+    blocks: int = H // G * -(-T // 64)
+    return max(1, min(4, blocks, -(-8 // max(1, B * G))))
 
 
-_NAMES = ("q", "k", "v", "out", "lse", "bias", "dout", "dq", "dk", "dv", "dbias")
+def _lanes(x: Array) -> int:
+    """Return how many of an array's numbers a vector register holds."""
+    return int(simd.LANES * 4 // x.itemsize)
+
+
+WORTH_A_THREAD = 2**18  # multiply-adds: to wake a thread takes as long
 
 
 def _launch(
-    kernel: Any,
+    task: Any,
+    plan: tuple[int, int],
     problem: Problem,
     mask: masks.Mask | None,
     bias: Array | None,
-    options: tuple[Any, ...],
-    **arrays: Array,
+    arrays: dict[str, Array],
 ) -> None:
-    """Call a kernel with the addresses and strides of its arrays, whatever their layout.
+    """Run a kernel over its plan's pieces of work, on arrays of whatever layout.
 
-    Kernels are compiled once for each dtype, not for each combination of memory layouts.
+    It is told addresses and strides: kernels are compiled once for each dtype.
     """
-    lowered = masks.lower(mask, problem.B, problem.H, problem.T, problem.S)
+    pieces, scratch_size = plan
+    dtype = arrays["q"].dtype
     if bias is not None:
         arrays["bias"] = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
-    table = np.zeros((len(_NAMES), 5), np.int64)
-    for name, x in arrays.items():
-        row = table[_NAMES.index(name)]
-        row[0] = x.ctypes.data
-        for axis, (n, stride) in enumerate(zip(x.shape, x.strides, strict=True)):
-            row[1 + axis] = 0 if n == 1 else stride // x.itemsize
-    kernel(problem, table, lowered, *options, np.empty(0, arrays["q"].dtype))
+    if mask is not None:
+        form = masks.lower(mask, problem.B, problem.H, problem.T, problem.S)
+        arrays["bounds"] = np.array(form[:4])
+        if form.q_ids.size:
+            arrays |= {"q_ids": form.q_ids, "k_ids": form.k_ids}
+        if form.dense.size:
+            arrays["dense"] = form.dense
+    table = []
+    for name in OPERANDS:
+        table += _row(arrays[name]) if name in arrays else _ABSENT
+
+    pairs = problem.B * problem.H * problem.T * problem.S
+    worth = 1 + pairs * (problem.D + problem.Dv) // WORTH_A_THREAD
+    workers = min(pieces, worth, get_num_threads())
+    # Each worker's part is a whole number of cache lines.
+    scratch = empty((max(1, workers), -(-scratch_size // 16) * 16), dtype)
+    launch(
+        task.address(dtype),
+        workers,
+        np.array([*problem[: SIZES - 1], pieces]),
+        np.array(problem[SIZES:]),
+        np.array(table),
+        scratch.__array_interface__["data"][0],
+        scratch.strides[0],
+    )
+
+
+_ABSENT = [0] * 5
+
+
+def _row(x: Array) -> list[int]:
+    """Return an operand's address, and the strides of its axes in elements."""
+    size, shape, strides = x.itemsize, x.shape, x.strides
+    row = [x.__array_interface__["data"][0], 0, 0, 0, 0]
+    for axis, n in enumerate(shape):
+        if n != 1:
+            row[1 + axis] = strides[axis] // size
+    return row

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
-from numba.core import config
+from numba.core import config, types
 from numba.extending import models, register_model
 
 from miniattn.kernels import _threads
@@ -27,6 +27,17 @@ def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a parallel kernel that Python calls: cached on disk, safe from several threads."""
     return _decorator(Kernel, {"parallel": True, **options})(function)
+
+
+def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile what `launch.launch` runs in several threads side by side.
+
+    A task is called as ``function(sizes, factors, operands, counter, scratch)``: pointers to int64,
+    float64, int64, int64 and to scratch memory of its own, whose dtype is the operands'.
+    """
+    return _decorator(Task, {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **options})(
+        function
+    )
 
 
 def _decorator(kind: type["Inner"], options: dict[str, Any]) -> Callable[..., Any]:
@@ -94,6 +105,31 @@ class Kernel(Inner):
         if _pool.concurrent and _thread.limit is _pool.limit:
             return self.dispatcher(*args)
         return _guarded(self.dispatcher, args)
+
+
+class Task(Kernel):
+    """A function without a parallel region of its own, known by its address."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        super().__init__(function, options)
+        self._addresses: dict[Any, int] = {}
+
+    def address(self, dtype: Any) -> int:
+        """Return where the machine code for ``dtype`` lies; compiled at the first request."""
+        found = self._addresses.get(dtype)
+        if found is None:
+            found = self._addresses[dtype] = self._compile(dtype)
+        return found
+
+    def _compile(self, dtype: Any) -> int:
+        from miniattn.kernels.simd import Pointer
+
+        integers, floats = Pointer(types.int64), Pointer(types.float64)
+        scratch = Pointer(numba.from_dtype(dtype))
+        arguments = (integers, floats, integers, integers, scratch)
+        self.dispatcher.compile(arguments)
+        result = self.dispatcher.overloads[arguments]
+        return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
 
 class _Limit:

@@ -19,10 +19,26 @@ Dao et al. "FlashAttention" (2022), appendix B.2; Dao. "FlashAttention-2" (2023)
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels._runtime import inner, task
+from miniattn.kernels.arguments import (
+    DBIAS,
+    DK,
+    DOUT,
+    DQ,
+    DV,
+    LSE,
+    OUT,
+    SUMS,
+    K,
+    Problem,
+    Q,
+    V,
+    part_of,
+    problem_of,
+    step_of,
+)
 from miniattn.kernels.masking import (
     HIDDEN,
     PARTIAL,
@@ -33,31 +49,18 @@ from miniattn.kernels.masking import (
     visible,
 )
 from miniattn.kernels.scores import (
-    DBIAS,
-    DK,
-    DOUT,
-    DQ,
-    DV,
     LOG2_E,
-    LSE,
-    OUT,
     Head,
-    K,
-    Q,
-    V,
     drop,
     finish_scores,
     head_of,
-    part_of,
 )
 from miniattn.kernels.simd import (
-    aligned,
     exp2_nonpositive,
     horizontal_sum,
     lanes,
     load,
     load_first,
-    pointer,
     select,
     splat,
     store,
@@ -108,100 +111,110 @@ class Block(NamedTuple):
     k_packed: Any
 
 
-@kernel
-def backward(problem, operands, mask, parts, like):
+@task
+def backward(sizes, factors, operands, counter, scratch):
     """Write dq, dk and dv.
 
-    Parameters
-    ----------
-    problem, operands, mask, like
-        As in `attention_forward.forward`; dout, dq, dk and dv are given too.
-    parts : int
-        Among how many tasks the query blocks of one key/value head are dealt.
+    ``problem.parts`` says among how many pieces of work the query blocks of one key/value head are
+    dealt. Where they are several, they leave their sums in the operand SUMS, for `add_sums`; a
+    single one keeps them in scratch memory. Arguments: as in `attention_forward.forward`.
     """
-    w = lanes(like)
-    tasks = problem.B * problem.G * parts
-    counter = np.empty(1, np.int64)
-    counter[0] = 0
-    size = _sums_size(problem, w)
-    partial = np.empty(tasks * size if parts > 1 else 0, like.dtype)
-    for _ in numba.prange(min(tasks, numba.get_num_threads())):
-        scratch = np.empty(block_size(problem, w) + (size if parts == 1 else 0), like.dtype)
-        while True:
-            task = take(pointer(counter, 0))
-            if task >= tasks:
-                break
-            b, g = task // parts // problem.G, task // parts % problem.G
-            work = pointer(scratch, 0)
-            sums = work + block_size(problem, w)
-            if parts > 1:
-                sums = pointer(partial, task * size)
-            _sum_queries(problem, operands, mask, b, g, task % parts, parts, like, sums, work)
-            if parts == 1:
-                _write_sums(problem, operands, b, g, 0, problem.S, sums, 1, like)
-    if parts > 1:
-        chunks = (problem.S + KEYS - 1) // KEYS
-        for task in numba.prange(problem.B * problem.G * chunks):
-            head, j0 = task // chunks, task % chunks * KEYS
-            sums = pointer(partial, head * parts * size)
-            j1 = min(problem.S, j0 + KEYS)
-            b, g = head // problem.G, head % problem.G
-            _write_sums(problem, operands, b, g, j0, j1, sums, parts, like)
+    problem = problem_of(sizes, factors)
+    parts = problem.parts
+    work = scratch + (sums_size(problem, lanes(scratch)) if parts == 1 else 0)
+    piece = take(counter)
+    while piece < problem.tasks:
+        b, g = piece // parts // problem.G, piece // parts % problem.G
+        sums = part_of(operands, SUMS, 0, piece, scratch) if parts > 1 else scratch
+        _sum_queries(problem, operands, b, g, piece % parts, sums, work)
+        if parts == 1:
+            _write_sums(problem, operands, b, g, 0, problem.S, sums)
+        piece = take(counter)
+
+
+@task
+def add_sums(sizes, factors, operands, counter, scratch):
+    """Write dk and dv from the sums that the parts of `backward` left, added in order."""
+    problem = problem_of(sizes, factors)
+    chunks = (problem.S + KEYS - 1) // KEYS
+    piece = take(counter)
+    while piece < problem.tasks:
+        head, j0 = piece // chunks, piece % chunks * KEYS
+        sums = part_of(operands, SUMS, 0, head * problem.parts, scratch)
+        b, g = head // problem.G, head % problem.G
+        _write_sums(problem, operands, b, g, j0, min(problem.S, j0 + KEYS), sums)
+        piece = take(counter)
+
+
+def plan(problem: Problem, lanes: int) -> tuple[int, int]:
+    """Return the pieces of work of `backward`, and the elements of scratch memory of a thread."""
+    scratch = _block_size(problem, lanes)
+    if problem.parts == 1:
+        scratch += sums_size.py_func(problem, lanes)
+    return problem.B * problem.G * problem.parts, scratch
+
+
+def plan_sums(problem: Problem, lanes: int) -> tuple[int, int]:
+    """Return the pieces of work of `add_sums`; it takes no scratch memory."""
+    return problem.B * problem.G * -(-problem.S // KEYS), 0
 
 
 @inner
-def _sums_size(problem, w):
+def sums_size(problem, w):  # plain arithmetic, because Python asks too
     """Return the elements of the sums dk and dv of one key/value head."""
-    columns = round_up(problem.D, w) + round_up(problem.Dv, w)
-    return round_up(problem.S, KEYS) * columns + 16
+    columns = (problem.D + w - 1) // w * w + (problem.Dv + w - 1) // w * w
+    return (problem.S + KEYS - 1) // KEYS * KEYS * columns
 
 
-@inner
-def block_size(problem, w):
+def _block_size(problem: Problem, w: int) -> int:
     """Return the elements of scratch memory that `prepare` lays out."""
     width = max(QUERIES, w)
-    d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
+    d_width, v_width = round_up.py_func(problem.D, w), round_up.py_func(problem.Dv, w)
     tile = width * (KEYS + ROW_GROUP)
     packed = width * (problem.D + problem.Dv) + width * (2 * d_width + v_width)
-    return packed + 3 * tile + KEYS * d_width + 2 * width + 16
+    return packed + 3 * tile + KEYS * d_width + 2 * width
 
 
 @inner
-def _sum_queries(problem, operands, mask, b, g, part, parts, like, sums, work):
+def _sum_queries(problem, operands, b, g, part, sums, work):
     """Write dq of this task's query blocks, and their part of dk and dv into ``sums``."""
-    w = lanes(like)
+    w = lanes(work)
     d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
     rows = round_up(problem.S, KEYS)
-    dk = aligned(sums)
+    dk = sums
     dv = dk + rows * d_width
     fill(dk, rows * (d_width + v_width), 0.0)
     group = problem.H // problem.G
-    blocks = (problem.T + QUERIES - 1) // QUERIES
+    blocks = _blocks(problem)
     for h in range(g * group, (g + 1) * group):
-        for number in range(part, blocks, parts):
-            block = prepare(problem, operands, mask, b, h, number * QUERIES, like, work)
+        for number in range(part, blocks, problem.parts):
+            block = prepare(problem, operands, b, h, number * QUERIES, work)
             _backward_block(problem, block, dk, d_width, dv, v_width)
-            dq_row = operands[DQ, 3]
-            dq = part_of(operands, DQ, b, h, like) + block.i0 * dq_row
+            dq_row = step_of(operands, DQ, 2)
+            dq = part_of(operands, DQ, b, h, work) + block.i0 * dq_row
             _write_rows(dq, dq_row, block.dq, d_width, block.n, problem.D, problem.scale)
 
 
 @inner
-def prepare(problem, operands, mask, b, h, i0, like, work):
+def prepare(problem, operands, b, h, i0, work):
     """Pack the queries ``i0 <= i < i0 + QUERIES`` of a head, their dout, lse and delta."""
-    w = lanes(like)
+    w = lanes(work)
     D, Dv = problem.D, problem.Dv
     n = min(QUERIES, problem.T - i0)
     width = round_up(n, max(w, ROW_GROUP))
     d_width, v_width = round_up(D, w), round_up(Dv, w)
     g = h // (problem.H // problem.G)
-    q_row, dout_row, out_row = operands[Q, 3], operands[DOUT, 3], operands[OUT, 3]
-    q = part_of(operands, Q, b, h, like) + i0 * q_row
-    dout = part_of(operands, DOUT, b, h, like) + i0 * dout_row
-    out = part_of(operands, OUT, b, h, like) + i0 * out_row
+    q_row, dout_row, out_row = (
+        step_of(operands, Q, 2),
+        step_of(operands, DOUT, 2),
+        step_of(operands, OUT, 2),
+    )
+    q = part_of(operands, Q, b, h, work) + i0 * q_row
+    dout = part_of(operands, DOUT, b, h, work) + i0 * dout_row
+    out = part_of(operands, OUT, b, h, work) + i0 * out_row
 
     tile = width * (KEYS + ROW_GROUP)
-    q_packed = aligned(work)
+    q_packed = work
     dout_packed = q_packed + width * D
     s = dout_packed + width * Dv
     ds = s + tile
@@ -224,11 +237,11 @@ def prepare(problem, operands, mask, b, h, i0, like, work):
         dout_rows, dout_step = dout_copy, v_width
     finite = is_finite(q, q_row, n, D) and is_finite(dout, dout_row, n, Dv)
 
-    given = part_of(operands, LSE, b, h, like) + i0
+    natural = part_of(operands, LSE, b, h, work) + i0
     for i in range(width):
         # Padding and rows without a visible key have no weights.
-        seen = i < n and given[i] != -np.inf
-        lse[i] = given[i] * LOG2_E if seen else _NEVER
+        seen = i < n and natural[i] != -np.inf
+        lse[i] = natural[i] * LOG2_E if seen else _NEVER
         delta[i] = _dot(dout + i * dout_row, out + i * out_row, Dv) if seen else 0.0
     return Block(
         b,
@@ -236,11 +249,11 @@ def prepare(problem, operands, mask, b, h, i0, like, work):
         i0,
         n,
         width,
-        head_of(problem, operands, mask, b, h, like),
-        part_of(operands, K, b, g, like),
-        operands[K, 3],
-        part_of(operands, V, b, g, like),
-        operands[V, 3],
+        head_of(problem, operands, b, h, work),
+        part_of(operands, K, b, g, work),
+        step_of(operands, K, 2),
+        part_of(operands, V, b, g, work),
+        step_of(operands, V, 2),
         q_packed,
         dout_packed,
         q_rows,
@@ -403,19 +416,19 @@ def _write_rows(target, row, source, width, n, columns, factor):
 
 
 @inner
-def _write_sums(problem, operands, b, g, j0, j1, sums, parts, like):
+def _write_sums(problem, operands, b, g, j0, j1, sums):
     """Write rows ``j0 <= j < j1`` of dk and dv: the sums of all parts, added in order."""
-    w = lanes(like)
+    w = lanes(sums)
     d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
-    rows, size = round_up(problem.S, KEYS), _sums_size(problem, w)
-    dk = aligned(sums) + j0 * d_width
-    dv = aligned(sums) + (rows * d_width + j0 * v_width)
-    for part in range(1, parts):
-        other = aligned(sums + part * size)
+    rows, size = round_up(problem.S, KEYS), step_of(operands, SUMS, 1)
+    dk = sums + j0 * d_width
+    dv = sums + (rows * d_width + j0 * v_width)
+    for part in range(1, problem.parts):
+        other = sums + part * size
         _add(dk, other + j0 * d_width, (j1 - j0) * d_width)
         _add(dv, other + (rows * d_width + j0 * v_width), (j1 - j0) * v_width)
-    k_row, v_row = operands[DK, 3], operands[DV, 3]
-    k_out, v_out = part_of(operands, DK, b, g, like), part_of(operands, DV, b, g, like)
+    k_row, v_row = step_of(operands, DK, 2), step_of(operands, DV, 2)
+    k_out, v_out = part_of(operands, DK, b, g, sums), part_of(operands, DV, b, g, sums)
     _write_rows(k_out + j0 * k_row, k_row, dk, d_width, j1 - j0, problem.D, problem.scale)
     _write_rows(v_out + j0 * v_row, v_row, dv, v_width, j1 - j0, problem.Dv, 1.0)
 
@@ -426,45 +439,46 @@ def _add(a, b, n):
         store(a + at, load(a + at) + load(b + at))
 
 
-@kernel
-def bias_backward(problem, operands, mask, shape, like):
+@task
+def bias_backward(sizes, factors, operands, counter, scratch):
     """Add dscores into dbias, which is zero and of the bias's own, un-broadcast shape.
 
-    Each task owns one batch row, head and (where the bias has them) block of queries of dbias, and
-    walks over everything that was broadcast from it, in order. That takes the first two products
-    of `backward` again, only where a bias was given.
-
-    Parameters
-    ----------
-    shape : (4,) int64
-        The shape of bias; 1 along axes that were broadcast.
+    Each piece of work owns one batch row, head and (where the bias has them) block of queries of
+    dbias, and walks over everything that was broadcast from it, in order. That takes the first two
+    products of `backward` again, only where a bias was given.
     """
-    all_blocks = (problem.T + QUERIES - 1) // QUERIES
-    own_blocks = all_blocks if shape[2] > 1 else 1
-    tasks = shape[0] * shape[1] * own_blocks
-    counter = np.empty(1, np.int64)
-    counter[0] = 0
-    for _ in numba.prange(min(tasks, numba.get_num_threads())):
-        scratch = np.empty(block_size(problem, lanes(like)), like.dtype)
-        work = pointer(scratch, 0)
-        while True:
-            task = take(pointer(counter, 0))
-            if task >= tasks:
-                break
-            own, number = task // own_blocks, task % own_blocks
-            b0, h0 = own // shape[1], own % shape[1]
-            for b in range(b0, b0 + 1 if shape[0] > 1 else problem.B):
-                for h in range(h0, h0 + 1 if shape[1] > 1 else problem.H):
-                    dbias = part_of(operands, DBIAS, b, h, like)
-                    for n in range(number, number + 1 if shape[2] > 1 else all_blocks):
-                        block = prepare(problem, operands, mask, b, h, n * QUERIES, like, work)
-                        _add_to_bias(problem, operands, block, dbias)
+    problem = problem_of(sizes, factors)
+    batch = problem.B if step_of(operands, DBIAS, 0) != 0 else 1
+    heads = problem.H if step_of(operands, DBIAS, 1) != 0 else 1
+    blocks = _blocks(problem) if step_of(operands, DBIAS, 2) != 0 else 1
+    piece = take(counter)
+    while piece < problem.tasks:
+        own, number = piece // blocks, piece % blocks
+        for b in range(own // heads, problem.B, batch):
+            for h in range(own % heads, problem.H, heads):
+                dbias = part_of(operands, DBIAS, b, h, scratch)
+                for n in range(number, _blocks(problem), blocks):
+                    block = prepare(problem, operands, b, h, n * QUERIES, scratch)
+                    _add_to_bias(problem, operands, block, dbias)
+        piece = take(counter)
+
+
+@inner
+def _blocks(problem):
+    """Return the number of blocks of queries of a head."""
+    return (problem.T + QUERIES - 1) // QUERIES
+
+
+def plan_bias(problem: Problem, lanes: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the pieces of work of `bias_backward` for a bias of four axes, and scratch memory."""
+    blocks = -(-problem.T // QUERIES) if shape[2] > 1 else 1
+    return shape[0] * shape[1] * blocks, _block_size(problem, lanes)
 
 
 @inner
 def _add_to_bias(problem, operands, block, dbias):
     """Add the dscores of a block of queries to dbias."""
-    row, column = operands[DBIAS, 3], operands[DBIAS, 4]
+    row, column = step_of(operands, DBIAS, 2), step_of(operands, DBIAS, 3)
     stop = last_tile(problem, block)
     for j0 in range(first_tile(block), stop, KEYS):
         m = min(KEYS, stop - j0)

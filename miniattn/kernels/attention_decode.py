@@ -15,10 +15,21 @@ Dao et al. "Flash-Decoding for long-context inference" (2023).
 
 import math
 
-import numba
 import numpy as np
 
-from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels._runtime import inner, task
+from miniattn.kernels.arguments import (
+    LSE,
+    OUT,
+    SUMS,
+    K,
+    Problem,
+    Q,
+    V,
+    part_of,
+    problem_of,
+    step_of,
+)
 from miniattn.kernels.masking import (
     HIDDEN,
     PARTIAL,
@@ -26,21 +37,8 @@ from miniattn.kernels.masking import (
     classify,
     visible,
 )
-from miniattn.kernels.scores import (
-    LN_2,
-    LOG2_E,
-    LSE,
-    OUT,
-    K,
-    Q,
-    V,
-    drop,
-    finish_scores,
-    head_of,
-    part_of,
-)
+from miniattn.kernels.scores import LN_2, LOG2_E, drop, finish_scores, head_of
 from miniattn.kernels.simd import (
-    aligned,
     exp2_nonpositive,
     fma,
     horizontal_max,
@@ -50,7 +48,6 @@ from miniattn.kernels.simd import (
     load,
     load_first,
     maximum,
-    pointer,
     prefetch,
     product,
     splat,
@@ -63,63 +60,78 @@ from miniattn.kernels.tiles import WIDE, fill, is_finite, pack, round_up
 KEYS = 64
 
 
-@kernel
-def decode(problem, operands, mask, parts, like):
+@task
+def decode(sizes, factors, operands, counter, scratch):
     """Write out and lse, as `attention_forward.forward` does.
 
-    Parameters
-    ----------
-    problem, operands, mask, like
-        As there.
-    parts : int
-        Among how many tasks the keys of one key/value head are dealt.
+    ``problem.parts`` says among how many pieces of work the keys of one key/value head are dealt.
+    What each knows of its keys stays in the operand SUMS, for `merge`. Arguments: as there.
     """
-    w = lanes(like)
-    tasks = problem.B * problem.G * parts
-    queries = problem.H // problem.G * problem.T  # that share a key/value head
-    state = round_up(problem.Dv, w) + w  # of one query: weighted values, maximum, sum
-    states = np.empty(tasks * queries * state, like.dtype)
-    counter = np.empty(1, np.int64)
-    counter[0] = 0
-    for _ in numba.prange(min(tasks, numba.get_num_threads())):
-        scratch = np.empty(_scratch_size(problem, w), like.dtype)
-        while True:
-            task = take(pointer(counter, 0))
-            if task >= tasks:
-                break
-            b, g = task // parts // problem.G, task // parts % problem.G
-            tiles = (problem.S + KEYS - 1) // KEYS
-            start = task % parts * tiles // parts * KEYS
-            stop = min(problem.S, (task % parts + 1) * tiles // parts * KEYS)
-            own = pointer(states, task * queries * state)
-            work = pointer(scratch, 0)
-            _keys(problem, operands, mask, b, g, start, stop, like, own, work)
-    for row in numba.prange(problem.B * problem.H * problem.T):
-        b, h, i = row // problem.T // problem.H, row // problem.T % problem.H, row % problem.T
-        group = problem.H // problem.G
-        query = h % group * problem.T + i
-        first = (b * problem.G + h // group) * parts * queries + query
-        out = part_of(operands, OUT, b, h, like) + i * operands[OUT, 3]
+    problem = problem_of(sizes, factors)
+    parts, tiles = problem.parts, (problem.S + KEYS - 1) // KEYS
+    piece = take(counter)
+    while piece < problem.tasks:
+        b, g = piece // parts // problem.G, piece // parts % problem.G
+        start = piece % parts * tiles // parts * KEYS
+        stop = min(problem.S, (piece % parts + 1) * tiles // parts * KEYS)
+        states = part_of(operands, SUMS, 0, piece, scratch)
+        _keys(problem, operands, b, g, start, stop, states, scratch)
+        piece = take(counter)
+
+
+@task
+def merge(sizes, factors, operands, counter, scratch):
+    """Write out and lse from what the pieces of `decode` left."""
+    problem = problem_of(sizes, factors)
+    piece = take(counter)
+    while piece < problem.tasks:
+        _merge_head(problem, operands, piece, scratch)
+        piece = take(counter)
+
+
+def plan(problem: Problem, lanes: int) -> tuple[int, int]:
+    """Return the pieces of work of `decode`, and the elements of scratch memory of a thread."""
+    d_width, v_width = (round_up.py_func(n, lanes) for n in (problem.D, problem.Dv))
+    # Queries, a tile of scores and one of slopes, partial sums, a packed tile of V.
+    scratch = problem.T * (d_width + 2 * KEYS) + lanes * lanes + KEYS * v_width
+    return problem.B * problem.G * problem.parts, scratch
+
+
+def plan_merge(problem: Problem, lanes: int) -> tuple[int, int]:
+    """Return the pieces of work of `merge`; it takes no scratch memory."""
+    return problem.B * problem.H, 0
+
+
+def states(problem: Problem, lanes: int) -> tuple[int, int, int]:
+    """Return the shape of the memory between `decode` and `merge`."""
+    queries = problem.H // problem.G * problem.T
+    pieces = problem.B * problem.G * problem.parts
+    return 1, pieces, queries * (round_up.py_func(problem.Dv, lanes) + lanes)
+
+
+@inner
+def _merge_head(problem, operands, piece, like):
+    """Write out and lse of the queries of one head."""
+    b, h = piece // problem.H, piece % problem.H
+    group, parts = problem.H // problem.G, problem.parts
+    first = (b * problem.G + h // group) * parts
+    state = round_up(problem.Dv, lanes(like)) + lanes(like)
+    for i in range(problem.T):
+        known = part_of(operands, SUMS, 0, first, like) + (h % group * problem.T + i) * state
+        out = part_of(operands, OUT, b, h, like) + i * step_of(operands, OUT, 2)
         lse = part_of(operands, LSE, b, h, like) + i
-        _merge(out, lse, pointer(states, first * state), queries * state, parts, problem.Dv, state)
+        _merge(out, lse, known, step_of(operands, SUMS, 1), parts, problem.Dv, state)
 
 
 @inner
-def _scratch_size(problem, w):
-    """Return the elements that `_keys` needs: q, scores, slopes, partial sums, a tile of V."""
-    d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
-    return problem.T * (d_width + 2 * KEYS) + w * w + KEYS * v_width + 16
-
-
-@inner
-def _keys(problem, operands, mask, b, g, start, stop, like, states, scratch):
+def _keys(problem, operands, b, g, start, stop, states, scratch):
     """Attend from all queries of a group to keys ``start <= j < stop``."""
-    w = lanes(like)
+    w = lanes(scratch)
     T, D, Dv = problem.T, problem.D, problem.Dv
     d_width, v_width = round_up(D, w), round_up(Dv, w)
-    k_row, v_row, q_row = operands[K, 3], operands[V, 3], operands[Q, 3]
-    k, v = part_of(operands, K, b, g, like), part_of(operands, V, b, g, like)
-    q_packed = aligned(scratch)
+    k_row, v_row, q_row = step_of(operands, K, 2), step_of(operands, V, 2), step_of(operands, Q, 2)
+    k, v = part_of(operands, K, b, g, scratch), part_of(operands, V, b, g, scratch)
+    q_packed = scratch
     s = q_packed + T * d_width
     slopes = s + T * KEYS
     partial = slopes + T * KEYS
@@ -133,12 +145,12 @@ def _keys(problem, operands, mask, b, g, start, stop, like, states, scratch):
         m = min(KEYS, stop - j0)
         for member in range(group):
             h = g * group + member
-            head = head_of(problem, operands, mask, b, h, like)
+            head = head_of(problem, operands, b, h, scratch)
             kind = classify(head.rule, 0, T, j0, j0 + m)
             if kind == HIDDEN:
                 continue
             tile = Tile(b, h, 0, T, j0, m, KEYS, False)
-            q = part_of(operands, Q, b, h, like)
+            q = part_of(operands, Q, b, h, scratch)
             k_tile, v_tile = k + j0 * k_row, v + j0 * v_row
             pack(q_packed, d_width, q, q_row, T, D)
             factor = problem.scale * LOG2_E

@@ -16,10 +16,10 @@ Dao. "FlashAttention-2" (2023), section 3.1.
 
 import math
 
-import numba
 import numpy as np
 
-from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels._runtime import inner, task
+from miniattn.kernels.arguments import LSE, OUT, K, Problem, Q, V, part_of, problem_of, step_of
 from miniattn.kernels.masking import (
     HIDDEN,
     PARTIAL,
@@ -29,27 +29,13 @@ from miniattn.kernels.masking import (
     first_key,
     visible,
 )
-from miniattn.kernels.scores import (
-    LN_2,
-    LOG2_E,
-    LSE,
-    OUT,
-    K,
-    Q,
-    V,
-    drop,
-    finish_scores,
-    head_of,
-    part_of,
-)
+from miniattn.kernels.scores import LN_2, LOG2_E, drop, finish_scores, head_of
 from miniattn.kernels.simd import (
-    aligned,
     any_true,
     exp2_nonpositive,
     lanes,
     load,
     maximum,
-    pointer,
     select,
     splat,
     store,
@@ -70,56 +56,55 @@ QUERIES = 64  # of one task
 KEYS = 64  # of one tile
 
 
-@kernel
-def forward(problem, operands, mask, like):
+@task
+def forward(sizes, factors, operands, counter, scratch):
     """Write out and lse, the log-sum-exp of each row of scores (-inf for an empty row).
 
     Parameters
     ----------
-    problem : scores.Problem
-    operands : (11, 5) int64
-        Addresses and strides of q, k, v, out, lse and bias (address 0 where absent).
-    mask : masks.Lowered
-    like : array of the dtype of all operands
+    sizes, factors
+        What `arguments.problem_of` takes apart.
+    operands
+        Addresses and strides of q, k, v, out, lse, bias and mask; see `arguments.OPERANDS`.
+    counter
+        Of the pieces of work, which all threads count up.
+    scratch
+        Memory of this thread alone.
     """
+    problem = problem_of(sizes, factors)
     blocks = (problem.T + QUERIES - 1) // QUERIES
-    tasks = problem.B * problem.H * blocks
-    counter = np.empty(1, np.int64)
-    counter[0] = 0
-    for _ in numba.prange(min(tasks, numba.get_num_threads())):
-        scratch = np.empty(_scratch_size(problem, lanes(like)), like.dtype)
-        while True:
-            task = take(pointer(counter, 0))
-            if task >= tasks:
-                break
-            # Under a causal mask the last block is the longest: start with it.
-            block = blocks - 1 - task % blocks
-            b, h = task // blocks // problem.H, task // blocks % problem.H
-            _block(problem, operands, mask, b, h, block * QUERIES, like, pointer(scratch, 0))
+    piece = take(counter)
+    while piece < problem.tasks:
+        # Under a causal mask the last block is the longest: start with it.
+        block = blocks - 1 - piece % blocks
+        b, h = piece // blocks // problem.H, piece // blocks % problem.H
+        _block(problem, operands, b, h, block * QUERIES, scratch)
+        piece = take(counter)
+
+
+def plan(problem: Problem, lanes: int) -> tuple[int, int]:
+    """Return the pieces of work of a call, and the elements of scratch memory of a thread."""
+    pieces = problem.B * problem.H * -(-problem.T // QUERIES)
+    width, v_width = max(QUERIES, lanes), round_up.py_func(problem.Dv, lanes)
+    # Packed queries, a tile of scores and one of slopes, values, three rows; a packed tile of V.
+    scratch = width * (problem.D + 2 * (KEYS + ROW_GROUP) + v_width + 3) + KEYS * v_width
+    return pieces, scratch
 
 
 @inner
-def _scratch_size(problem, w):
-    """Return the elements that `_block` needs: q, two tiles, values, sums, three rows."""
-    width = max(QUERIES, w)
-    v_width = round_up(problem.Dv, w)
-    return width * (problem.D + 2 * (KEYS + ROW_GROUP) + v_width + 3) + KEYS * v_width + 16
-
-
-@inner
-def _block(problem, operands, mask, b, h, i0, like, scratch):
+def _block(problem, operands, b, h, i0, scratch):
     """Compute the output of queries ``i0 <= i < i0 + QUERIES`` of one head."""
-    w = lanes(like)
+    w = lanes(scratch)
     D, Dv = problem.D, problem.Dv
     n = min(QUERIES, problem.T - i0)
     width, v_width = round_up(n, max(w, ROW_GROUP)), round_up(Dv, w)
     g = h // (problem.H // problem.G)
-    head = head_of(problem, operands, mask, b, h, like)
-    q, q_row = part_of(operands, Q, b, h, like), operands[Q, 3]
-    k, k_row = part_of(operands, K, b, g, like), operands[K, 3]
-    v, v_row = part_of(operands, V, b, g, like), operands[V, 3]
+    head = head_of(problem, operands, b, h, scratch)
+    q, q_row = part_of(operands, Q, b, h, scratch), step_of(operands, Q, 2)
+    k, k_row = part_of(operands, K, b, g, scratch), step_of(operands, K, 2)
+    v, v_row = part_of(operands, V, b, g, scratch), step_of(operands, V, 2)
 
-    packed = aligned(scratch)
+    packed = scratch
     s = packed + width * D
     slopes = s + width * (KEYS + ROW_GROUP)
     o = slopes + width * (KEYS + ROW_GROUP)
@@ -160,9 +145,9 @@ def _block(problem, operands, mask, b, h, i0, like, scratch):
     if fresh:
         fill(o, width * v_width, 0.0)
 
-    out = part_of(operands, OUT, b, h, like) + i0 * operands[OUT, 3]
-    _normalise(out, operands[OUT, 3], o, v_width, n, Dv, total)
-    lse = part_of(operands, LSE, b, h, like) + i0
+    out = part_of(operands, OUT, b, h, scratch) + i0 * step_of(operands, OUT, 2)
+    _normalise(out, step_of(operands, OUT, 2), o, v_width, n, Dv, total)
+    lse = part_of(operands, LSE, b, h, scratch) + i0
     for i in range(n):
         lse[i] = (top[i] + math.log2(total[i])) * LN_2 if total[i] != 0.0 else -np.inf
 

@@ -9,19 +9,17 @@ Each block of queries is walked over twice, first for the maxima and sums of its
 `attention_forward`, then for the weights themselves.
 """
 
-import numba
 import numpy as np
 
-from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels._runtime import inner, task
+from miniattn.kernels.arguments import OUT, K, Problem, Q, part_of, problem_of, step_of
 from miniattn.kernels.attention_forward import KEYS, QUERIES, exponentiate
 from miniattn.kernels.masking import HIDDEN, Tile, classify, end_of_keys, first_key
-from miniattn.kernels.scores import LOG2_E, OUT, K, Q, finish_scores, head_of, part_of
+from miniattn.kernels.scores import LOG2_E, finish_scores, head_of
 from miniattn.kernels.simd import (
-    aligned,
     exp2_nonpositive,
     lanes,
     load,
-    pointer,
     select,
     splat,
     store,
@@ -30,53 +28,53 @@ from miniattn.kernels.simd import (
 from miniattn.kernels.tiles import ROW_GROUP, fill, multiply, pack_transposed, round_up
 
 
-@kernel
-def attention_map(problem, operands, mask, rows, columns, like):
+@task
+def attention_map(sizes, factors, operands, counter, scratch):
     """Add the map of each batch row and head to the operand OUT, which is zero.
 
-    Parameters
-    ----------
-    problem, operands, mask, like
-        As in `attention_forward.forward`, with OUT of shape (B, H, rows, columns).
-    rows, columns : int
-        The number of bins, at most T and S. Bin r holds the queries
-        ``r * T // rows <= i < (r + 1) * T // rows``.
+    OUT has the shape (B, H, rows, columns). The numbers of bins, ``problem.rows`` and
+    ``problem.columns``, are at most T and S; bin r holds the queries
+    ``r * T // rows <= i < (r + 1) * T // rows``. Arguments: as in `attention_forward.forward`.
     """
-    bins = max(1, QUERIES * rows // max(1, problem.T))  # of one task: about QUERIES queries
-    groups = (rows + bins - 1) // bins
-    tasks = problem.B * problem.H * groups
-    counter = np.empty(1, np.int64)
-    counter[0] = 0
-    for _ in numba.prange(min(tasks, numba.get_num_threads())):
-        width = max(QUERIES, lanes(like))
-        size = width * (problem.D + 2 * (KEYS + ROW_GROUP) + 4) + 16
-        scratch = np.empty(size, like.dtype)
-        while True:
-            task = take(pointer(counter, 0))
-            if task >= tasks:
-                break
-            b, h = task // groups // problem.H, task // groups % problem.H
-            first = task % groups * bins
-            last = min(rows, first + bins)
-            stop = last * problem.T // rows
-            for i0 in range(first * problem.T // rows, stop, QUERIES):
-                n = min(QUERIES, stop - i0)
-                work = pointer(scratch, 0)
-                _block(problem, operands, mask, b, h, i0, n, rows, columns, like, work)
+    problem = problem_of(sizes, factors)
+    bins = _bins(problem)
+    groups = (problem.rows + bins - 1) // bins
+    piece = take(counter)
+    while piece < problem.tasks:
+        b, h = piece // groups // problem.H, piece // groups % problem.H
+        first = piece % groups * bins
+        stop = min(problem.rows, first + bins) * problem.T // problem.rows
+        for i0 in range(first * problem.T // problem.rows, stop, QUERIES):
+            n = min(QUERIES, stop - i0)
+            _block(problem, operands, b, h, i0, n, scratch)
+        piece = take(counter)
 
 
 @inner
-def _block(problem, operands, mask, b, h, i0, n, rows, columns, like, scratch):
-    """Add the weights of queries ``i0 <= i < i0 + n`` to their bins."""
-    w, D, S = lanes(like), problem.D, problem.S
-    width = round_up(n, max(w, ROW_GROUP))
-    head = head_of(problem, operands, mask, b, h, like)
-    g = h // (problem.H // problem.G)
-    q, q_row = part_of(operands, Q, b, h, like), operands[Q, 3]
-    k, k_row = part_of(operands, K, b, g, like), operands[K, 3]
-    out, out_row = part_of(operands, OUT, b, h, like), operands[OUT, 3]
+def _bins(problem):
+    """Return how many rows of bins are one piece of work: about QUERIES queries."""
+    return max(1, QUERIES * problem.rows // max(1, problem.T))
 
-    packed = aligned(scratch)
+
+def plan(problem: Problem, lanes: int) -> tuple[int, int]:
+    """Return the pieces of work of a call, and the elements of scratch memory of a thread."""
+    pieces = problem.B * problem.H * -(-problem.rows // _bins.py_func(problem))
+    return pieces, max(QUERIES, lanes) * (problem.D + 2 * (KEYS + ROW_GROUP) + 4)
+
+
+@inner
+def _block(problem, operands, b, h, i0, n, scratch):
+    """Add the weights of queries ``i0 <= i < i0 + n`` to their bins."""
+    w, D, S = lanes(scratch), problem.D, problem.S
+    rows, columns = problem.rows, problem.columns
+    width = round_up(n, max(w, ROW_GROUP))
+    head = head_of(problem, operands, b, h, scratch)
+    g = h // (problem.H // problem.G)
+    q, q_row = part_of(operands, Q, b, h, scratch), step_of(operands, Q, 2)
+    k, k_row = part_of(operands, K, b, g, scratch), step_of(operands, K, 2)
+    out, out_row = part_of(operands, OUT, b, h, scratch), step_of(operands, OUT, 2)
+
+    packed = scratch
     s = packed + width * D
     slopes = s + width * (KEYS + ROW_GROUP)
     top = slopes + width * (KEYS + ROW_GROUP)

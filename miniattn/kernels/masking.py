@@ -1,8 +1,8 @@
 """Masks in the attention kernels: which tiles to skip, and what to hide in the others.
 
 A kernel takes a mask in its canonical form (``lo``, ``hi``, ``sinks``, ``lengths``, ``q_ids``,
-``k_ids``, ``dense``; see ``miniattn.masks.Lowered``). For one batch row and head it becomes a
-`Rule` of plain numbers and pointers. A tile of queries and keys is then
+``k_ids``, ``dense``; see ``miniattn.masks.Lowered``) among its operands. For one batch row and head
+it becomes a `Rule` of plain numbers and pointers. A tile of queries and keys is then
 
 - HIDDEN: no query sees any key, and nothing of it is computed;
 - FULL: every query sees every key, and nothing has to be hidden;
@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn.kernels._runtime import inner
-from miniattn.kernels.simd import gather, iota, lanes, load, pointer, select, splat, store
+from miniattn.kernels.arguments import BOUNDS, DENSE, K_IDS, Q_IDS, given, part_of, step_of
+from miniattn.kernels.simd import gather, iota, lanes, load, select, splat, store
 
 HIDDEN, PARTIAL, FULL = 0, 1, 2
 
+_OPEN = 2**40  # no bound: further than any key
 _FAR = 2**30  # stands for infinity in 32 bits, with room for a tile's own coordinates
 
 
@@ -61,25 +63,27 @@ def rows_and_columns(tile):
 
 
 @inner
-def rule_of(mask, b, h):
+def rule_of(operands, S, b, h):
     """Return the `Rule` of batch row ``b`` and head ``h``."""
-    by_document = mask.q_ids.shape[1] > 0 and mask.k_ids.shape[1] > 0
-    is_dense = mask.dense.size > 0
-    B, H, T, S = mask.dense.shape
-    start = ((b if B > 1 else 0) * H + (h if H > 1 else 0)) * T * S
     return Rule(
-        mask.lo[b],
-        mask.hi[b],
-        mask.sinks[b],
-        mask.lengths[b],
-        pointer(mask.q_ids, b * mask.q_ids.shape[1]),
-        pointer(mask.k_ids, b * mask.k_ids.shape[1]),
-        by_document,
-        pointer(mask.dense, start),
-        S if T > 1 else 0,
-        1 if S > 1 else 0,
-        is_dense,
+        _bound(operands, 0, b, -_OPEN),
+        _bound(operands, 1, b, _OPEN),
+        _bound(operands, 2, b, 0),
+        _bound(operands, 3, b, S),
+        part_of(operands, Q_IDS, b, 0, np.int64),
+        part_of(operands, K_IDS, b, 0, np.int64),
+        given(operands, Q_IDS),
+        part_of(operands, DENSE, b, h, np.uint8),
+        step_of(operands, DENSE, 2),
+        step_of(operands, DENSE, 3),
+        given(operands, DENSE),
     )
+
+
+@inner
+def _bound(operands, which, b, default):
+    """Return one of the four numbers of a batch row, ``default`` where there is no mask."""
+    return part_of(operands, BOUNDS, which, b, np.int64)[0] if given(operands, BOUNDS) else default
 
 
 @inner

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn.kernels._runtime import inner
+from miniattn.kernels.arguments import BIAS, given, part_of, step_of
 from miniattn.kernels.masking import PARTIAL, Rule, hide, rows_and_columns, rule_of
 from miniattn.kernels.random import stream_key, threefry
 from miniattn.kernels.simd import (
-    address,
     fma,
     gather,
     iota,
@@ -26,25 +26,6 @@ from miniattn.kernels.simd import (
 
 LOG2_E = 1.4426950408889634
 LN_2 = 0.6931471805599453
-
-# Rows of the table of operands: an array is (address, strides of its axes in elements).
-Q, K, V, OUT, LSE, BIAS, DOUT, DQ, DK, DV, DBIAS = range(11)
-
-
-class Problem(NamedTuple):
-    """Sizes and options of one call; softcap 0 means none."""
-
-    B: int
-    H: int
-    G: int
-    T: int
-    S: int
-    D: int
-    Dv: int
-    scale: float
-    softcap: float
-    dropout: float
-    seed: int
 
 
 class Head(NamedTuple):
@@ -61,21 +42,15 @@ class Head(NamedTuple):
 
 
 @inner
-def part_of(operands, which, b, h, like):
-    """Return the address of an operand's batch row ``b`` and head ``h``."""
-    return address(operands[which, 0], like) + (b * operands[which, 1] + h * operands[which, 2])
-
-
-@inner
-def head_of(problem, operands, mask, b, h, like):
+def head_of(problem, operands, b, h, like):
     """Return the `Head` of batch row ``b`` and head ``h``."""
     return Head(
-        rule_of(mask, b, h),
+        rule_of(operands, problem.S, b, h),
         problem.softcap * LOG2_E,
         part_of(operands, BIAS, b, h, like),
-        operands[BIAS, 3],
-        operands[BIAS, 4],
-        operands[BIAS, 0] != 0,
+        step_of(operands, BIAS, 2),
+        step_of(operands, BIAS, 3),
+        given(operands, BIAS),
         problem.dropout,
         stream_key(problem.seed, b, h),
     )

@@ -50,6 +50,7 @@ __all__ = [
     "aligned",
     "any_true",
     "as_integer",
+    "call",
     "exp2",
     "exp2_nonpositive",
     "exp2_product",
@@ -592,6 +593,30 @@ def prefetch(typing_context, p):
         return context.get_dummy_value()
 
     return types.none(p), emit
+
+
+@intrinsic
+def call(typing_context, function, sizes, factors, operands, counter, scratch):
+    """Call a compiled `task` by its address; arrays arrive there as pointers."""
+    arrays = (sizes, factors, operands, counter)
+    numbers = isinstance(function, types.Integer) and isinstance(scratch, types.Integer)
+    if not (numbers and all(isinstance(a, types.Array) and a.layout == "C" for a in arrays)):
+        return None
+
+    def emit(context, builder, signature, args):
+        anything = ir.IntType(8).as_pointer()
+        pairs = zip(arrays, args[1:5], strict=True)
+        data = [context.make_array(kind)(context, builder, a).data for kind, a in pairs]
+        given = [builder.bitcast(p, anything) for p in data]
+        given.append(builder.inttoptr(args[5], anything))
+        # Numba's own convention: (place of the result, place of an exception, arguments) -> status.
+        # A task neither returns nor raises anything.
+        places = [cgutils.alloca_once(builder, anything) for _ in range(2)]
+        kind = ir.FunctionType(ir.IntType(32), [p.type for p in places] + [anything] * 5)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [*places, *given])
+        return context.get_dummy_value()
+
+    return types.none(function, *arrays, scratch), emit
 
 
 @intrinsic

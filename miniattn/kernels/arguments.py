@@ -1,0 +1,85 @@
+"""What a call of attention tells its kernels: sizes, factors, and where the operands are.
+
+Everything arrives in three small arrays of numbers, so that a kernel is compiled once for each
+dtype, whatever the layouts of its operands. A mask is part of the operands, in its canonical form
+(see ``miniattn.masks.Lowered``): lo, hi, sinks and lengths are the rows of the operand BOUNDS.
+"""
+
+from typing import NamedTuple
+
+from miniattn.kernels._runtime import inner
+from miniattn.kernels.simd import address
+
+# Rows of the table of operands. A row holds an array's address, 0 where it is absent, and the
+# strides of its four axes in elements, 0 along an axis of length 1.
+OPERANDS = (
+    *("q", "k", "v", "out", "lse", "bias", "dout", "dq", "dk", "dv", "dbias", "sums"),
+    *("bounds", "q_ids", "k_ids", "dense"),
+)
+Q, K, V, OUT, LSE, BIAS, DOUT, DQ, DK, DV, DBIAS, SUMS = range(12)
+BOUNDS, Q_IDS, K_IDS, DENSE = range(12, 16)
+ROW = 5
+
+
+class Problem(NamedTuple):
+    """Sizes and options of one call; softcap 0 means none."""
+
+    B: int
+    H: int
+    G: int
+    T: int
+    S: int
+    D: int
+    Dv: int
+    seed: int
+    parts: int
+    rows: int
+    columns: int
+    tasks: int
+    scale: float
+    softcap: float
+    dropout: float
+
+
+SIZES = Problem._fields.index("scale")  # so many fields are integers
+
+
+@inner
+def problem_of(sizes, factors):
+    """Return the integers and the other numbers of a call as a `Problem`."""
+    return Problem(
+        sizes[0],
+        sizes[1],
+        sizes[2],
+        sizes[3],
+        sizes[4],
+        sizes[5],
+        sizes[6],
+        sizes[7],
+        sizes[8],
+        sizes[9],
+        sizes[10],
+        sizes[11],
+        factors[0],
+        factors[1],
+        factors[2],
+    )
+
+
+@inner
+def given(operands, which):
+    """Return whether an operand was given."""
+    return operands[which * ROW] != 0
+
+
+@inner
+def step_of(operands, which, axis):
+    """Return how many elements lie between an operand's neighbours along ``axis``."""
+    return operands[which * ROW + 1 + axis]
+
+
+@inner
+def part_of(operands, which, b, h, like):
+    """Return the address of an operand's batch row ``b`` and head ``h``."""
+    start = address(operands[which * ROW], like)
+    return start + (b * step_of(operands, which, 0) + h * step_of(operands, which, 1))

@@ -1,0 +1,39 @@
+"""Launching tasks: the one parallel region that attention's kernels share.
+
+Numba compiles what stands in a ``prange`` three times over, seconds for a kernel of this size. So
+the kernels are `task` functions without one: compiled once, called here by their addresses. Each
+thread runs the whole function, which takes pieces of work from a counter until none is left; what
+one thread did not get to, another does, and a thread that never woke up is not waited for.
+"""
+
+import numba
+import numpy as np
+
+from miniattn.kernels._runtime import kernel
+from miniattn.kernels.simd import call
+
+
+@kernel
+def launch(function, workers, sizes, factors, operands, scratch, size):
+    """Run ``function`` in up to ``workers`` threads.
+
+    Parameters
+    ----------
+    function : int
+        The address of a `task`, which gets pointers to what follows and to a counter that starts
+        at 0.
+    workers : int
+        One worker is the calling thread itself: to wake another takes as long as a small call.
+    sizes, factors, operands : int64, float64 and int64 arrays
+    scratch, size : int
+        Address of scratch memory, and the bytes of it that each worker owns.
+    """
+    counter = np.empty(1, np.int64)
+    counter[0] = 0  # np.zeros would be a parallel region of its own
+    workers = min(workers, numba.get_num_threads())
+    if workers > 1:
+        for worker in numba.prange(workers):
+            own = scratch + worker * size
+            call(function, sizes, factors, operands, counter, own)
+    else:
+        call(function, sizes, factors, operands, counter, scratch)
