@@ -541,9 +541,10 @@ def _query_parts(q: Array, k: Array) -> int:
     sums of dk and dv: at most four.
     """
     B, H, T, _ = q.shape
-    G = max(1, k.shape[1])
+    G: int = max(1, k.shape[1])
     blocks: int = H // G * -(-T // 64)
-    return max(1, min(4, blocks, -(-8 // max(1, B * G))))
+    heads: int = max(1, B * G)
+    return max(1, min(4, blocks, -(-8 // heads)))
 
 
 def _lanes(x: Array) -> int:
