@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import miniattn.functional as F
 from miniattn import masks
+from miniattn.functional import _attention
 
 
 def formula(q, k, v, *, mask=None, bias=None, scale=None, softcap=None, dtype=np.float64):
@@ -355,3 +356,68 @@ def test_a_long_row_costs_no_matrix():
     out = F.attention(x, x, x, mask=masks.window(8, 8))
     np.testing.assert_allclose(out, 1, rtol=1e-6)
     assert F.attention_map(x, x, mask=masks.window(8, 8), bins=(16, 16)).trace(0, 2, 3) > 15
+
+
+# --- Few queries take kernels of their own, in both directions ------------------------------------
+
+
+def by_many(monkeypatch, dout, *operands, **options):
+    """Gradients by the kernel for many queries, whatever their number."""
+    monkeypatch.setattr(_attention, "_FEW_QUERIES", 0)
+    grads = F.attention_backward(dout, F.attention_forward(*operands, **options)[1])
+    monkeypatch.undo()
+    return grads
+
+
+@pytest.mark.parametrize("mask", [None, "causal", "padding", "dense", "empty rows"])
+@pytest.mark.parametrize(
+    ("T", "S", "D", "Dv", "G"),
+    [(1, 70, 16, 32, 4), (3, 200, 20, 7, 2), (4, 1100, 8, 16, 1), (2, 1, 5, 3, 4)],
+)
+@pytest.mark.parametrize("options", [{}, {"softcap": 3.0}, {"dropout": 0.4}, {"bias": True}])
+def test_gradients_of_few_queries(monkeypatch, mask, T, S, D, Dv, G, options):
+    B, H, rng = 2, 4, np.random.default_rng(S)
+    q, dout = rng.standard_normal((B, H, T, D)), rng.standard_normal((B, H, T, Dv))
+    k, v = rng.standard_normal((B, G, S, D)), rng.standard_normal((B, G, S, Dv))
+    dense = rng.random((B, 1, T, S)) < 0.6
+    options = dict(options)
+    options["mask"] = {
+        None: None,
+        "causal": masks.causal(),
+        "padding": masks.padding([S, S // 2]),
+        "dense": dense,
+        "empty rows": dense & (np.arange(T)[:, None] % 2 == 1),
+    }[mask]
+    if "bias" in options:
+        options["bias"] = rng.standard_normal((1, H, T, S))
+
+    def seeded():
+        return {"rng": np.random.default_rng(7)} if "dropout" in options else {}
+
+    few = F.attention_backward(dout, F.attention_forward(q, k, v, **options, **seeded())[1])
+    many = by_many(monkeypatch, dout, q, k, v, **options, **seeded())
+    for name, a, b in zip(few._fields, few, many, strict=True):
+        if a is not None:
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("poisoned", ["k", "v", "q", "dout"])
+def test_hidden_poison_does_not_reach_the_gradients_of_few_queries(poisoned):
+    rng = np.random.default_rng(0)
+    arrays = {n: rng.standard_normal((1, 2, 3, 8)) for n in ("q", "dout")}
+    arrays |= {n: rng.standard_normal((1, 2, 100, 8)) for n in ("k", "v")}
+    mask = masks.padding([60]) if poisoned in "kv" else np.arange(300).reshape(3, 100) < 200
+
+    def grads(arrays):
+        ctx = F.attention_forward(arrays["q"], arrays["k"], arrays["v"], mask=mask)[1]
+        return F.attention_backward(arrays["dout"], ctx)
+
+    clean = grads(arrays)
+    spoilt = {n: a.copy() for n, a in arrays.items()}
+    spoilt[poisoned][:, :, -1, ::3] = np.nan
+    found = grads(spoilt)
+    assert np.isfinite(found.dk).all()
+    np.testing.assert_allclose(found.dk, clean.dk, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(found.dv, clean.dv, rtol=1e-12, atol=1e-14)
+    if poisoned in "kv":
+        np.testing.assert_allclose(found.dq, clean.dq, rtol=1e-12, atol=1e-14)

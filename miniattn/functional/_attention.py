@@ -16,6 +16,9 @@ from miniattn.kernels import (
     attention_decode as decode_kernels,
 )
 from miniattn.kernels import (
+    attention_decode_backward as decode_backward_kernels,
+)
+from miniattn.kernels import (
     attention_forward as forward_kernels,
 )
 from miniattn.kernels import (
@@ -279,28 +282,45 @@ def attention_backward(dout: Array, ctx: AttentionContext) -> AttentionGrads:
         "dout": _four_axes(dout),
     }
     dq, dk, dv = (_empty_like(x, x.shape[-1]) for x in (q, k, v))
-    parts = _query_parts(q, k)
-    problem = _problem(q, k, v, ctx.scale, ctx.softcap, ctx.dropout, ctx.seed, parts=parts)
-    lanes = _lanes(q)
     arrays |= {"dq": dq, "dk": dk, "dv": dv}
-    if parts > 1:
-        size = backward_kernels.sums_size.py_func(problem, lanes)
-        arrays["sums"] = empty((1, problem.B * problem.G * parts, size), q.dtype)
-    plan = backward_kernels.plan(problem, lanes)
-    _launch(backward_kernels.backward, plan, problem, ctx.mask, ctx.bias, arrays)
-    if parts > 1:
-        plan = backward_kernels.plan_sums(problem, lanes)
-        _launch(backward_kernels.add_sums, plan, problem, None, None, arrays)
+    few = q.shape[-2] <= _FEW_QUERIES
+    parts = _key_parts(q, k) if few else _query_parts(q, k)
+    problem = _problem(q, k, v, ctx.scale, ctx.softcap, ctx.dropout, ctx.seed, parts=parts)
+    backward = _backward_of_few_queries if few else _backward_of_blocks
+    backward(problem, ctx, arrays)
     dbias = None
     if ctx.bias is not None:
         dbias = np.zeros(ctx.bias.shape, q.dtype)
         arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
-        plan = backward_kernels.plan_bias(problem, lanes, arrays["dbias"].shape)
+        plan = backward_kernels.plan_bias(problem, _lanes(q), arrays["dbias"].shape)
         _launch(backward_kernels.bias_backward, plan, problem, ctx.mask, ctx.bias, arrays)
     missing = 4 - ctx.q.ndim
     return AttentionGrads(
         _drop_axes(dq, missing), _drop_axes(dk, missing), _drop_axes(dv, missing), dbias
     )
+
+
+def _backward_of_blocks(problem: Problem, ctx: AttentionContext, arrays: dict[str, Array]) -> None:
+    lanes = _lanes(ctx.q)
+    if problem.parts > 1:
+        size = backward_kernels.sums_size.py_func(problem, lanes)
+        arrays["sums"] = empty((1, problem.B * problem.G * problem.parts, size), ctx.q.dtype)
+    plan = backward_kernels.plan(problem, lanes)
+    _launch(backward_kernels.backward, plan, problem, ctx.mask, ctx.bias, arrays)
+    if problem.parts > 1:
+        plan = backward_kernels.plan_sums(problem, lanes)
+        _launch(backward_kernels.add_sums, plan, problem, None, None, arrays)
+
+
+def _backward_of_few_queries(
+    problem: Problem, ctx: AttentionContext, arrays: dict[str, Array]
+) -> None:
+    lanes = _lanes(ctx.q)
+    arrays["sums"] = empty(decode_backward_kernels.sums(problem, lanes), ctx.q.dtype)
+    plan = decode_backward_kernels.plan(problem, lanes)
+    _launch(decode_backward_kernels.decode_backward, plan, problem, ctx.mask, ctx.bias, arrays)
+    plan = decode_backward_kernels.plan_queries(problem, lanes)
+    _launch(decode_backward_kernels.add_queries, plan, problem, None, None, arrays)
 
 
 def attention_weights(

@@ -57,24 +57,24 @@ from miniattn.kernels.scores import (
 )
 from miniattn.kernels.simd import (
     exp2_nonpositive,
-    horizontal_sum,
     lanes,
     load,
-    load_first,
     select,
-    splat,
     store,
-    store_first,
     take,
 )
 from miniattn.kernels.tiles import (
     ROW_GROUP,
+    add,
+    dot,
     fill,
     is_finite,
     multiply,
+    multiply_elements,
     pack,
     pack_transposed,
     round_up,
+    write_rows,
 )
 
 QUERIES = 64
@@ -192,7 +192,7 @@ def _sum_queries(problem, operands, b, g, part, sums, work):
             _backward_block(problem, block, dk, d_width, dv, v_width)
             dq_row = step_of(operands, DQ, 2)
             dq = part_of(operands, DQ, b, h, work) + block.i0 * dq_row
-            _write_rows(dq, dq_row, block.dq, d_width, block.n, problem.D, problem.scale)
+            write_rows(dq, dq_row, block.dq, d_width, block.n, problem.D, problem.scale)
 
 
 @inner
@@ -242,7 +242,7 @@ def prepare(problem, operands, b, h, i0, work):
         # Padding and rows without a visible key have no weights.
         seen = i < n and natural[i] != -np.inf
         lse[i] = natural[i] * LOG2_E if seen else _NEVER
-        delta[i] = _dot(dout + i * dout_row, out + i * out_row, Dv) if seen else 0.0
+        delta[i] = dot(dout + i * dout_row, out + i * out_row, Dv) if seen else 0.0
     return Block(
         b,
         h,
@@ -269,18 +269,6 @@ def prepare(problem, operands, b, h, i0, work):
         dq,
         k_packed,
     )
-
-
-@inner
-def _dot(a, b, n):
-    w = lanes(a)
-    total = splat(0.0, a)
-    for e in range(0, n, w):
-        if e + w <= n:
-            total = total + load(a + e) * load(b + e)
-        else:
-            total = total + load_first(a + e, n - e) * load_first(b + e, n - e)
-    return horizontal_sum(total)
 
 
 @inner
@@ -313,7 +301,7 @@ def _backward_block(problem, block, dk, d_width, dv, v_width):
         tile = Tile(block.b, block.h, block.i0, block.n, j0, m, width, True)
         score_gradients(problem, block, tile, kind)
         if block.head.softcap > 0.0:
-            _multiply_rows(block.ds, block.slopes, m * width)
+            multiply_elements(block.ds, block.slopes, m * width)
         k_tile, k_row = block.k + j0 * block.k_row, block.k_row
         dk_tile, dv_tile = dk + j0 * d_width, dv + j0 * v_width
         if kind == PARTIAL and not (block.is_finite and is_finite(k_tile, k_row, m, D)):
@@ -379,12 +367,6 @@ def score_gradients(problem, block, tile, kind):
 
 
 @inner
-def _multiply_rows(a, b, n):
-    for at in range(0, n, lanes(a)):
-        store(a + at, load(a + at) * load(b + at))
-
-
-@inner
 def _add_visible(problem, block, tile, k, dk, d_width, dv, v_width):
     """Add a tile pair by pair, where NaN or infinity must not pass through a hidden pair."""
     for j in range(tile.m):
@@ -403,19 +385,6 @@ def _add_visible(problem, block, tile, k, dk, d_width, dv, v_width):
 
 
 @inner
-def _write_rows(target, row, source, width, n, columns, factor):
-    """Write ``target = factor * source`` for ``n`` rows."""
-    w = lanes(source)
-    for i in range(n):
-        for e in range(0, columns, w):
-            value = load(source + (i * width + e)) * factor
-            if e + w <= columns:
-                store(target + (i * row + e), value)
-            else:
-                store_first(target + (i * row + e), value, columns - e)
-
-
-@inner
 def _write_sums(problem, operands, b, g, j0, j1, sums):
     """Write rows ``j0 <= j < j1`` of dk and dv: the sums of all parts, added in order."""
     w = lanes(sums)
@@ -425,18 +394,12 @@ def _write_sums(problem, operands, b, g, j0, j1, sums):
     dv = sums + (rows * d_width + j0 * v_width)
     for part in range(1, problem.parts):
         other = sums + part * size
-        _add(dk, other + j0 * d_width, (j1 - j0) * d_width)
-        _add(dv, other + (rows * d_width + j0 * v_width), (j1 - j0) * v_width)
+        add(dk, other + j0 * d_width, (j1 - j0) * d_width)
+        add(dv, other + (rows * d_width + j0 * v_width), (j1 - j0) * v_width)
     k_row, v_row = step_of(operands, DK, 2), step_of(operands, DV, 2)
     k_out, v_out = part_of(operands, DK, b, g, sums), part_of(operands, DV, b, g, sums)
-    _write_rows(k_out + j0 * k_row, k_row, dk, d_width, j1 - j0, problem.D, problem.scale)
-    _write_rows(v_out + j0 * v_row, v_row, dv, v_width, j1 - j0, problem.Dv, 1.0)
-
-
-@inner
-def _add(a, b, n):
-    for at in range(0, n, lanes(a)):
-        store(a + at, load(a + at) + load(b + at))
+    write_rows(k_out + j0 * k_row, k_row, dk, d_width, j1 - j0, problem.D, problem.scale)
+    write_rows(v_out + j0 * v_row, v_row, dv, v_width, j1 - j0, problem.Dv, 1.0)
 
 
 @task

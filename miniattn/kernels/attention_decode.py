@@ -154,7 +154,7 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
             k_tile, v_tile = k + j0 * k_row, v + j0 * v_row
             pack(q_packed, d_width, q, q_row, T, D)
             factor = problem.scale * LOG2_E
-            _scores(
+            multiply_rows(
                 s,
                 q_packed,
                 d_width,
@@ -181,11 +181,11 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
                 v_tile = v_packed
             width = v_width if Dv != v_width else v_row
             for i in range(T):
-                _add_values(own + i * state, s + i * KEYS, v_tile, width, v_width, m)
+                add_rows(own + i * state, s + i * KEYS, v_tile, width, v_width, m)
 
 
 @inner
-def _scores(s, q, d_width, k, k_row, v, v_row, v_width, tile, D, factor, partial):
+def multiply_rows(s, q, d_width, k, k_row, v, v_row, v_width, tile, D, factor, partial):
     """Set ``s[i, j] = factor * sum_d q[i, d] k[j, d]``, by vectors of keys."""
     w = lanes(s)
     whole = D - D % w
@@ -209,7 +209,7 @@ def _scores(s, q, d_width, k, k_row, v, v_row, v_width, tile, D, factor, partial
 
 
 @inner
-def _add_values(o, weights, v, v_row, v_width, m):
+def add_rows(o, weights, v, v_row, v_width, m):
     """Add ``sum_j weights[j] v[j, e]`` to ``o[e]``."""
     w = lanes(o)
     e = 0

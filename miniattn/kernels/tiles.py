@@ -11,12 +11,14 @@ from miniattn.kernels.simd import (
     any_true,
     fma,
     gather,
+    horizontal_sum,
     lanes,
     load,
     load_first,
     product,
     splat,
     store,
+    store_first,
 )
 
 ROW_GROUP = 8
@@ -133,3 +135,43 @@ def is_finite(source, row, n, depth):
         if whole < depth:
             total = fma(load_first(source + (i * row + whole), depth - whole), 0.0, total)
     return not any_true(total != total)
+
+
+@inner
+def write_rows(target, row, source, width, n, columns, factor):
+    """Write ``target = factor * source`` for ``n`` rows of the user's memory."""
+    w = lanes(source)
+    for i in range(n):
+        for e in range(0, columns, w):
+            value = load(source + (i * width + e)) * factor
+            if e + w <= columns:
+                store(target + (i * row + e), value)
+            else:
+                store_first(target + (i * row + e), value, columns - e)
+
+
+@inner
+def add(a, b, n):
+    """Compute ``a += b`` for ``n`` elements of scratch memory."""
+    for at in range(0, n, lanes(a)):
+        store(a + at, load(a + at) + load(b + at))
+
+
+@inner
+def multiply_elements(a, b, n):
+    """Compute ``a *= b`` for ``n`` elements of scratch memory."""
+    for at in range(0, n, lanes(a)):
+        store(a + at, load(a + at) * load(b + at))
+
+
+@inner
+def dot(a, b, n):
+    """Return the inner product of ``n`` elements of the user's memory."""
+    w = lanes(a)
+    total = splat(0.0, a)
+    for e in range(0, n, w):
+        if e + w <= n:
+            total = total + load(a + e) * load(b + e)
+        else:
+            total = total + load_first(a + e, n - e) * load_first(b + e, n - e)
+    return horizontal_sum(total)
