@@ -23,14 +23,15 @@ def launch(function, workers, sizes, factors, operands, scratch, size):
         The address of a `task`, which gets pointers to what follows and to a counter that starts
         at 0.
     workers : int
-        One worker is the calling thread itself: to wake another takes as long as a small call.
+        One worker is the calling thread itself: to wake another takes as long as a small call. At
+        most as many as there are threads: asked for in here, their number would keep the launcher
+        out of the cache.
     sizes, factors, operands : int64, float64 and int64 arrays
     scratch, size : int
         Address of scratch memory, and the bytes of it that each worker owns.
     """
     counter = np.empty(1, np.int64)
     counter[0] = 0  # np.zeros would be a parallel region of its own
-    workers = min(workers, numba.get_num_threads())
     if workers > 1:
         for worker in numba.prange(workers):
             own = scratch + worker * size
