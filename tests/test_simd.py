@@ -45,6 +45,7 @@ from miniattn.kernels.simd import (
     take,
     tanh,
     to_float,
+    transpose,
 )
 
 DTYPES = (np.float32, np.float64)
@@ -323,3 +324,18 @@ def test_a_wrong_width_is_refused():
     code = "import miniattn.kernels.simd"
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert "MINIATTN_LANES: expected 4, 8 or 16, got '5'" in run.stderr
+
+
+@numba.njit
+def turn(x, out, row, width):
+    transpose(pointer(out, 0), width, pointer(x, 0), row)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_transpose(dtype):
+    n = LANES * 4 // np.dtype(dtype).itemsize
+    x = np.arange(n * (n + 3), dtype=dtype).reshape(n, n + 3)
+    out = np.full((n, n + 5), -1, dtype)
+    turn(x, out, n + 3, n + 5)
+    np.testing.assert_array_equal(out[:, :n], x[:, :n].T)
+    assert (out[:, n:] == -1).all()

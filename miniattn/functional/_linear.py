@@ -6,11 +6,9 @@ import numpy as np
 
 from miniattn import _checks
 from miniattn.functional._arrays import Array, kernel_input, rows
+from miniattn.functional._product import product
 from miniattn.kernels import columns
 from miniattn.kernels import linear as kernel_linear
-
-# OpenBLAS cuts a sum of a multiple of this length the same way for any number of threads.
-EVEN = 64
 
 
 class LinearContext(NamedTuple):
@@ -45,8 +43,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
     Notes
     -----
-    The product is NumPy's, and so BLAS's, but for a few rows. Backward by hand:
-    ``docs/derivations/linear.md``.
+    Backward by hand: ``docs/derivations/linear.md``.
 
     Examples
     --------
@@ -92,8 +89,8 @@ def linear_backward(
     x, weight, has_bias = ctx
     dy = _checks.gradient("dy", dy, (*x.shape[:-1], weight.shape[0]), x.dtype)
     dy_rows = rows(dy)
-    dx = _product(dy_rows, weight).reshape(x.shape) if needs_grad[0] else None
-    dweight = _product(dy_rows.T, rows(x)) if needs_grad[1] else None
+    dx = product(dy_rows, weight).reshape(x.shape) if needs_grad[0] else None
+    dweight = product(dy_rows.T, rows(x)) if needs_grad[1] else None
     dbias = _sum_rows(dy_rows) if needs_grad[2] and has_bias else None
     return dx, dweight, dbias
 
@@ -101,37 +98,10 @@ def linear_backward(
 def _rows_product(x: Array, weight: Array) -> Array:
     """Return x · weightᵀ for x (R, E), weight (F, E)."""
     if len(x) > kernel_linear.FEW:
-        return _product(x, weight.T)
+        return product(x, weight.T)
     y = np.empty((len(x), len(weight)), x.dtype)
     kernel_linear.few_rows(x, kernel_input(weight), y)
     return y
-
-
-def _product(a: Array, b: Array) -> Array:
-    """Return a · b for a (M, K), b (K, N): the same bits for any number of BLAS's threads.
-
-    OpenBLAS splits long sums over K, and the edges of the result, in ways that depend on the
-    threads. Measured (1 to 3 threads, 441 shapes, three layouts), its bits do not where K is a
-    multiple of 64 or a rest of less, the product is no matrix-vector product, and, in float64,
-    N is a multiple of 16.
-    """
-    m, k, n = *a.shape, b.shape[1]
-    a = _pad(a, 0, 2) if m == 1 else a
-    b = _pad(b, 1, 16) if b.dtype == np.float64 else _pad(b, 1, 2) if n == 1 else b
-    even = k - k % EVEN
-    if even in (0, k):
-        y = a @ b
-    else:
-        y = a[:, :even] @ b[:even]
-        y += a[:, even:] @ b[even:]
-    return np.ascontiguousarray(y[:m, :n])
-
-
-def _pad(x: Array, axis: int, multiple: int) -> Array:
-    """Return ``x`` with zeros at the end of ``axis`` up to the next multiple."""
-    missing = -x.shape[axis] % multiple
-    widths = [(0, missing if i == axis else 0) for i in range(x.ndim)]
-    return np.pad(x, widths) if missing else x
 
 
 def _sum_rows(x: Array) -> Array:

@@ -82,6 +82,7 @@ __all__ = [
     "take",
     "tanh",
     "to_float",
+    "transpose",
 ]
 
 
@@ -1041,6 +1042,40 @@ def any_true(typing_context, mask):
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
     return types.boolean(mask), emit
+
+
+@intrinsic
+def transpose(typing_context, target, width, source, row):
+    """Write the transpose of a square: ``target[j * width + i] = source[i * row + j]``.
+
+    i and j count the lanes of a vector. The square is turned in the registers, in log2(lanes)
+    rounds of exchanges between pairs of rows: every element is loaded and stored once.
+    """
+    if not (isinstance(target, Pointer) and isinstance(source, Pointer)):
+        return None
+    vector = _full(source.dtype)
+    count = vector.count
+    index = ir.VectorType(ir.IntType(32), count)
+
+    def emit(context, builder, signature, args):
+        def line(start: Any, step: Any, i: int) -> Any:
+            return builder.gep(start, [builder.mul(step, ir.Constant(ir.IntType(64), i))])
+
+        rows = [_load(builder, line(args[2], args[3], i), vector) for i in range(count)]
+        block = 1
+        while block < count:  # exchange the blocks off the diagonal of squares of 2 x 2 blocks
+            low = [i if not i & block else count + i - block for i in range(count)]
+            high = [i + block if not i & block else count + i for i in range(count)]
+            for i in (i for i in range(count) if not i & block):
+                a, b = rows[i], rows[i + block]
+                rows[i] = builder.shuffle_vector(a, b, ir.Constant(index, low))
+                rows[i + block] = builder.shuffle_vector(a, b, ir.Constant(index, high))
+            block *= 2
+        for i, value in enumerate(rows):
+            _store(builder, line(args[0], args[1], i), value, vector)
+        return context.get_dummy_value()
+
+    return types.none(target, types.intp, source, types.intp), emit
 
 
 # --- The register-tile product -------------------------------------------------------------------
