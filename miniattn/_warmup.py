@@ -62,9 +62,9 @@ def _calls(dtype: np.dtype[Any]) -> Iterator[Call]:
     yield _pair("layer_norm", x, row, row)
     yield _pair("rms_norm", x, row)
     yield _pair("rotary", x, numbers)
-    yield "attention", partial(_call, "attention", x, x, x)  # few queries have their own kernel
-    many = np.ones((8, 4), dtype)
-    yield _pair("attention", many, many, many, bias=np.zeros((8, 8), dtype))
+    yield _pair("attention", x, x, x)  # few queries have their own kernels
+    many = np.ones((80, 4), dtype)  # in two blocks, whose gradients are added up
+    yield _pair("attention", many, many, many, bias=np.zeros((80, 80), dtype))
     yield "attention_weights", partial(_call, "attention_weights", x, x)
     yield "attention_map", partial(_call, "attention_map", x, x, bins=(1, 1))
     yield "adam", partial(_adam_step, row)

@@ -54,8 +54,8 @@ class KernelCache:
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """Return the compiled function for ``signature``, or None to have it compiled."""
-        # Reference counts are all that loaded code needs. Numba's own caches first load what it needs
-        # to compile, SciPy's BLAS included: 0.3 s.
+        # Reference counts are all that loaded code needs. Numba's own caches load the compiler's
+        # modules too, SciPy's BLAS among them: 0.3 s.
         rtsys.initialize(target)
         path = self._path(signature, target.codegen())
         if path is None or not path.is_file():
