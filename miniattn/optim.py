@@ -1,9 +1,10 @@
 """Optimisers: SGD, Adam and AdamW, gradient clipping, and schedules of the learning rate."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from miniattn import _checks
 from miniattn._checks import Array
 from miniattn.functional._arrays import kernel_input
 from miniattn.kernels import optim as kernels
+from miniattn.kernels._runtime import get_num_threads
+from miniattn.kernels.launch import launch
 from miniattn.nn import Parameter
 
 __all__ = [
@@ -45,6 +48,11 @@ class _Slot:
     weight_decay: float
     step: int
     moments: dict[str, Array]
+
+    @property
+    def grad(self) -> Any:
+        """The gradient, or None."""
+        return self.parameter.grad
 
 
 class Optimizer:
@@ -98,16 +106,15 @@ class Optimizer:
             What a schedule says for this step.
         """
         lr = self.lr * _not_negative("factor", factor)
-        for slot in self._slots.values():
+        slots = [s for s in self._slots.values() if s.parameter.trainable and s.grad is not None]
+        for slot in slots:
             parameter = slot.parameter
-            if not parameter.trainable or parameter.grad is None:
-                continue
             if not (parameter.data.flags.c_contiguous and parameter.data.flags.writeable):
                 parameter.data = np.array(parameter.data, order="C")  # assigned by the user
             for name in self._moments if slot.step == 0 else ():
                 slot.moments[name] = np.zeros_like(parameter.data)
             slot.step += 1
-            self._update(slot, parameter.data, parameter.grad, lr)
+        self._update(slots, lr)
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
@@ -154,8 +161,8 @@ class Optimizer:
             self._slots[name].step = int(moments.pop("step", 0))
             self._slots[name].moments = moments
 
-    def _update(self, slot: _Slot, data: Array, grad: Array, lr: float) -> None:
-        """Update ``data`` and ``slot.moments`` in place; ``slot.step`` counts from 1."""
+    def _update(self, slots: list[_Slot], lr: float) -> None:
+        """Update parameters, all with gradients, and moments in place; steps count from 1."""
         raise NotImplementedError
 
 
@@ -209,14 +216,16 @@ class SGD(Optimizer):
         self._moments = ("u",) if self.momentum else ()
         super().__init__(parameters, lr, weight_decay=weight_decay, decay=decay)
 
-    def _update(self, slot: _Slot, data: Array, grad: Array, lr: float) -> None:
-        g = grad + slot.weight_decay * data if slot.weight_decay else grad
-        if self.momentum:
-            u = slot.moments["u"]
-            u *= self.momentum
-            u += g
-            g = g + self.momentum * u if self.nesterov else u
-        data -= lr * g
+    def _update(self, slots: list[_Slot], lr: float) -> None:
+        for slot in slots:
+            data, grad = slot.parameter.data, slot.grad
+            g = grad + slot.weight_decay * data if slot.weight_decay else grad
+            if self.momentum:
+                u = slot.moments["u"]
+                u *= self.momentum
+                u += g
+                g = g + self.momentum * u if self.nesterov else u
+            data -= lr * g
 
 
 class Adam(Optimizer):
@@ -275,20 +284,21 @@ class Adam(Optimizer):
         self.eps = _checks.positive("eps", eps)
         super().__init__(parameters, lr, weight_decay=weight_decay, decay=decay)
 
-    def _update(self, slot: _Slot, data: Array, grad: Array, lr: float) -> None:
-        decay, l2 = (slot.weight_decay, 0.0) if self._decoupled else (0.0, slot.weight_decay)
-        kernels.adam_step(
-            data.reshape(-1),
-            kernel_input(grad).reshape(-1),
-            slot.moments["m"].reshape(-1),
-            slot.moments["v"].reshape(-1),
-            lr,
-            *self.betas,
-            self.eps,
-            decay,
-            l2,
-            slot.step,
-        )
+    def _update(self, slots: list[_Slot], lr: float) -> None:
+        for dtype in {slot.parameter.dtype for slot in slots}:
+            group = [slot for slot in slots if slot.parameter.dtype == dtype]
+            factors = [lr, *self.betas, self.eps]
+            for slot in group:
+                w = slot.weight_decay
+                factors += [*((w, 0.0) if self._decoupled else (0.0, w)), slot.step]
+            _launch(
+                kernels.adam,
+                [slot.parameter.data for slot in group],
+                [kernel_input(slot.grad.astype(dtype, copy=False)) for slot in group],
+                [slot.moments["m"] for slot in group],
+                [slot.moments["v"] for slot in group],
+                factors=factors,
+            )
 
 
 class AdamW(Adam):
@@ -370,11 +380,24 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     if max_norm != math.inf:
         max_norm = _checks.positive("max_norm", max_norm)
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = math.sqrt(math.fsum(float(np.square(g, dtype=np.float64).sum()) for g in grads))
+    groups = [[g for g in grads if g.dtype == dtype] for dtype in {g.dtype for g in grads}]
+    norm = math.sqrt(math.fsum(total for group in groups for total in _sums_of_squares(group)))
     if norm > max_norm:
-        for grad in grads:
-            grad *= max_norm / norm
+        for group in groups:
+            in_place = [g for g in group if kernel_input(g) is g]
+            _launch(kernels.scale, in_place, factors=[max_norm / norm])
+            for grad in group:
+                if kernel_input(grad) is not grad:  # assigned by the user
+                    grad *= max_norm / norm
     return norm
+
+
+def _sums_of_squares(arrays: list[Array]) -> list[float]:
+    """Return numbers, float64, that add up to the sum of the squares of ``arrays``."""
+    arrays = [kernel_input(a) for a in arrays]
+    sums = np.empty(_blocks(arrays)[-1])
+    _launch(kernels.sums_of_squares, arrays, [sums], factors=[])
+    return sums.tolist()
 
 
 # ------------------------------------------------------------ schedules: step 0, 1, ... -> factor
@@ -474,6 +497,28 @@ def _falling(warmup: int, total: int, floor: float, shape: Callable[[float], flo
 
 
 # --------------------------------------------------------------------------------- small helpers
+
+
+def _launch(task: Any, *roles: list[Array], factors: list[float]) -> None:
+    """Run a kernel over arrays of one dtype; they keep their number from role to role."""
+    arrays = roles[0]
+    if not arrays:
+        return
+    ends = _blocks(arrays)
+    launch(
+        task.address(arrays[0].dtype),
+        min(ends[-1], get_num_threads()),
+        np.array([len(arrays), *ends, *(a.size for a in arrays)]),
+        np.array(factors, np.float64),
+        np.array([a.__array_interface__["data"][0] for role in roles for a in role]),
+        0,
+        0,
+    )
+
+
+def _blocks(arrays: list[Array]) -> list[int]:
+    """Return how many blocks reach to the end of each array."""
+    return list(itertools.accumulate(-(-a.size // kernels.BLOCK) for a in arrays))
 
 
 def _named(

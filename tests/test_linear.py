@@ -1,4 +1,4 @@
-"""Linear maps, look-ups, dropout, column sums and the Adam kernel."""
+"""Linear maps, look-ups, dropout and column sums."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import miniattn as ma
 import miniattn.functional as F
-from miniattn.kernels import columns, optim
+from miniattn.kernels import columns
 
 DTYPES = (np.float32, np.float64)
 
@@ -169,28 +169,6 @@ def test_dropout_of_nothing_is_a_copy():
     y = F.dropout(x, 0.0, np.random.default_rng(0))
     np.testing.assert_array_equal(y, x)
     assert not np.may_share_memory(x, y)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [1, 17, optim.BLOCK, 2 * optim.BLOCK + 3])
-@pytest.mark.parametrize(("decay", "l2"), [(0.1, 0.0), (0.0, 0.1)], ids=["AdamW", "Adam"])
-def test_adam_kernel_against_its_formula(n, decay, l2, dtype, rng):
-    param = rng.normal(size=n).astype(dtype)
-    m, v = np.zeros_like(param), np.zeros_like(param)
-    truth, m64, v64 = param.astype(np.float64), np.zeros(n), np.zeros(n)
-    lr, beta1, beta2, eps = 1e-2, 0.9, 0.99, 1e-8
-    for step in (1, 2, 3):
-        grad = rng.normal(size=n).astype(dtype)
-        optim.adam_step(param, grad, m, v, lr, beta1, beta2, eps, decay, l2, step)
-        g = grad + l2 * truth
-        m64 = beta1 * m64 + (1 - beta1) * g
-        v64 = beta2 * v64 + (1 - beta2) * g * g
-        mhat, vhat = m64 / (1 - beta1**step), v64 / (1 - beta2**step)
-        truth = (1 - lr * decay) * truth - lr * mhat / (np.sqrt(vhat) + eps)
-    tolerance = 16 * np.finfo(dtype).eps
-    np.testing.assert_allclose(param, truth, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(m, m64, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(v, v64, rtol=tolerance, atol=tolerance)
 
 
 def test_linear_and_embedding_against_torch(rng):

@@ -6,7 +6,9 @@ import re
 import numpy as np
 import pytest
 
+import miniattn as ma
 from miniattn import optim
+from miniattn.kernels.optim import BLOCK
 from miniattn.nn import Parameter
 
 RNG_SEED = 7
@@ -234,7 +236,66 @@ def test_wrong_states_are_named_and_change_nothing(change, words):
         np.testing.assert_array_equal(after[name], before[name])
 
 
+SIZES = (1, 0, 17, BLOCK, 2 * BLOCK + 3)  # of parameters updated in one launch
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", [optim.Adam, optim.AdamW])
+def test_adam_over_blocks(kind, dtype, rng):
+    parameters = [Parameter(rng.normal(size=n).astype(dtype)) for n in SIZES]
+    truths = [p.data.astype(np.float64) for p in parameters]
+    ms, vs = ([np.zeros(n) for n in SIZES] for _ in range(2))
+    optimizer = kind(parameters, 1e-2, betas=(0.9, 0.99), weight_decay=0.1)
+    l2, decay = (0.1, 0.0) if kind is optim.Adam else (0.0, 0.1)
+    for step in (1, 2, 3):
+        for i, p in enumerate(parameters):
+            p.grad = rng.normal(size=p.size).astype(dtype)
+            g = p.grad + l2 * truths[i]
+            ms[i] = 0.9 * ms[i] + 0.1 * g
+            vs[i] = 0.99 * vs[i] + 0.01 * g * g
+            root = np.sqrt(vs[i] / (1 - 0.99**step)) + 1e-8
+            truths[i] = (1 - 1e-2 * decay) * truths[i] - 1e-2 * ms[i] / (1 - 0.9**step) / root
+        optimizer.step()
+    tolerance = 16 * np.finfo(dtype).eps
+    state = optimizer.state_dict()
+    for i, p in enumerate(parameters):
+        np.testing.assert_allclose(p.data, truths[i], rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(state[f"{i}.m"], ms[i], rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(state[f"{i}.v"], vs[i], rtol=tolerance, atol=tolerance)
+
+
+def test_parameters_of_both_dtypes_and_gradients_of_any_layout(rng):
+    shapes = {np.float32: (6, 5), np.float64: (4, 3)}
+    plain = [Parameter(rng.normal(size=s).astype(t)) for t, s in shapes.items()]
+    odd = [Parameter(p.data) for p in plain]
+    for p, q in zip(plain, odd, strict=True):
+        p.grad = rng.normal(size=p.shape).astype(p.dtype)
+        q.grad = np.asfortranarray(p.grad)
+    norms = [optim.clip_grad_norm(ps, 0.1) for ps in (plain, odd)]
+    assert norms[0] == pytest.approx(norms[1])
+    for ps in (plain, odd):
+        optim.Adam(ps, 0.1).step()
+    for p, q in zip(plain, odd, strict=True):
+        np.testing.assert_allclose(q.grad, p.grad, rtol=1e-6)
+        np.testing.assert_allclose(q.data, p.data, rtol=1e-6)
+
+
 # --------------------------------------------------------------------------- clipping, schedules
+
+
+def test_the_norm_has_the_same_bits_for_any_number_of_threads(rng):
+    parameters = [Parameter(np.zeros(n, np.float32)) for n in SIZES]
+    for p in parameters:
+        p.grad = rng.normal(size=p.size).astype(np.float32)
+    exact = math.sqrt(sum(float((p.grad.astype(np.float64) ** 2).sum()) for p in parameters))
+    norm = optim.clip_grad_norm(parameters, math.inf)
+    assert norm == pytest.approx(exact, rel=1e-12)
+    with ma.threads(1):
+        assert optim.clip_grad_norm(parameters, math.inf) == norm
+    before = [p.grad.copy() for p in parameters]
+    optim.clip_grad_norm(parameters, 1.0)
+    for p, grad in zip(parameters, before, strict=True):
+        np.testing.assert_allclose(p.grad, grad / norm, rtol=1e-6)
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 3.0, 100.0, math.inf])
