@@ -172,6 +172,20 @@ def test_pooled_maps_are_drawn_at_their_true_length():
     np.testing.assert_array_equal(ax.images[0].get_array().mask, ~np.tri(8, dtype=bool))
 
 
+def test_a_small_number_keeps_two_digits():
+    w = np.zeros((1, 1, 2, 4))
+    w[..., 0], w[..., 1] = 0.00412, 0.99588
+    figure = plot.head_summary(w)
+    assert [[t.get_text() for t in ax.texts] for ax in figure.axes[:3]][2] == ["0.0041"]
+
+
+def test_links_that_are_not_drawn_are_counted():
+    ax = plot.attention_lines(np.array([[0.5, 0.5], [0.02, 0.98]]), ax=plot.Figure().add_subplot())
+    assert ax.get_xlabel() == "the strongest 3 of 4 links"
+    ax = plot.attention_lines(np.eye(2), ax=plot.Figure().add_subplot())
+    assert ax.get_xlabel() == ""
+
+
 def test_head_summary_shows_the_analysis(weights):
     figure = plot.head_summary(weights)
     shown = figure.axes[0].images[0].get_array()

@@ -182,14 +182,21 @@ def _numbers(ax: Axes, table: Array, cmap: str | Colormap | None, *, wide: bool)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.tick_params(length=0)
     if wide:
-        size = min(points("small"), 8.0)
+        size = min(points("small"), 8.0 * 4 / max(len(_short(value)) for value in table.flat))
         for (layer, head), value in np.ndenumerate(table):
             if np.isfinite(value):
+                text = _short(value)
                 dark = sum(np.array(image.to_rgba(value)[:3]) * (0.3, 0.59, 0.11)) < 0.5
-                text = f"{value:.2f}" if value < 10 else f"{value:.0f}"
                 colour = "white" if dark else "black"
                 ax.text(head, layer, text, ha="center", va="center", fontsize=size, color=colour)
     ax.spines[:].set_color(ink(0.3))
+
+
+def _short(value: float) -> str:
+    """Return at least two digits that count: 123, 1.23, 0.12, 0.0012."""
+    if value >= 10:
+        return f"{value:.0f}"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _mean(values: Array) -> Array:

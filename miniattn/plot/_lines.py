@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from miniattn import _checks
 from miniattn.plot import _grid
-from miniattn.plot._canvas import Figure, axes_of, colours, inches, panel_titles, points
+from miniattn.plot._canvas import Figure, axes_of, colours, inches, ink, panel_titles, points
 from miniattn.plot._maps import both_labels
 from miniattn.plot._text import Tokens, em
 from miniattn.plot._ticks import label, room
@@ -120,7 +120,8 @@ def attention_lines(
 
     Notes
     -----
-    At most the 20,000 heaviest lines are drawn.
+    At most the 20,000 heaviest lines are drawn. Below the figure stands how many of all links are
+    shown, where some are not.
 
     References
     ----------
@@ -146,8 +147,15 @@ def attention_lines(
     beside = room(q_labels, None, (T, S))[0] + room(k_labels, None, (S, T))[0]
     below, columns = _legend_size(names)
     ax, result = axes_of(ax, _WIDTH + beside, inches(max(T, S), 2.0) + 0.5 + below)
+    shown = 0
     for nth, (panel, shade) in enumerate(zip(drawn, shades, strict=True)):
-        ax.add_collection(_lines(panel, threshold, shade, nth, len(drawn)), autolim=False)
+        lines = _lines(panel, threshold, shade, nth, len(drawn))
+        ax.add_collection(lines, autolim=False)
+        shown += len(lines.get_paths())
+    there = sum(np.count_nonzero(panel.values > 0) for panel in drawn)
+    if shown < there:  # so that a token without a line is not taken for one that reads nothing
+        note = f"the strongest {shown:,} of {there:,} links"
+        ax.set_xlabel(note, fontsize="small", color=ink(0.6))
     ax.set(xlim=(0, 1), ylim=(T - 0.5, -0.5), xticks=[], ylabel="query", title=title)
     ax.spines[["top", "bottom"]].set_visible(False)
     label(ax.yaxis, q_labels, T)
@@ -163,7 +171,7 @@ def attention_lines(
     label(right.yaxis, k_labels, S)
     right.set_ylabel("key")
     if len(drawn) > 1:
-        _legend(ax, names, shades, columns)
+        _legend(ax, names, shades, columns, 2.0 if shown < there else 0.5)
     return result
 
 
@@ -216,14 +224,18 @@ def _legend_size(names: Sequence[str]) -> tuple[float, int]:
     return 1.6 * size * rows, columns
 
 
-def _legend(ax: Axes, names: Sequence[str], shades: Sequence[str], columns: int) -> None:
+def _legend(
+    ax: Axes, names: Sequence[str], shades: Sequence[str], columns: int, below: float
+) -> None:
+    """Add the legend, ``below`` so many font sizes under the axes."""
     ax.legend(
         handles=[
             Line2D([], [], color=shade, linewidth=2, linestyle=style, label=name)
             for name, shade, style in zip(names, shades, cycle(STYLES), strict=False)
         ],
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.02),
+        bbox_to_anchor=(0.5, 0.0),
+        borderaxespad=below,
         ncols=columns,
         frameon=False,
         handlelength=2.4,

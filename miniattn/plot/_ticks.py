@@ -44,7 +44,7 @@ class IndexLocator(Locator):
         axes = self.axis.axes
         box = axes.get_window_extent()
         pixels = box.width if self.axis.axis_name == "x" else box.height
-        length = pixels * 72 / axes.get_figure(root=True).dpi
+        length = pixels * 72 / axes.figure.dpi
         room = length / max(self.pitch * span, 1e-9)  # the font size at which all labels fit
         size = self._usual()
         fits = min(size, self.least) <= room
