@@ -11,7 +11,7 @@ import pytest
 from matplotlib.text import Text
 
 from miniattn import masks, plot
-from miniattn.plot import _canvas
+from miniattn.plot import _grid
 from miniattn.trace import Trace
 
 WORDS = {
@@ -90,7 +90,7 @@ WITHOUT_TOKENS = {
     "history": lambda T: plot.history(curves(T), title="Training", log=["loss"]),
 }
 LARGE = {
-    "attention_layers, 24 x 16": lambda: plot.attention_layers(maps(24, 16, 5, 5), title="All"),
+    "attention_layers, 16 x 12": lambda: plot.attention_layers(maps(16, 12, 5, 5), title="All"),
     "attention_layers, names": lambda: plot.attention_layers(
         Trace({f"decoder.layers.{i}.cross_attn": maps(1, 4, 5, 7) for i in range(6)})
     ),
@@ -312,9 +312,9 @@ def test_heads_are_told_apart_without_colour():
 
 
 def test_masked_cells_differ_from_every_weight_in_grey():
-    """The hatch is between the darkest and the lightest, and is never flat."""
-    style = {
-        key: np.array(value)
-        for key, value in (("ground", _canvas.ink(0.05)), ("line", _canvas.ink(0.45)))
-    }
-    assert abs(luminance(style["ground"]) - luminance(style["line"])) > 30
+    """A hatch has lines that stand out from its ground; a cell of the map is of one colour."""
+    for style in (_grid.masked_style(), _grid.empty_style()):
+        ground, line = (luminance(np.array(style[part])) for part in ("facecolor", "edgecolor"))
+        assert abs(ground - line) > 30
+        assert style["hatch"]
+    assert _grid.masked_style()["hatch"] != _grid.empty_style()["hatch"]
