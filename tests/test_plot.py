@@ -119,6 +119,13 @@ def test_a_wrong_number_of_tokens_states_both_numbers(name, weights):
         (lambda: plot.attention_map(np.ones(3)), "weights: expected shape"),
         (lambda: plot.attention_map(np.eye(2), scale="cubic"), "scale: expected one of"),
         (lambda: plot.attention_heads(np.eye(2)), "weights: expected shape"),
+        (lambda: plot.attention_heads(np.ones((0, 2, 2))), "weights: expected at least one head"),
+        (
+            lambda: plot.attention_map(np.ones((0, 2))),
+            "at least one query and key, got (T, S) = (0",
+        ),
+        (lambda: plot.attention_lines(np.ones((2, 0))), "at least one query and key"),
+        (lambda: plot.attention_layers(np.ones((1, 1, 0, 0))), "at least one query and key"),
         (lambda: plot.attention_on_image(np.eye(3), np.ones((8, 8))), "image: expected sides"),
         (lambda: plot.history([]), "records: expected at least one record"),
         (lambda: plot.history(History()), "records: expected at least one"),

@@ -74,6 +74,8 @@ def panels(
 ) -> list[Panel]:
     """Return a panel for each of the weights (H, rows, cols), at most ``most`` cells a side."""
     heads, *bins = weights.shape
+    if 0 in bins:
+        raise ValueError(f"weights: expected at least one query and key, got (T, S) = {(*bins,)}")
     T, S = _extent(extent, (bins[0], bins[1]))
     rows, cols = (edges(n, count) for n, count in zip((T, S), bins, strict=True))
     fewer_rows, fewer_cols = fewer(rows, most), fewer(cols, most)
@@ -175,7 +177,7 @@ def draw(
         norm=norm,
         interpolation_stage="data",  # of colours takes 300 MiB more for a large map at 300 dpi
         cmap=open_where_bad(cmap),
-        aspect="equal" if S and T and 0.25 <= T / S <= 4 else "auto",
+        aspect="equal" if 0.25 <= T / S <= 4 else "auto",
         extent=(-0.5, S - 0.5, T - 0.5, -0.5),
     )
 

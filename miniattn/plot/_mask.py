@@ -188,7 +188,7 @@ def _draw(ax: Axes, kinds: Array, looks: dict[int, dict[str, Any]], shape: tuple
         vmin=-1.5,
         vmax=len(looks) - 1.5,
         interpolation="nearest",
-        aspect="equal" if S and T and 0.25 <= T / S <= 4 else "auto",
+        aspect="equal" if 0.25 <= T / S <= 4 else "auto",
         extent=(-0.5, S - 0.5, T - 0.5, -0.5),
     )
     for kind in order:

@@ -48,7 +48,7 @@ class Source(NamedTuple):
     """What a file holds."""
 
     maps: dict[str, Array]
-    """Floating-point arrays with 2 to 5 axes, by name."""
+    """Floating-point arrays with 2 to 5 axes, none of them empty, by name."""
     others: dict[str, Array]
     tokens: dict[str, list[str]]
     """Labels: ``tokens`` of the queries, ``key_tokens`` of the keys."""
@@ -164,7 +164,7 @@ def read(path: Path) -> Source:
     if path.suffix not in kinds:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(kinds)}")
     arrays, metadata = kinds[path.suffix](path)
-    maps = {k: a for k, a in arrays.items() if a.dtype.kind == "f" and 2 <= a.ndim <= 5}
+    maps = {k: a for k, a in arrays.items() if a.dtype.kind == "f" and 2 <= a.ndim <= 5 and a.size}
     labels = metadata if isinstance(metadata, dict) else {}
     labels |= {k: a.tolist() for k, a in arrays.items() if a.dtype.kind == "U" and a.ndim == 1}
     tokens = {k: [str(t) for t in labels[k]] for k in ("tokens", "key_tokens") if labels.get(k)}
@@ -215,7 +215,7 @@ def choose(
         raise ValueError(f"--name: expected one of {_listed(maps)}, got {name!r}")
     if not maps:
         raise ValueError(
-            "expected a floating-point array with 2 to 5 axes, "
+            "expected a floating-point array with 2 to 5 axes, not empty, "
             f"got {_listed(source.others) or 'no array'}"
         )
     if name is not None:
@@ -270,7 +270,9 @@ def _listed(arrays: Mapping[str, Array]) -> str:
 def _one_layer(layers: Layers, options: dict[str, Any]) -> Array:
     """Return the only layer; its tokens get the names that the figures of one layer use."""
     if len(layers) > 1:
-        raise ValueError(f"--layer: expected one of the {len(layers)} layers {list(layers)}")
+        raise ValueError(
+            f"--layer: expected an index in [0, {len(layers)}) for one layer's picture"
+        )
     for ours, theirs in (("tokens", "q_tokens"), ("key_tokens", "k_tokens")):
         if ours in options:
             options[theirs] = options.pop(ours)
@@ -280,7 +282,7 @@ def _one_layer(layers: Layers, options: dict[str, Any]) -> Array:
 def _map(layers: Layers, options: dict[str, Any]) -> plot.Figure:
     heads = _one_layer(layers, options)
     if len(heads) != 1:
-        raise ValueError(f"--head: expected one of the {len(heads)} heads")
+        raise ValueError(f"--head: expected an index in [0, {len(heads)}) for one head's picture")
     figure: plot.Figure = plot.attention_map(heads[0], **options)
     return figure
 
