@@ -92,6 +92,7 @@ def _adam_step(data: _checks.Array) -> None:
 
     parameter = nn.Parameter(data)
     parameter.accumulate(data)
+    optim.clip_grad_norm([parameter], 0.5)
     optim.Adam([parameter]).step()
 
 

@@ -12,6 +12,7 @@ from numba.extending import models, register_model
 
 from miniattn.kernels import _threads
 from miniattn.kernels._cache import KernelCache
+from miniattn.kernels._compiler import HelperCompiler, forget_python
 
 # Never `True`: nnan and ninf would delete the handling of NaN and -inf that masks rely on.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -20,7 +21,10 @@ _threads.prepare()
 
 
 def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile a helper that kernels call; LLVM inlines it, and it has no threads of its own."""
+    """Compile a helper that kernels call; LLVM inlines it, and it has no threads of its own.
+
+    Called by Python it runs as the Python that it is.
+    """
     return _decorator(Inner, options)(function)
 
 
@@ -77,14 +81,15 @@ class Inner:
     @functools.cached_property
     def dispatcher(self) -> Any:
         """What Numba makes of the function."""
-        return numba.njit(**self.options)(self.py_func)
+        compiled = numba.njit(pipeline_class=HelperCompiler, **self.options)(self.py_func)
+        return forget_python(compiled)
 
     @property
     def _numba_type_(self) -> Any:
         return _InnerType(self.dispatcher)  # Numba asks when it compiles a caller
 
     def __call__(self, *args: Any) -> Any:
-        return self.dispatcher(*args)
+        return self.py_func(*args)
 
 
 class Kernel(Inner):
