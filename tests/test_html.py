@@ -568,3 +568,20 @@ def test_a_large_page_is_soon_ready(show, expect, large):
     print(f"ready after {ready:.2f} s ({opened:.2f} s with the tab), next head {changed:.2f} s")
     assert ready < 5
     assert changed < 5
+
+
+def test_512_tokens_are_gone_through_smoothly(show):
+    """Twelve layers of twelve heads; the bound is loose, one frame of 17 ms is usual."""
+    head = maps(np.random.default_rng(0), 512, 512, causal=True)
+    tab = show(plot.html(np.broadcast_to(head, (12, 12, 512, 512)), range(512)))
+    assert float(tab.locator("html").get_attribute("data-ready")) < 5e3
+    steps = """async (name) => {
+        const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+        view(name);
+        await frame();
+        const start = performance.now();
+        for (let token = 0; token < 20; token++) { go(token); await frame(); }
+        return (performance.now() - start) / 20;
+    }"""
+    for name in ("lines", "map"):
+        assert tab.evaluate(steps, name) < 250
