@@ -1124,26 +1124,9 @@ def product(
                 [builder.gep(start, [ir.Constant(integer, n * count)]) for n in range(width)]
             )
         zero = _constant(vector, 0.0)
-        before = builder.block
-        resume = builder.append_basic_block("product.resume")
-        entry = builder.append_basic_block("product.entry")
-        loop = builder.append_basic_block("product.loop")
-        end = builder.append_basic_block("product.end")
-        builder.cbranch(again, resume, entry)
-        builder.position_at_end(resume)
-        saved = [[_load(builder, place, vector) for place in line] for line in c_places]
-        builder.branch(entry)
-
-        builder.position_at_end(entry)
-        initial = []
-        for m in range(height):
-            line = []
-            for n in range(width):
-                phi = builder.phi(zero.type)
-                phi.add_incoming(zero, before)
-                phi.add_incoming(saved[m][n], resume)
-                line.append(phi)
-            initial.append(line)
+        entry = builder.block
+        blocks = ("loop", "end", "add", "done")
+        loop, end, add, done = (builder.append_basic_block(f"product.{name}") for name in blocks)
         builder.cbranch(builder.icmp_signed(">", n_depth, ir.Constant(integer, 0)), loop, end)
 
         builder.position_at_end(loop)
@@ -1165,20 +1148,32 @@ def product(
         k.add_incoming(following, loop)
         for m in range(height):
             for n in range(width):
-                totals[m][n].add_incoming(initial[m][n], entry)
+                totals[m][n].add_incoming(zero, entry)
                 totals[m][n].add_incoming(sums[m][n], loop)
         builder.cbranch(builder.icmp_signed("<", following, n_depth), loop, end)
 
         builder.position_at_end(end)
+        results = []
         for m in range(height):
             for n in range(width):
                 result = builder.phi(zero.type)
-                result.add_incoming(initial[m][n], entry)
+                result.add_incoming(zero, entry)
                 result.add_incoming(sums[m][n], loop)
-                c_places[m][n] = (c_places[m][n], result)
-        for line in c_places:
-            for place, result in line:
-                _store(builder, place, result, vector)
+                results.append((c_places[m][n], result))
+        builder.cbranch(again, add, done)
+
+        # What C held is added last: a chain of additions is as long as one tile, not as the sum of
+        # all tiles, and its rounding errors grow with that length.
+        builder.position_at_end(add)
+        sums_with_c = [builder.fadd(_load(builder, c, vector), result) for c, result in results]
+        builder.branch(done)
+
+        builder.position_at_end(done)
+        values = [builder.phi(zero.type) for _ in results]
+        for (place, result), with_c, value in zip(results, sums_with_c, values, strict=True):
+            value.add_incoming(result, end)
+            value.add_incoming(with_c, add)
+            _store(builder, place, value, vector)
         return context.get_dummy_value()
 
     return types.none(*kinds), emit
