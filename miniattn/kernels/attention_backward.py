@@ -57,6 +57,7 @@ from miniattn.kernels.scores import (
 )
 from miniattn.kernels.simd import (
     exp2_nonpositive,
+    fma,
     lanes,
     load,
     select,
@@ -102,6 +103,7 @@ class Block(NamedTuple):
     dout_rows: Any
     dout_row: int
     lse: Any
+    rest: Any
     delta: Any
     is_finite: bool
     s: Any
@@ -172,7 +174,7 @@ def _block_size(problem: Problem, w: int) -> int:
     d_width, v_width = round_up.py_func(problem.D, w), round_up.py_func(problem.Dv, w)
     tile = width * (KEYS + ROW_GROUP)
     packed = width * (problem.D + problem.Dv) + width * (2 * d_width + v_width)
-    return packed + 3 * tile + KEYS * d_width + 2 * width
+    return packed + 3 * tile + KEYS * d_width + 3 * width
 
 
 @inner
@@ -224,10 +226,11 @@ def prepare(problem, operands, b, h, i0, work):
     dout_copy = q_copy + width * d_width
     k_packed = dout_copy + width * v_width
     lse = k_packed + KEYS * d_width
-    delta = lse + width
+    rest = lse + width
+    delta = rest + width
 
-    pack_transposed(q_packed, width, q, q_row, n, D, problem.scale * LOG2_E)
-    pack_transposed(dout_packed, width, dout, dout_row, n, Dv, 1.0)
+    pack_transposed(q_packed, width, q, q_row, n, D)
+    pack_transposed(dout_packed, width, dout, dout_row, n, Dv)
     q_rows, q_step, dout_rows, dout_step = q, q_row, dout, dout_row
     if d_width != D:
         pack(q_copy, d_width, q, q_row, n, D)
@@ -241,7 +244,9 @@ def prepare(problem, operands, b, h, i0, work):
     for i in range(width):
         # Padding and rows without a visible key have no weights.
         seen = i < n and natural[i] != -np.inf
-        lse[i] = natural[i] * LOG2_E if seen else _NEVER
+        in_base_2 = natural[i] * LOG2_E if seen else _NEVER
+        lse[i] = in_base_2
+        rest[i] = in_base_2 - lse[i] if seen else 0.0  # what the rounding took
         delta[i] = dot(dout + i * dout_row, out + i * out_row, Dv) if seen else 0.0
     return Block(
         b,
@@ -261,6 +266,7 @@ def prepare(problem, operands, b, h, i0, work):
         dout_rows,
         dout_step,
         lse,
+        rest,
         delta,
         finite,
         s,
@@ -347,11 +353,11 @@ def score_gradients(problem, block, tile, kind):
     if head.dropout > 0.0:
         drop(ds, head, tile)
     for c in range(0, width, w):
-        lse, delta = load(block.lse + c), load(block.delta + c)
+        lse, delta, rest = load(block.lse + c), load(block.delta + c), load(block.rest + c)
         for r in range(m):
             at = r * width + c
             score = load(s + at)
-            weight = exp2_nonpositive(score - lse)
+            weight = exp2_nonpositive(fma(score, head.factor, -lse) - rest)
             dscore = weight * (load(ds + at) - delta)
             if kind == PARTIAL:
                 # Also where lse, delta or a hidden value is NaN.

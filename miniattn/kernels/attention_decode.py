@@ -37,7 +37,7 @@ from miniattn.kernels.masking import (
     classify,
     visible,
 )
-from miniattn.kernels.scores import LN_2, LOG2_E, drop, finish_scores, head_of
+from miniattn.kernels.scores import LN_2, drop, finish_scores, head_of
 from miniattn.kernels.simd import (
     exp2_nonpositive,
     fma,
@@ -153,7 +153,6 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
             q = part_of(operands, Q, b, h, scratch)
             k_tile, v_tile = k + j0 * k_row, v + j0 * v_row
             pack(q_packed, d_width, q, q_row, T, D)
-            factor = problem.scale * LOG2_E
             multiply_rows(
                 s,
                 q_packed,
@@ -165,12 +164,11 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
                 v_width,
                 tile,
                 D,
-                factor,
                 partial,
             )
             finish_scores(s, head, tile, kind, slopes)
             own = states + member * T * state
-            _exponentiate(s, tile, own, state)
+            _exponentiate(s, head.factor, tile, own, state)
             if head.dropout > 0.0:
                 drop(s, head, tile)
             if kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
@@ -185,8 +183,8 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
 
 
 @inner
-def multiply_rows(s, q, d_width, k, k_row, v, v_row, v_width, tile, D, factor, partial):
-    """Set ``s[i, j] = factor * sum_d q[i, d] k[j, d]``, by vectors of keys."""
+def multiply_rows(s, q, d_width, k, k_row, v, v_row, v_width, tile, D, partial):
+    """Set ``s[i, j] = sum_d q[i, d] k[j, d]``, by vectors of keys."""
     w = lanes(s)
     whole = D - D % w
     for j in range(0, tile.m, w):
@@ -205,7 +203,7 @@ def multiply_rows(s, q, d_width, k, k_row, v, v_row, v_width, tile, D, factor, p
                     tail = load_first(row + whole, D - whole)
                     total = fma(tail, load(q + (i * d_width + whole)), total)
                 store(partial + n * w, total)
-            store(s + (i * tile.width + j), horizontal_sums(partial) * factor)
+            store(s + (i * tile.width + j), horizontal_sums(partial))
 
 
 @inner
@@ -222,22 +220,22 @@ def add_rows(o, weights, v, v_row, v_width, m):
 
 
 @inner
-def _exponentiate(s, tile, states, state):
-    """Replace scores by ``exp2(score - top)`` and bring each query's state up to date."""
+def _exponentiate(s, factor, tile, states, state):
+    """Replace scores by ``exp2(factor score - top)`` and bring each query's state up to date."""
     w = lanes(s)
     v_width = state - w
     for i in range(tile.n):
         row, own = s + i * tile.width, states + i * state
         for c in range(tile.m, round_up(tile.m, w)):
             row[c] = -np.inf
-        top = splat(own[v_width], s)
+        top = splat(-np.inf, s)
         for c in range(0, tile.m, w):
             top = maximum(load(row + c), top)
-        peak = horizontal_max(top)
+        peak = horizontal_max(maximum(top * factor, splat(own[v_width], s)))
         base = peak if peak != -np.inf else 0.0
         added = splat(0.0, s)
         for c in range(0, tile.m, w):
-            weight = exp2_nonpositive(load(row + c) - base)
+            weight = exp2_nonpositive(fma(load(row + c), factor, -splat(base, s)))
             store(row + c, weight)
             added = added + weight
         decay = exp2_nonpositive(splat(own[v_width] - base, s))

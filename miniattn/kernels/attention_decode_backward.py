@@ -32,7 +32,7 @@ from miniattn.kernels.arguments import (
 from miniattn.kernels.attention_decode import KEYS, add_rows, multiply_rows
 from miniattn.kernels.masking import FULL, HIDDEN, Tile, classify, visible
 from miniattn.kernels.scores import LOG2_E, drop, finish_scores, head_of
-from miniattn.kernels.simd import exp2_nonpositive, lanes, load, select, store, take
+from miniattn.kernels.simd import exp2_nonpositive, fma, lanes, load, select, store, take
 from miniattn.kernels.tiles import (
     ROW_GROUP,
     add,
@@ -56,6 +56,7 @@ class Queries(NamedTuple):
     dout: Any
     v_width: int
     lse: Any
+    rest: Any
     delta: Any
     is_finite: bool
     weights: Any
@@ -107,7 +108,7 @@ def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of `decode_backward`, and the elements of scratch memory of a thread."""
     d_width, v_width = (round_up.py_func(n, lanes) for n in (problem.D, problem.Dv))
     count = problem.H // problem.G * problem.T
-    queries = count * (d_width + v_width + 3 * KEYS) + 2 * round_up.py_func(count, lanes)
+    queries = count * (d_width + v_width + 3 * KEYS) + 3 * round_up.py_func(count, lanes)
     tiles = (2 * KEYS + ROW_GROUP) * max(d_width, v_width)
     return problem.B * problem.G * problem.parts, queries + lanes * lanes + tiles
 
@@ -136,7 +137,8 @@ def _prepare(problem, operands, b, g, scratch):
     dscores = weights + count * KEYS
     slopes = dscores + count * KEYS
     lse = slopes + count * KEYS
-    delta = lse + round_up(count, w)
+    rest = lse + round_up(count, w)
+    delta = rest + round_up(count, w)
     partial = delta + round_up(count, w)
     rows = partial + w * w
     packed = rows + (KEYS + ROW_GROUP) * max(d_width, v_width)
@@ -151,7 +153,9 @@ def _prepare(problem, operands, b, g, scratch):
         pack(dout_packed + first * v_width, v_width, dout, dout_row, T, Dv)
         finite = finite and is_finite(q, q_row, T, D) and is_finite(dout, dout_row, T, Dv)
         for i in range(T):
-            lse[first + i] = natural[i] * LOG2_E
+            in_base_2 = natural[i] * LOG2_E
+            lse[first + i] = in_base_2
+            rest[first + i] = in_base_2 - lse[first + i]  # what the rounding took
             delta[first + i] = dot(dout + i * dout_row, out + i * out_row, Dv)
     return Queries(
         count,
@@ -160,6 +164,7 @@ def _prepare(problem, operands, b, g, scratch):
         dout_packed,
         v_width,
         lse,
+        rest,
         delta,
         finite,
         weights,
@@ -218,18 +223,18 @@ def _score_gradients(problem, queries, first, head, tile, kind, k, k_row, v, v_r
         return
     d_width, v_width = queries.q_width, queries.v_width
     q, dout = queries.q + first * d_width, queries.dout + first * v_width
-    factor, partial = problem.scale * LOG2_E, queries.partial
-    D, Dv = problem.D, problem.Dv
-    multiply_rows(weights, q, d_width, k, k_row, v, v_row, v_width, tile, D, factor, partial)
-    multiply_rows(dscores, dout, v_width, v, v_row, v, v_row, 0, tile, Dv, 1.0, partial)
+    D, Dv, partial = problem.D, problem.Dv, queries.partial
+    multiply_rows(weights, q, d_width, k, k_row, v, v_row, v_width, tile, D, partial)
+    multiply_rows(dscores, dout, v_width, v, v_row, v, v_row, 0, tile, Dv, partial)
     finish_scores(weights, head, tile, kind, slopes)
     if head.dropout > 0.0:
         drop(dscores, head, tile)
     for i in range(tile.n):
         lse, delta = queries.lse[first + i], queries.delta[first + i]
+        rest = queries.rest[first + i]
         for c in range(i * KEYS, i * KEYS + tile.m, w):
             score = load(weights + c)
-            weight = exp2_nonpositive(score - lse)
+            weight = exp2_nonpositive(fma(score, head.factor, -lse) - rest)
             dscore = weight * (load(dscores + c) - delta)
             # Hidden keys, and rows that see nothing; also where a hidden value is NaN.
             hidden = score == -np.inf

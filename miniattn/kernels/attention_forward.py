@@ -29,10 +29,11 @@ from miniattn.kernels.masking import (
     first_key,
     visible,
 )
-from miniattn.kernels.scores import LN_2, LOG2_E, drop, finish_scores, head_of
+from miniattn.kernels.scores import LN_2, drop, finish_scores, head_of
 from miniattn.kernels.simd import (
     any_true,
     exp2_nonpositive,
+    fma,
     lanes,
     load,
     maximum,
@@ -113,7 +114,7 @@ def _block(problem, operands, b, h, i0, scratch):
     decay = total + width
     v_packed = decay + width
 
-    pack_transposed(packed, width, q + i0 * q_row, q_row, n, D, problem.scale * LOG2_E)
+    pack_transposed(packed, width, q + i0 * q_row, q_row, n, D)
     fill(top, width, -np.inf)
     fill(total, width, 0.0)
     fresh = True  # o holds nothing yet
@@ -126,7 +127,7 @@ def _block(problem, operands, b, h, i0, scratch):
         tile = Tile(b, h, i0, n, j0, m, width, True)
         multiply(s, width, k + j0 * k_row, k_row, 1, packed, width, m, width // w, D, False)
         finish_scores(s, head, tile, kind, slopes)
-        exponentiate(s, tile, top, total, decay)
+        exponentiate(s, head.factor, tile, top, total, decay)
         if not fresh:
             _rescale(o, n, v_width, decay)
         if head.dropout > 0.0:
@@ -149,12 +150,13 @@ def _block(problem, operands, b, h, i0, scratch):
     _normalise(out, step_of(operands, OUT, 2), o, v_width, n, Dv, total)
     lse = part_of(operands, LSE, b, h, scratch) + i0
     for i in range(n):
-        lse[i] = (top[i] + math.log2(total[i])) * LN_2 if total[i] != 0.0 else -np.inf
+        sum_i = np.float64(total[i])  # rounded once, at the end
+        lse[i] = (top[i] + math.log2(sum_i)) * LN_2 if sum_i != 0.0 else -np.inf
 
 
 @inner
-def exponentiate(s, tile, top, total, decay):
-    """Replace scores by ``exp2(score - top)``, with the maxima and sums brought up to date.
+def exponentiate(s, factor, tile, top, total, decay):
+    """Replace scores by ``exp2(factor score - top)``; bring the maxima and sums up to date.
 
     ``decay`` receives ``exp2(old top - new top)``, by which older sums are multiplied.
     """
@@ -163,24 +165,25 @@ def exponentiate(s, tile, top, total, decay):
     fill(s + tile.m * width, (rows - tile.m) * width, -np.inf)
     for c in range(0, width, w):
         old = load(top + c)
-        peak = old
+        peak = splat(-np.inf, s)
         for r in range(0, rows, 4):  # in fours: a chain of maxima waits 4 cycles for each
             p = s + (r * width + c)
             first = maximum(load(p), load(p + width))
             second = maximum(load(p + 2 * width), load(p + 3 * width))
             peak = maximum(maximum(first, second), peak)
+        peak = maximum(peak * factor, old)
         # A row that has seen nothing so far: -inf - (-inf) would be NaN.
         base = select(peak == -np.inf, 0.0, peak)
-        factor = exp2_nonpositive(old - base)
+        ratio = exp2_nonpositive(old - base)
         added = splat(0.0, s)
         for r in range(tile.m):
             p = s + (r * width + c)
-            weight = exp2_nonpositive(load(p) - base)
+            weight = exp2_nonpositive(fma(load(p), factor, -base))
             store(p, weight)
             added = added + weight
         store(top + c, peak)
-        store(decay + c, factor)
-        store(total + c, load(total + c) * factor + added)
+        store(decay + c, ratio)
+        store(total + c, load(total + c) * ratio + added)
 
 
 @inner

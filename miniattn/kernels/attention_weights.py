@@ -15,9 +15,10 @@ from miniattn.kernels._runtime import inner, task
 from miniattn.kernels.arguments import OUT, K, Problem, Q, part_of, problem_of, step_of
 from miniattn.kernels.attention_forward import KEYS, QUERIES, exponentiate
 from miniattn.kernels.masking import HIDDEN, Tile, classify, end_of_keys, first_key
-from miniattn.kernels.scores import LOG2_E, finish_scores, head_of
+from miniattn.kernels.scores import finish_scores, head_of
 from miniattn.kernels.simd import (
     exp2_nonpositive,
+    fma,
     lanes,
     load,
     select,
@@ -82,7 +83,7 @@ def _block(problem, operands, b, h, i0, n, scratch):
     decay = total + width
     sums = decay + width
 
-    pack_transposed(packed, width, q + i0 * q_row, q_row, n, D, problem.scale * LOG2_E)
+    pack_transposed(packed, width, q + i0 * q_row, q_row, n, D)
     fill(top, width, -np.inf)
     fill(total, width, 0.0)
     stop = end_of_keys(head.rule, i0 + n)
@@ -96,9 +97,9 @@ def _block(problem, operands, b, h, i0, n, scratch):
             multiply(s, width, k + j0 * k_row, k_row, 1, packed, width, m, width // w, D, False)
             finish_scores(s, head, tile, kind, slopes)
             if adds == 0:
-                exponentiate(s, tile, top, total, decay)
+                exponentiate(s, head.factor, tile, top, total, decay)
                 continue
-            _weigh(s, tile, top, total)
+            _weigh(s, head.factor, tile, top, total)
             start = j0
             while start < j0 + m:  # key bin by key bin
                 column = ((start + 1) * columns - 1) // S
@@ -113,17 +114,17 @@ def _block(problem, operands, b, h, i0, n, scratch):
 
 
 @inner
-def _weigh(s, tile, top, total):
+def _weigh(s, factor, tile, top, total):
     """Replace scores by weights."""
     w, width = lanes(s), tile.width
     for c in range(0, width, w):
         peak, whole = load(top + c), load(total + c)
         base = select(peak == -np.inf, 0.0, peak)
-        factor = select(whole == 0.0, 0.0, 1.0 / whole)
+        share = select(whole == 0.0, 0.0, 1.0 / whole)
         for r in range(tile.m):
             p = s + (r * width + c)
             score = load(p)
-            weight = exp2_nonpositive(score - base) * factor
+            weight = exp2_nonpositive(fma(score, factor, -base)) * share
             store(p, select(score == -np.inf, 0.0, weight))  # also in a row that NaN has spoilt
 
 

@@ -1,7 +1,8 @@
 """Scores of one tile, after the product q·k: softcap, bias, mask; and what dropout removes.
 
-Scores are kept in base 2: they are log2(e) times the scores of the formula, so that
-``exp(s - lse)`` is one `exp2`. The factor is folded into q, together with the scale.
+Exponentials are taken in base 2, ``exp(s) = exp2(log2(e) s)``, and the factor log2(e) comes in
+together with the scale. Where nothing stands between the product and the exponential, the factor
+is left to the latter, a multiply-add that rounds once: `Head.factor`.
 """
 
 from typing import Any, NamedTuple
@@ -39,11 +40,17 @@ class Head(NamedTuple):
     has_bias: bool
     dropout: float
     key: tuple[int, int]
+    scale: float
+    factor: float
+    """What scores are still to be multiplied by, when finished, to be in base 2."""
 
 
 @inner
 def head_of(problem, operands, b, h, like):
     """Return the `Head` of batch row ``b`` and head ``h``."""
+    scale = problem.scale * LOG2_E
+    # A maximum of products is one of scores only where the factor is positive.
+    plain = scale > 0.0 and problem.softcap == 0.0 and not given(operands, BIAS)
     return Head(
         rule_of(operands, problem.S, b, h),
         problem.softcap * LOG2_E,
@@ -53,17 +60,21 @@ def head_of(problem, operands, b, h, like):
         given(operands, BIAS),
         problem.dropout,
         stream_key(problem.seed, b, h),
+        scale,
+        scale if plain else 1.0,
     )
 
 
 @inner
 def finish_scores(scores, head, tile, kind, slopes):
-    """Apply softcap, bias and mask, in this order, to products in base 2.
+    """Turn products into scores: softcap, bias and mask, in this order.
 
     Where there is a softcap, ``slopes`` receives its derivative 1 - tanh(s / c)^2.
     """
     if head.softcap > 0.0:
-        _cap(scores, head.softcap, tile, slopes)
+        _cap(scores, head, tile, slopes)
+    elif head.factor != head.scale:
+        _scale(scores, head.scale, tile)
     if head.has_bias:
         _add_bias(scores, head, tile)
     if kind == PARTIAL:
@@ -71,12 +82,22 @@ def finish_scores(scores, head, tile, kind, slopes):
 
 
 @inner
-def _cap(scores, softcap, tile, slopes):
+def _scale(scores, factor, tile):
     rows, columns = rows_and_columns(tile)
     for r in range(rows):
         for c in range(0, columns, lanes(scores)):
             at = r * tile.width + c
-            t = tanh(load(scores + at) * (1.0 / softcap))
+            store(scores + at, load(scores + at) * factor)
+
+
+@inner
+def _cap(scores, head, tile, slopes):
+    rows, columns = rows_and_columns(tile)
+    softcap = head.softcap
+    for r in range(rows):
+        for c in range(0, columns, lanes(scores)):
+            at = r * tile.width + c
+            t = tanh(load(scores + at) * (head.scale / softcap))
             store(scores + at, t * softcap)
             store(slopes + at, fma(-t, t, 1.0))
 

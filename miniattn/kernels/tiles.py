@@ -19,6 +19,7 @@ from miniattn.kernels.simd import (
     splat,
     store,
     store_first,
+    transpose,
 )
 
 ROW_GROUP = 8
@@ -97,13 +98,17 @@ def multiply(c, c_row, a, a_row, a_step, b, b_row, rows, vectors, depth, accumul
 
 
 @inner
-def pack_transposed(target, width, source, row, n, depth, factor):
-    """Write ``target[d * width + i] = factor * source[i * row + d]``, 0 for ``n <= i < width``."""
+def pack_transposed(target, width, source, row, n, depth):
+    """Write ``target[d * width + i] = source[i * row + d]``, 0 for ``n <= i < width``."""
     w = lanes(target)
-    for d in range(depth):
-        for c in range(0, width, w):
+    whole = depth - depth % w
+    for c in range(0, width, w):
+        squares = whole if c + w <= n else 0
+        for d in range(0, squares, w):
+            transpose(target + (d * width + c), width, source + (c * row + d), row)
+        for d in range(squares, depth):
             column = gather(source + (c * row + d), row, n - c, target)
-            store(target + (d * width + c), column * factor)
+            store(target + (d * width + c), column)
 
 
 @inner
