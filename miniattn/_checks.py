@@ -57,6 +57,9 @@ def bool_array(name: str, x: object) -> Array:
 
 def same_dtype(**arrays: Array | None) -> np.dtype[Any]:
     """Raise TypeError unless all the given arrays share one dtype; return it."""
+    given = [a.dtype for a in arrays.values() if a is not None]
+    if given.count(given[0]) == len(given):
+        return given[0]
     first_name, first = next((name, a) for name, a in arrays.items() if a is not None)
     for name, a in arrays.items():
         if a is not None and a.dtype != first.dtype:

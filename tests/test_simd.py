@@ -327,15 +327,18 @@ def test_a_wrong_width_is_refused():
 
 
 @numba.njit
-def turn(x, out, row, width):
-    transpose(pointer(out, 0), width, pointer(x, 0), row)
+def turn(x, out, row, width, valid):
+    transpose(pointer(out, 0), width, pointer(x, 0), row, valid)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_transpose(dtype):
+@pytest.mark.parametrize("valid", [1, 3, None])
+def test_transpose(dtype, valid):
     n = LANES * 4 // np.dtype(dtype).itemsize
-    x = np.arange(n * (n + 3), dtype=dtype).reshape(n, n + 3)
+    valid = min(n, valid or n)
+    x = np.arange(n * (n + 3), dtype=dtype).reshape(n, n + 3)[:valid].copy()
     out = np.full((n, n + 5), -1, dtype)
-    turn(x, out, n + 3, n + 5)
-    np.testing.assert_array_equal(out[:, :n], x[:, :n].T)
+    turn(x, out, n + 3, n + 5, valid)
+    rows = np.minimum(np.arange(n), valid - 1)
+    np.testing.assert_array_equal(out[:, :n], x[rows, :n].T)
     assert (out[:, n:] == -1).all()

@@ -1,5 +1,6 @@
 """Scaled dot-product attention: forward, backward, its weights and its map."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -28,7 +29,7 @@ from miniattn.kernels import (
     simd,
 )
 from miniattn.kernels._runtime import get_num_threads
-from miniattn.kernels.arguments import OPERANDS, SIZES, Problem
+from miniattn.kernels.arguments import OPERANDS, ROW, SIZES, Problem
 from miniattn.kernels.launch import launch
 
 Array: TypeAlias = NDArray[Any]
@@ -450,6 +451,7 @@ def _pooled(
 # --- Checks --------------------------------------------------------------------------------------
 
 
+@functools.cache
 def _letters(last: str, ndim: int) -> str:
     """Spell the axes of an argument: the last ``ndim`` of (B, then the three of ``last``)."""
     return ", ".join(["B", *last.split(", ")][4 - ndim :])
@@ -474,8 +476,12 @@ def _queries_and_keys(q: object, k: object) -> tuple[Array, Array]:
 
 def _sizes(q: Array, k: Array) -> dict[str, int]:
     """Return the sizes that v must have."""
-    names = _letters("G, S, D", q.ndim).split(", ")
-    return {name: n for name, n in zip(names, k.shape, strict=True) if name != "D"}
+    sizes = {"S": k.shape[-2]}
+    if q.ndim > 2:
+        sizes["G"] = k.shape[-3]
+    if q.ndim == 4:
+        sizes["B"] = k.shape[0]
+    return sizes
 
 
 def _bias(bias: object, q: Array, k: Array) -> Array | None:
@@ -503,11 +509,14 @@ def _softcap(softcap: object) -> float | None:
 
 def _four_axes(x: Array) -> Array:
     """Return x as (B, H, T, D), its last axis contiguous; a copy only where it isn't."""
-    x = x.reshape((1,) * (4 - x.ndim) + x.shape) if x.ndim < 4 else x
-    size = x.itemsize
+    if x.ndim < 4:
+        x = x.reshape((1,) * (4 - x.ndim) + x.shape)
+    flags, size = x.flags, x.itemsize
+    if flags.c_contiguous and flags.aligned:
+        return x
     in_place = (
         (x.strides[-1] == size or x.shape[-1] <= 1)
-        and x.flags.aligned
+        and flags.aligned
         and all(stride % size == 0 for stride in x.strides)
     )
     return x if in_place else np.ascontiguousarray(x)
@@ -598,9 +607,9 @@ def _launch(
             arrays |= {"q_ids": form.q_ids, "k_ids": form.k_ids}
         if form.dense.size:
             arrays["dense"] = form.dense
-    table = []
-    for name in OPERANDS:
-        table += _row(arrays[name]) if name in arrays else _ABSENT
+    table = _ABSENT * len(OPERANDS)
+    for name, x in arrays.items():
+        _describe(x, table, ROW * _NUMBER[name])
 
     pairs = problem.B * problem.H * problem.T * problem.S
     worth = 1 + pairs * (problem.D + problem.Dv) // WORTH_A_THREAD
@@ -618,14 +627,15 @@ def _launch(
     )
 
 
-_ABSENT = [0] * 5
+_ABSENT = [0] * ROW
+_NUMBER = {name: i for i, name in enumerate(OPERANDS)}
 
 
-def _row(x: Array) -> list[int]:
-    """Return an operand's address, and the strides of its axes in elements."""
-    size, shape, strides = x.itemsize, x.shape, x.strides
-    row = [x.__array_interface__["data"][0], 0, 0, 0, 0]
-    for axis, n in enumerate(shape):
+def _describe(x: Array, table: list[int], at: int) -> None:
+    """Write an operand's address, and the strides of its axes in elements."""
+    size = x.itemsize
+    table[at] = x.__array_interface__["data"][0]
+    for n, stride in zip(x.shape, x.strides, strict=True):
+        at += 1
         if n != 1:
-            row[1 + axis] = strides[axis] // size
-    return row
+            table[at] = stride // size

@@ -14,8 +14,6 @@ Milakov, Gimelshein. "Online normalizer calculation for softmax" (2018), algorit
 Dao. "FlashAttention-2" (2023), section 3.1.
 """
 
-import math
-
 import numpy as np
 
 from miniattn.kernels._runtime import inner, task
@@ -31,12 +29,15 @@ from miniattn.kernels.masking import (
 )
 from miniattn.kernels.scores import LN_2, drop, finish_scores, head_of
 from miniattn.kernels.simd import (
+    LANES,
     any_true,
     exp2_nonpositive,
     fma,
     lanes,
     load,
+    log,
     maximum,
+    registers,
     select,
     splat,
     store,
@@ -55,6 +56,7 @@ from miniattn.kernels.tiles import (
 
 QUERIES = 64  # of one task
 KEYS = 64  # of one tile
+_DOUBLES = 2 * QUERIES // LANES  # registers that QUERIES numbers fill in double precision
 
 
 @task
@@ -148,10 +150,19 @@ def _block(problem, operands, b, h, i0, scratch):
 
     out = part_of(operands, OUT, b, h, scratch) + i0 * step_of(operands, OUT, 2)
     _normalise(out, step_of(operands, OUT, 2), o, v_width, n, Dv, total)
-    lse = part_of(operands, LSE, b, h, scratch) + i0
+    _log_sum_exp(part_of(operands, LSE, b, h, scratch) + i0, top, total, n)
+
+
+@inner
+def _log_sum_exp(lse, top, total, n):
+    """Write ``lse = log(2^top total)``, -inf where a query saw nothing."""
+    sums = registers(_DOUBLES, np.float64)  # lse shall be rounded once, at the end
     for i in range(n):
-        sum_i = np.float64(total[i])  # rounded once, at the end
-        lse[i] = (top[i] + math.log2(sum_i)) * LN_2 if sum_i != 0.0 else -np.inf
+        sums[i] = total[i] if total[i] != 0.0 else 1.0
+    for i in range(0, n, lanes(sums)):
+        store(sums + i, log(load(sums + i)))
+    for i in range(n):
+        lse[i] = top[i] * LN_2 + sums[i] if total[i] != 0.0 else -np.inf
 
 
 @inner

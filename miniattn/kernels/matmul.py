@@ -143,7 +143,7 @@ def _pack(target, width, b, b_row, b_step, n, depth):
     for i in range(0, width, w):
         k = 0
         while i + w <= n and k + w <= depth:
-            transpose(target + (k * width + i), width, b + (i * b_step + k), b_step)
+            transpose(target + (k * width + i), width, b + (i * b_step + k), b_step, w)
             k += w
         while k < depth:
             for j in range(i, i + w):

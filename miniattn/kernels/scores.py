@@ -51,6 +51,9 @@ def head_of(problem, operands, b, h, like):
     scale = problem.scale * LOG2_E
     # A maximum of products is one of scores only where the factor is positive.
     plain = scale > 0.0 and problem.softcap == 0.0 and not given(operands, BIAS)
+    key = np.uint32(0), np.uint32(0)
+    if problem.dropout > 0.0:
+        key = stream_key(problem.seed, b, h)
     return Head(
         rule_of(operands, problem.S, b, h),
         problem.softcap * LOG2_E,
@@ -59,7 +62,7 @@ def head_of(problem, operands, b, h, like):
         step_of(operands, BIAS, 3),
         given(operands, BIAS),
         problem.dropout,
-        stream_key(problem.seed, b, h),
+        key,
         scale,
         scale if plain else 1.0,
     )

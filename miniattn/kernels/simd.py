@@ -1045,10 +1045,11 @@ def any_true(typing_context, mask):
 
 
 @intrinsic
-def transpose(typing_context, target, width, source, row):
+def transpose(typing_context, target, width, source, row, valid):
     """Write the transpose of a square: ``target[j * width + i] = source[i * row + j]``.
 
-    i and j count the lanes of a vector. The square is turned in the registers, in log2(lanes)
+    i and j count the lanes of a vector; rows from ``valid`` on are copies of the one before. The
+    square is turned in the registers, in log2(lanes)
     rounds of exchanges between pairs of rows: every element is loaded and stored once.
     """
     if not (isinstance(target, Pointer) and isinstance(source, Pointer)):
@@ -1058,10 +1059,15 @@ def transpose(typing_context, target, width, source, row):
     index = ir.VectorType(ir.IntType(32), count)
 
     def emit(context, builder, signature, args):
-        def line(start: Any, step: Any, i: int) -> Any:
-            return builder.gep(start, [builder.mul(step, ir.Constant(ir.IntType(64), i))])
+        integer = ir.IntType(64)
+        last = builder.sub(args[4], ir.Constant(integer, 1))
 
-        rows = [_load(builder, line(args[2], args[3], i), vector) for i in range(count)]
+        def line(start: Any, step: Any, i: Any) -> Any:
+            return builder.gep(start, [builder.mul(step, i)])
+
+        numbers = [ir.Constant(integer, i) for i in range(count)]
+        inside = [builder.select(builder.icmp_signed("<", i, last), i, last) for i in numbers]
+        rows = [_load(builder, line(args[2], args[3], i), vector) for i in inside]
         block = 1
         while block < count:  # exchange the blocks off the diagonal of squares of 2 x 2 blocks
             low = [i if not i & block else count + i - block for i in range(count)]
@@ -1071,11 +1077,11 @@ def transpose(typing_context, target, width, source, row):
                 rows[i] = builder.shuffle_vector(a, b, ir.Constant(index, low))
                 rows[i + block] = builder.shuffle_vector(a, b, ir.Constant(index, high))
             block *= 2
-        for i, value in enumerate(rows):
+        for i, value in zip(numbers, rows, strict=True):
             _store(builder, line(args[0], args[1], i), value, vector)
         return context.get_dummy_value()
 
-    return types.none(target, types.intp, source, types.intp), emit
+    return types.none(target, types.intp, source, types.intp, types.intp), emit
 
 
 # --- The register-tile product -------------------------------------------------------------------

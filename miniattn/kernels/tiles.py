@@ -99,14 +99,13 @@ def multiply(c, c_row, a, a_row, a_step, b, b_row, rows, vectors, depth, accumul
 
 @inner
 def pack_transposed(target, width, source, row, n, depth):
-    """Write ``target[d * width + i] = source[i * row + d]``, 0 for ``n <= i < width``."""
+    """Write ``target[d * width + i] = source[i * row + d]``; anything for ``n <= i < width``."""
     w = lanes(target)
     whole = depth - depth % w
     for c in range(0, width, w):
-        squares = whole if c + w <= n else 0
-        for d in range(0, squares, w):
-            transpose(target + (d * width + c), width, source + (c * row + d), row)
-        for d in range(squares, depth):
+        for d in range(0, whole, w):
+            transpose(target + (d * width + c), width, source + (c * row + d), row, min(w, n - c))
+        for d in range(whole, depth):
             column = gather(source + (c * row + d), row, n - c, target)
             store(target + (d * width + c), column)
 
