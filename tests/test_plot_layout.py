@@ -179,6 +179,17 @@ def test_nothing_overlaps_with_many_heads_or_long_names(name):
     assert trouble(LARGE[name]()) == []
 
 
+@pytest.mark.parametrize("name", ["attention_map", "attention_heads", "attention_lines", "mask"])
+def test_nothing_overlaps_in_large_type(name):
+    with mpl.rc_context({"font.size": 16}):
+        assert trouble(FIGURES[name](5, tokens("long", 5))) == []
+
+
+def test_titles_of_a_summary_in_large_type():
+    with mpl.rc_context({"font.size": 16}):
+        assert trouble(plot.head_summary(maps(1, 1, 5, 5))) == []
+
+
 def test_trouble_is_found():
     """The checks above fail for what they are there for."""
     figure = plot.Figure(figsize=(2, 2))

@@ -152,7 +152,8 @@ def head_summary(
         raise ValueError("weights: expected at least one head, got none")
     cell = float(np.clip(3.2 / columns, 0.1, 0.7))
     beside = max(map(em, names)) * points(mpl.rcParams["ytick.labelsize"]) / 72
-    width = max(columns * cell, 2.0)  # the titles take as much
+    titles = max(map(em, numbers)) * points(mpl.rcParams["axes.titlesize"]) / 72
+    width = max(columns * cell, titles)
     fig = figure(3 * (width + 0.4) + beside, len(names) * max(0.8 * cell, 0.18) + 1.3)
     axes = fig.subplots(1, 3, sharey=True)
     for ax, (name, rows) in zip(axes, numbers.items(), strict=True):
