@@ -26,6 +26,7 @@ from miniattn.kernels.simd import (
     load_first,
     log,
     maximum,
+    prefetch,
     registers,
     select,
     splat,
@@ -41,6 +42,17 @@ RUN = 32
 # Registers up to which a row is narrow: as many rows as a register has lanes fit the first cache.
 NARROW = 8
 TERMS = NARROW * LANES  # registers that hold the terms of narrow rows
+
+
+# Elements up to which the next row is fetched from memory while one is worked on: both stay in the
+# second cache.
+NEAR = 65_536
+
+
+@inner
+def distance_ahead(n):
+    """Return how far ahead of a row to prefetch: to the next one, unless rows are too long."""
+    return n if n <= NEAR else 0
 
 
 @inner
@@ -91,13 +103,14 @@ def largest(x, n):
 @inner(forceinline=True)
 def exponentials(x, n, m, high, low, y, keep):
     """Return s = Σ_j exp((x[j] − m) / τ); the terms are kept in y if asked for."""
-    step = lanes(x)
+    step, ahead = lanes(x), distance_ahead(n)
     total = 0.0
     for start in range(0, n, RUN * step):
         stop = min(start + RUN * step, n)
         whole = stop - (stop - start) % step
         s = splat(0.0, x)
         for j in range(start, whole, step):
+            prefetch(x + (j + ahead))
             e = exp2_product(load(x + j) - m, high, low)
             if keep:
                 store(y + j, e)
@@ -163,7 +176,9 @@ def narrow_sums(x, count, n, m, high, low, terms, keep):
     for r in range(count):
         p, q = x + r * n, terms + r * padded(x, n)
         s = splat(0.0, x)
+        prefetch(p + (step * n + whole))  # of the next rows
         for j in range(0, whole, step):
+            prefetch(p + (step * n + j))
             e = exp2_product(load(p + j) - tops[r], high, low)
             if keep:
                 store(q + j, e)
