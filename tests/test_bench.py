@@ -78,20 +78,17 @@ def test_a_run_writes_table_json_and_picture(command, tmp_path, capsys):
         assert len({len(line) for line in table.strip("\n").splitlines()}) == 1
 
 
-def test_what_is_not_measured_again_is_kept(command, capsys):
-    first = command()
+def test_what_is_not_measured_again_is_kept_and_can_be_drawn_again(command, tmp_path, capsys):
+    first = command("--only", "attention", "lengths")
     second = command("--only", "causal forward")
     assert [r["name"] for r in second["records"]] == [r["name"] for r in first["records"]]
     by_name = [{r["name"]: r for r in results["records"]} for results in (first, second)]
     padded = "attention (2,2,5,5,16) padding forward"
     assert by_name[0][padded] == by_name[1][padded]
+    assert len(second["lengths"]) == 2
     assert second["lengths"] == first["lengths"]
-
-
-def test_a_picture_can_be_drawn_again(command, tmp_path, capsys):
-    results = command("--only", "attention")
     (tmp_path / "benchmark.png").unlink()
-    assert command("--draw") == results
+    assert command("--draw") == second
     assert (tmp_path / "benchmark.png").exists()
 
 

@@ -62,7 +62,7 @@ def _attention(ax: Axes, records: list[Record]) -> None:
         ax.axvline(mean, color=colour, linewidth=1, linestyle=":")
     ax.axvline(1, color="black", linewidth=1)
     ax.set_yticks(range(len(shapes)), shapes, fontsize="x-small")
-    ax.set_ylim(len(shapes) - 0.5, -0.5)
+    ax.set_ylim(max(1, len(shapes)) - 0.5, -0.5)
     ax.set_xlim(left=0)
     ax.set_xlabel("torch's time / miniattn's time (right of 1: miniattn is faster)")
     ax.set_title("Attention, (B,H,T,S,D) and mask", fontsize="medium")
