@@ -55,7 +55,6 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return linear_forward(x, weight, bias)[0]
 
 
-@np.errstate(all="ignore")  # NaN and inf travel on silently, as they do through the kernels
 def linear_forward(
     x: Array, weight: Array, bias: Array | None = None
 ) -> tuple[Array, LinearContext]:
@@ -69,12 +68,12 @@ def linear_forward(
     y = _rows_product(rows(x), weight)
     if bias is not None:
         _checks.shape("bias", bias, "F", {"F": weight.shape[0]})
-        y += bias
+        with np.errstate(all="ignore"):  # NaN and inf travel on silently, as through the kernels
+            y += bias
     y = y.reshape(*x.shape[:-1], weight.shape[0])
     return y, LinearContext(x, weight, bias is not None)
 
 
-@np.errstate(all="ignore")
 def linear_backward(
     dy: Array, ctx: LinearContext, *, needs_grad: tuple[bool, bool, bool] = (True, True, True)
 ) -> tuple[Array | None, Array | None, Array | None]:

@@ -30,7 +30,8 @@ def product(a: Array, b: Array, *, add_to: Array | None = None) -> Array:
     if depth > LONGEST:
         for k in range(0, depth, LONGEST):
             part = product(a[:, k : k + LONGEST], b[k : k + LONGEST])
-            c = part if k == 0 and add_to is None else np.add(c, part, out=c)
+            with np.errstate(all="ignore"):
+                c = part if k == 0 and add_to is None else np.add(c, part, out=c)
         return c
     a, b = _in_place(a), _in_place(b)
     (a_row, a_step), (b_row, b_step) = _steps(a), _steps(b)

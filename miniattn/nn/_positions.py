@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._checks import Array
+from miniattn._memory import empty_like
 from miniattn.nn import _init
 from miniattn.nn._module import Module, Parameter
 
@@ -139,19 +140,16 @@ class LearnedPositions(Module):
                 f"positions: expected positions < max_length = {max_length}, "
                 f"got {int(positions.max())}"
             )
-        return x + self.weight.data[positions], LearnedPositionsContext(positions)
+        y = np.add(x, self.weight.data[positions], out=empty_like(x))
+        return y, LearnedPositionsContext(positions)
 
     def backward(self, dy: Array, ctx: LearnedPositionsContext) -> Array:
         """Return dx (B, T, E)."""
         # y = x + weight[positions]
         if self.weight.trainable:
-            dweight = np.zeros(self.weight.shape, self.weight.dtype)
-            if ctx.positions.ndim == 1:  # the same row for the whole batch
-                dy_rows = dy.sum(axis=0)
-            else:
-                dy_rows = dy
-            np.add.at(dweight, ctx.positions, dy_rows)
-            self.weight.accumulate(dweight)
+            ids = np.broadcast_to(ctx.positions, dy.shape[:2])
+            table = F.EmbeddingContext(ids, self.weight.shape, self.weight.dtype)
+            self.weight.accumulate(F.embedding_backward(dy, table))
         return dy.copy()
 
     def describe(self) -> str:

@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._checks import Array
+from miniattn._memory import empty_like
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._module import Module
 from miniattn.nn._norm import LayerNorm, RMSNorm
@@ -52,7 +53,7 @@ class ResidualLayer(Module):
             h, norm_ctx = norm.forward(x)
             h, sublayer_ctx = sublayer.forward(h, *inputs, rng=rng, **options)
             h, dropout_ctx = self.dropout.drop(h, rng)
-            y = x + h
+            y = np.add(x, h, out=empty_like(h))
         else:
             h, sublayer_ctx = sublayer.forward(x, *inputs, rng=rng, **options)
             h, dropout_ctx = self.dropout.drop(h, rng)
