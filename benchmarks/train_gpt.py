@@ -11,6 +11,7 @@ same machine. A step is forward, loss, backward, clipping and update.
 
 import argparse
 import functools
+import importlib.metadata
 import multiprocessing
 import statistics
 import time
@@ -137,8 +138,11 @@ def main():
     parser.add_argument("--sides", nargs="*", choices=SIDES, default=list(SIDES))
     args = parser.parse_args()
 
-    from miniattn import models, optim
+    from miniattn import models, optim, runtime
 
+    facts = runtime.config() | {"PyTorch": importlib.metadata.version("torch")}
+    del facts["compiled kernels"]
+    print("; ".join(f"{name} {value}" for name, value in facts.items()))
     rng = np.random.default_rng(1337)
     if args.text:
         text = args.text.read_text(encoding="utf-8")

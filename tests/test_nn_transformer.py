@@ -206,6 +206,7 @@ def test_repr_shows_the_settings():
     [
         (lambda: nn.TransformerEncoderLayer(8, 3), ValueError, "num_heads"),
         (lambda: nn.TransformerEncoderLayer(8, 2, norm="batch"), ValueError, "norm: expected one"),
+        (lambda: nn.TransformerDecoderLayer(8, 2, norm_eps=0.0), ValueError, "norm_eps: expected"),
         (lambda: nn.TransformerEncoderLayer(8, 2, activation="x"), ValueError, "activation"),
         (lambda: nn.TransformerEncoderLayer(8, 2, heads=3), TypeError, "heads"),
         (lambda: nn.TransformerEncoder(-1, 8, 2), ValueError, "num_layers"),
@@ -215,3 +216,13 @@ def test_repr_shows_the_settings():
 def test_wrong_settings(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize(("norm", "usual"), [("layer", 1e-5), ("rms", 1e-6)])
+@pytest.mark.parametrize("stack", [nn.TransformerEncoder, nn.TransformerDecoder])
+def test_norm_eps_reaches_every_norm(stack, norm, usual):
+    for given, wanted in ((None, usual), (1e-3, 1e-3)):
+        modules = stack(2, 8, 2, norm=norm, norm_eps=given).modules()
+        eps = [m.eps for m in modules if isinstance(m, nn.LayerNorm | nn.RMSNorm)]
+        assert len(eps) == (5 if stack is nn.TransformerEncoder else 7)
+        assert set(eps) == {wanted}

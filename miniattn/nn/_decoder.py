@@ -51,7 +51,8 @@ class TransformerDecoderLayer(ResidualLayer):
         Width of the memory; E by default.
     causal : bool
         Whether a token sees only those before it and itself. False leaves that to ``mask``.
-    ffn_dim, norm_first, activation, norm, bias, dropout, attn_dropout, ffn_dropout, rng, dtype
+    ffn_dim, norm_first, activation, norm, norm_eps, bias
+    dropout, attn_dropout, ffn_dropout, rng, dtype
         As in `TransformerEncoderLayer`.
     **attention
         Options of the self-attention (`MultiHeadAttention`); ``num_kv_heads`` and ``softcap`` go
@@ -84,6 +85,7 @@ class TransformerDecoderLayer(ResidualLayer):
         norm_first: bool = True,
         activation: Activation | Literal["swiglu"] = "gelu",
         norm: Norm = "layer",
+        norm_eps: float | None = None,
         bias: bool = True,
         dropout: float = 0.0,
         attn_dropout: float | None = None,
@@ -96,11 +98,11 @@ class TransformerDecoderLayer(ResidualLayer):
         self.norm_first, self.causal = bool(norm_first), bool(causal)
         attn_dropout = dropout if attn_dropout is None else attn_dropout
         ffn_dropout = dropout if ffn_dropout is None else ffn_dropout
-        self.norm1 = norm_layer(norm, embed_dim, bias=bias, dtype=dtype)
+        self.norm1 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
         self.self_attn = MultiHeadAttention(
             embed_dim, num_heads, bias=bias, dropout=attn_dropout, rng=rng, dtype=dtype, **attention
         )
-        self.norm2 = norm_layer(norm, embed_dim, bias=bias, dtype=dtype)
+        self.norm2 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
         self.cross_attn = MultiHeadAttention(
             embed_dim,
             num_heads,
@@ -113,7 +115,7 @@ class TransformerDecoderLayer(ResidualLayer):
             rng=rng,
             dtype=dtype,
         )
-        self.norm3 = norm_layer(norm, embed_dim, bias=bias, dtype=dtype)
+        self.norm3 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
         self.ffn = feed_forward(
             embed_dim, ffn_dim, activation, dropout=ffn_dropout, bias=bias, rng=rng, dtype=dtype
         )
@@ -214,18 +216,21 @@ class TransformerDecoder(Module):
         *,
         norm_first: bool = True,
         norm: Norm = "layer",
+        norm_eps: float | None = None,
         bias: bool = True,
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
         **options: Any,
     ) -> None:
         _checks.integer("num_layers", num_layers, least=1)
-        options |= {"norm": norm, "bias": bias, "rng": _init.generator(rng), "dtype": dtype}
+        norms: dict[str, Any] = {"norm": norm, "norm_eps": norm_eps, "bias": bias}
+        options |= {**norms, "rng": _init.generator(rng), "dtype": dtype}
         self.layers = [
             TransformerDecoderLayer(embed_dim, num_heads, norm_first=norm_first, **options)
             for _ in range(num_layers)
         ]
-        self.norm = norm_layer(norm, embed_dim, bias=bias, dtype=dtype) if norm_first else None
+        last = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
+        self.norm = last if norm_first else None
 
     def forward(
         self,

@@ -55,6 +55,8 @@ class TransformerEncoderLayer(ResidualLayer):
         Of the feed-forward; "swiglu" makes it a `SwiGLU`.
     norm : {"layer", "rms"}
         `LayerNorm` or `RMSNorm`.
+    norm_eps : float, optional
+        What it adds to the variance: 1e-5 for "layer", 1e-6 for "rms" by default.
     bias : bool
         Whether linear maps and LayerNorms have a bias.
     dropout : float
@@ -91,6 +93,7 @@ class TransformerEncoderLayer(ResidualLayer):
         norm_first: bool = True,
         activation: Activation | Literal["swiglu"] = "gelu",
         norm: Norm = "layer",
+        norm_eps: float | None = None,
         bias: bool = True,
         dropout: float = 0.0,
         attn_dropout: float | None = None,
@@ -101,7 +104,7 @@ class TransformerEncoderLayer(ResidualLayer):
     ) -> None:
         rng = _init.generator(rng)
         self.norm_first = bool(norm_first)
-        self.norm1 = norm_layer(norm, embed_dim, bias=bias, dtype=dtype)
+        self.norm1 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
         self.attn = MultiHeadAttention(
             embed_dim,
             num_heads,
@@ -111,7 +114,7 @@ class TransformerEncoderLayer(ResidualLayer):
             dtype=dtype,
             **attention,
         )
-        self.norm2 = norm_layer(norm, embed_dim, bias=bias, dtype=dtype)
+        self.norm2 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
         self.ffn = feed_forward(
             embed_dim,
             ffn_dim,
@@ -198,18 +201,21 @@ class TransformerEncoder(Module):
         *,
         norm_first: bool = True,
         norm: Norm = "layer",
+        norm_eps: float | None = None,
         bias: bool = True,
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
         **options: Any,
     ) -> None:
         _checks.integer("num_layers", num_layers, least=0)
-        options |= {"norm": norm, "bias": bias, "rng": _init.generator(rng), "dtype": dtype}
+        norms: dict[str, Any] = {"norm": norm, "norm_eps": norm_eps, "bias": bias}
+        options |= {**norms, "rng": _init.generator(rng), "dtype": dtype}
         self.layers = [
             TransformerEncoderLayer(embed_dim, num_heads, norm_first=norm_first, **options)
             for _ in range(num_layers)
         ]
-        self.norm = norm_layer(norm, embed_dim, bias=bias, dtype=dtype) if norm_first else None
+        last = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
+        self.norm = last if norm_first else None
 
     def forward(
         self,

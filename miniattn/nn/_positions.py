@@ -148,7 +148,8 @@ class LearnedPositions(Module):
         # y = x + weight[positions]
         if self.weight.trainable:
             ids = np.broadcast_to(ctx.positions, dy.shape[:2])
-            table = F.EmbeddingContext(ids, self.weight.shape, self.weight.dtype)
+            length, width = self.weight.shape
+            table = F.EmbeddingContext(ids, (length, width), self.weight.dtype)
             self.weight.accumulate(F.embedding_backward(dy, table))
         return dy.copy()
 
