@@ -57,7 +57,8 @@ from miniattn.kernels.simd import (
 )
 from miniattn.kernels.tiles import WIDE, fill, is_finite, pack, round_up
 
-KEYS = 64
+KEYS = 256  # of one tile
+AHEAD = 64  # so many rows are asked for before they are needed: processors look ahead within a page
 
 
 @task
@@ -159,9 +160,6 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
                 d_width,
                 k_tile,
                 k_row,
-                v_tile,
-                v_row,
-                v_width,
                 tile,
                 D,
                 partial,
@@ -183,7 +181,7 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
 
 
 @inner
-def multiply_rows(s, q, d_width, k, k_row, v, v_row, v_width, tile, D, partial):
+def multiply_rows(s, q, d_width, k, k_row, tile, D, partial):
     """Set ``s[i, j] = sum_d q[i, d] k[j, d]``, by vectors of keys."""
     w = lanes(s)
     whole = D - D % w
@@ -193,9 +191,8 @@ def multiply_rows(s, q, d_width, k, k_row, v, v_row, v_width, tile, D, partial):
                 at = min(j + n, tile.m - 1)
                 row = k + at * k_row
                 if i == 0:
-                    # V is on its way while K is being read.
-                    for e in range(0, v_width, w):
-                        prefetch(v + (at * v_row + e))
+                    for d in range(0, D, w):
+                        prefetch(row + (AHEAD * k_row + d))
                 total = splat(0.0, s)
                 for d in range(0, whole, w):
                     total = fma(load(row + d), load(q + (i * d_width + d)), total)

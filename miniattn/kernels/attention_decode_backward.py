@@ -224,8 +224,8 @@ def _score_gradients(problem, queries, first, head, tile, kind, k, k_row, v, v_r
     d_width, v_width = queries.q_width, queries.v_width
     q, dout = queries.q + first * d_width, queries.dout + first * v_width
     D, Dv, partial = problem.D, problem.Dv, queries.partial
-    multiply_rows(weights, q, d_width, k, k_row, v, v_row, v_width, tile, D, partial)
-    multiply_rows(dscores, dout, v_width, v, v_row, v, v_row, 0, tile, Dv, partial)
+    multiply_rows(weights, q, d_width, k, k_row, tile, D, partial)
+    multiply_rows(dscores, dout, v_width, v, v_row, tile, Dv, partial)
     finish_scores(weights, head, tile, kind, slopes)
     if head.dropout > 0.0:
         drop(dscores, head, tile)
