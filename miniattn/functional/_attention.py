@@ -304,7 +304,7 @@ def attention_backward(dout: Array, ctx: AttentionContext) -> AttentionGrads:
 def _backward_of_blocks(problem: Problem, ctx: AttentionContext, arrays: dict[str, Array]) -> None:
     lanes = _lanes(ctx.q)
     if problem.parts > 1:
-        size = backward_kernels.sums_size.py_func(problem, lanes)
+        size = backward_kernels.sums_size(problem, lanes)
         arrays["sums"] = empty((1, problem.B * problem.G * problem.parts, size), ctx.q.dtype)
     plan = backward_kernels.plan(problem, lanes)
     _launch(backward_kernels.backward, plan, problem, ctx.mask, ctx.bias, arrays)

@@ -152,7 +152,7 @@ def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of `backward`, and the elements of scratch memory of a thread."""
     scratch = _block_size(problem, lanes)
     if problem.parts == 1:
-        scratch += sums_size.py_func(problem, lanes)
+        scratch += sums_size(problem, lanes)
     return problem.B * problem.G * problem.parts, scratch
 
 
@@ -171,7 +171,7 @@ def sums_size(problem, w):  # plain arithmetic, because Python asks too
 def _block_size(problem: Problem, w: int) -> int:
     """Return the elements of scratch memory that `prepare` lays out."""
     width = max(QUERIES, w)
-    d_width, v_width = round_up.py_func(problem.D, w), round_up.py_func(problem.Dv, w)
+    d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
     tile = width * (KEYS + ROW_GROUP)
     packed = width * (problem.D + problem.Dv) + width * (2 * d_width + v_width)
     return packed + 3 * tile + KEYS * d_width + 3 * width

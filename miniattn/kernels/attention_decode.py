@@ -92,7 +92,7 @@ def merge(sizes, factors, operands, counter, scratch):
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of `decode`, and the elements of scratch memory of a thread."""
-    d_width, v_width = (round_up.py_func(n, lanes) for n in (problem.D, problem.Dv))
+    d_width, v_width = (round_up(n, lanes) for n in (problem.D, problem.Dv))
     # Queries, a tile of scores and one of slopes, partial sums, a packed tile of V.
     scratch = problem.T * (d_width + 2 * KEYS) + lanes * lanes + KEYS * v_width
     return problem.B * problem.G * problem.parts, scratch
@@ -107,7 +107,7 @@ def states(problem: Problem, lanes: int) -> tuple[int, int, int]:
     """Return the shape of the memory between `decode` and `merge`."""
     queries = problem.H // problem.G * problem.T
     pieces = problem.B * problem.G * problem.parts
-    return 1, pieces, queries * (round_up.py_func(problem.Dv, lanes) + lanes)
+    return 1, pieces, queries * (round_up(problem.Dv, lanes) + lanes)
 
 
 @inner

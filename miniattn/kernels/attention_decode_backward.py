@@ -106,9 +106,9 @@ def add_queries(sizes, factors, operands, counter, scratch):
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of `decode_backward`, and the elements of scratch memory of a thread."""
-    d_width, v_width = (round_up.py_func(n, lanes) for n in (problem.D, problem.Dv))
+    d_width, v_width = (round_up(n, lanes) for n in (problem.D, problem.Dv))
     count = problem.H // problem.G * problem.T
-    queries = count * (d_width + v_width + 3 * KEYS) + 3 * round_up.py_func(count, lanes)
+    queries = count * (d_width + v_width + 3 * KEYS) + 3 * round_up(count, lanes)
     tiles = (2 * KEYS + ROW_GROUP) * max(d_width, v_width)
     return problem.B * problem.G * problem.parts, queries + lanes * lanes + tiles
 
@@ -122,7 +122,7 @@ def sums(problem: Problem, lanes: int) -> tuple[int, int, int]:
     """Return the shape of the memory between the two."""
     pieces = problem.B * problem.G * problem.parts
     rows = problem.H // problem.G * problem.T
-    return 1, pieces, rows * round_up.py_func(problem.D, lanes)
+    return 1, pieces, rows * round_up(problem.D, lanes)
 
 
 @inner

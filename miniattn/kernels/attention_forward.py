@@ -88,7 +88,7 @@ def forward(sizes, factors, operands, counter, scratch):
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of a call, and the elements of scratch memory of a thread."""
     pieces = problem.B * problem.H * -(-problem.T // QUERIES)
-    width, v_width = max(QUERIES, lanes), round_up.py_func(problem.Dv, lanes)
+    width, v_width = max(QUERIES, lanes), round_up(problem.Dv, lanes)
     # Packed queries, a tile of scores and one of slopes, values, three rows; a packed tile of V.
     scratch = width * (problem.D + 2 * (KEYS + ROW_GROUP) + v_width + 3) + KEYS * v_width
     return pieces, scratch

@@ -59,7 +59,7 @@ def _bins(problem):
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of a call, and the elements of scratch memory of a thread."""
-    pieces = problem.B * problem.H * -(-problem.rows // _bins.py_func(problem))
+    pieces = problem.B * problem.H * -(-problem.rows // _bins(problem))
     return pieces, max(QUERIES, lanes) * (problem.D + 2 * (KEYS + ROW_GROUP) + 4)
 
 

@@ -39,7 +39,7 @@ class Head(NamedTuple):
     bias_j: int
     has_bias: bool
     dropout: float
-    key: tuple[int, int]
+    key: tuple[Any, Any]
     scale: float
     factor: float
     """What scores are still to be multiplied by, when finished, to be in base 2."""
