@@ -30,7 +30,7 @@ PACKED, EDGE = DEPTH * WIDE, TILE * WIDE  # in vectors
 # Tiles of one piece of work: few enough to be shared out evenly, enough to be worth the packing,
 # and not so many that their part of A leaves the second cache between two panels.
 LEAST, MOST = 10, 64
-PIECES = 4  # wanted for each thread, since threads do not start at the same time
+PIECES = 2  # wanted for each thread: threads do not start at the same time, but packing costs
 
 
 def plan(height: int, n: int, itemsize: int, threads: int) -> tuple[int, int]:

@@ -89,6 +89,12 @@ class MultiHeadAttention(Module):
     q_proj, k_proj, v_proj, out_proj : Linear
         ``weight`` (out, in) starts Glorot-uniform, ``bias`` at 0 (see `Linear`).
 
+    Notes
+    -----
+    What padding holds reaches no other token, forward or backward, but for the projections'
+    weights: their gradients add up dy · x over all tokens, and a padded x that is NaN or infinite
+    makes that NaN even where dy is 0. Fill padding with zeros, as the models here do.
+
     References
     ----------
     .. [1] Vaswani et al., "Attention Is All You Need", 2017, section 3.2.2.

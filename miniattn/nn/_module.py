@@ -71,7 +71,8 @@ class Parameter:
             raise ValueError(f"grad: expected shape {self.shape}, got {grad.shape}")
         if self.grad is None:
             # Taking the array over saves a pass through memory for every parameter and step.
-            self.grad = np.require(grad, dtype=self.dtype, requirements=["C", "W"])
+            fits = grad.flags.c_contiguous and grad.flags.writeable and grad.dtype == self.dtype
+            self.grad = grad if fits else np.array(grad, dtype=self.dtype, order="C")
         else:
             self.grad += grad
 
