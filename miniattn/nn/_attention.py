@@ -91,9 +91,9 @@ class MultiHeadAttention(Module):
 
     Notes
     -----
-    What padding holds reaches no other token, forward or backward, but for the projections'
-    weights: their gradients add up dy · x over all tokens, and a padded x that is NaN or infinite
-    makes that NaN even where dy is 0. Fill padding with zeros, as the models here do.
+    What padding holds reaches the outputs of no other token. In backward a padded token is a query
+    like any other, and the gradients of the weights add up dy · x over all tokens: with dy = 0 it
+    adds nothing while it is finite, but 0 · NaN is NaN. Fill padding with zeros, as the models do.
 
     References
     ----------
