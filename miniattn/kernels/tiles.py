@@ -63,21 +63,16 @@ def multiply(c, c_row, a, a_row, a_step, b, b_row, rows, vectors, depth, accumul
                 m += 4
         n += WIDE
     if WIDE == 4 and vectors - n >= 2:
-        for m in range(0, rows, 8):
-            product(
-                8,
-                2,
-                c + (m * c_row + n * w),
-                c_row,
-                a + m * a_row,
-                a_row,
-                a_step,
-                b + n * w,
-                b_row,
-                depth,
-                rows - m,
-                accumulate,
-            )
+        c_n, b_n = c + n * w, b + n * w
+        m = 0
+        while m < rows:
+            a_m, c_m, left = a + m * a_row, c_n + m * c_row, rows - m
+            if left > 4:
+                product(8, 2, c_m, c_row, a_m, a_row, a_step, b_n, b_row, depth, left, accumulate)
+                m += 8
+            else:
+                product(4, 2, c_m, c_row, a_m, a_row, a_step, b_n, b_row, depth, left, accumulate)
+                m += 4
         n += 2
     if vectors - n >= 1:
         for m in range(0, rows, 8):
