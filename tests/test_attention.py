@@ -421,3 +421,15 @@ def test_hidden_poison_does_not_reach_the_gradients_of_few_queries(poisoned):
     np.testing.assert_allclose(found.dv, clean.dv, rtol=1e-12, atol=1e-14)
     if poisoned in "kv":
         np.testing.assert_allclose(found.dq, clean.dq, rtol=1e-12, atol=1e-14)
+
+
+def test_a_bias_that_nobody_learns():
+    rng = np.random.default_rng(0)
+    q, k, v, dout = (rng.standard_normal((1, 2, 6, 4)) for _ in range(4))
+    _, ctx = F.attention_forward(q, k, v, bias=rng.standard_normal((2, 6, 6)))
+    with_it = F.attention_backward(dout, ctx)
+    without = F.attention_backward(dout, ctx, needs_bias_grad=False)
+    assert with_it.dbias is not None
+    assert without.dbias is None
+    for a, b in zip(with_it[:3], without[:3], strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -226,7 +226,9 @@ def attention_forward(
     return ctx.out, ctx
 
 
-def attention_backward(dout: Array, ctx: AttentionContext) -> AttentionGrads:
+def attention_backward(
+    dout: Array, ctx: AttentionContext, *, needs_bias_grad: bool = True
+) -> AttentionGrads:
     """Return the gradients of `attention_forward`.
 
     With P the weights and delta_i = sum_e dout_ie out_ie::
@@ -242,11 +244,14 @@ def attention_backward(dout: Array, ctx: AttentionContext) -> AttentionGrads:
         The gradient with respect to out.
     ctx : AttentionContext
         From `attention_forward`, whose inputs and output must not have changed since.
+    needs_bias_grad : bool
+        False where nobody learns the bias: its gradient costs two products more.
 
     Returns
     -------
     AttentionGrads
-        ``(dq, dk, dv, dbias)``; dbias is None without bias, else of bias's own shape.
+        ``(dq, dk, dv, dbias)``; dbias is of bias's own shape, None without bias or where it is not
+        needed.
 
     Raises
     ------
@@ -290,7 +295,7 @@ def attention_backward(dout: Array, ctx: AttentionContext) -> AttentionGrads:
     backward = _backward_of_few_queries if few else _backward_of_blocks
     backward(problem, ctx, arrays)
     dbias = None
-    if ctx.bias is not None:
+    if ctx.bias is not None and needs_bias_grad:
         dbias = np.zeros(ctx.bias.shape, q.dtype)
         arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
         plan = backward_kernels.plan_bias(problem, _lanes(q), arrays["dbias"].shape)

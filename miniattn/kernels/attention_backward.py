@@ -4,9 +4,9 @@ With P the weights of one head, delta_i = sum_e dout_ie out_ie and dP = dout v^T
 
     dv = P^T dout        dS = P * (dP - delta)        dq = scale dS k        dk = scale dS^T q
 
-One task owns dk and dv of one key/value head. It walks over its blocks of 64 queries, each of which
+One piece of work owns dk and dv of one key/value head. It walks over its blocks of 64 queries, each of which
 owns its rows of dq, and over tiles of 64 keys: five products per tile, in one pass. Where there are
-few heads, their query blocks are dealt to several tasks, as the shape alone decides, and the
+few heads, their query blocks are dealt to several pieces, as the shape alone decides, and the
 partial sums of dk and dv are added in order: the same bits for any number of threads.
 
 As in the forward direction, scores and their gradients are kept keys x queries. K and V are read
@@ -179,7 +179,7 @@ def _block_size(problem: Problem, w: int) -> int:
 
 @inner
 def _sum_queries(problem, operands, b, g, part, sums, work):
-    """Write dq of this task's query blocks, and their part of dk and dv into ``sums``."""
+    """Write dq of its query blocks, and their part of dk and dv into ``sums``."""
     w = lanes(work)
     d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
     rows = round_up(problem.S, KEYS)

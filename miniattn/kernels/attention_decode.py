@@ -1,9 +1,9 @@
 """Attention forward for very few queries: the decode step, T = 1 with a long cache of keys.
 
 There the work is to read K and V once, and the blocks of queries of `attention_forward` would be
-nearly empty. One task owns a run of keys of one key/value head, for all queries that share it, so
+nearly empty. One piece of work owns a run of keys of one key/value head, for all queries that share it, so
 that both K and V pass through the processor once per group of heads; long caches are dealt among
-several tasks, as the shape alone decides. Each task leaves the running maximum, sum and weighted
+several pieces, as the shape alone decides. Each piece leaves the running maximum, sum and weighted
 values of its keys, and a second pass merges them exactly, in order.
 
 Scores are kept queries x keys here: lanes belong to keys.
@@ -57,7 +57,7 @@ from miniattn.kernels.simd import (
 )
 from miniattn.kernels.tiles import WIDE, fill, is_finite, pack, round_up
 
-KEYS = 256  # of one tile
+KEYS = 512  # of one tile
 AHEAD = 64  # so many rows are asked for before they are needed: processors look ahead within a page
 
 

@@ -1,6 +1,6 @@
 """Attention forward: ``out = softmax(cap(scale q k^T) + bias + mask) v`` without a T x S array.
 
-One task owns the output rows of 64 queries of one head. It walks over tiles of 64 keys and keeps,
+One piece of work owns the output rows of 64 queries of one head. It walks over tiles of 64 keys and keeps,
 for each query, the running maximum of its scores, the running sum of their exponentials and the
 sum of values so weighted; when the maximum grows, the sums are rescaled (online softmax).
 
@@ -54,7 +54,7 @@ from miniattn.kernels.tiles import (
     round_up,
 )
 
-QUERIES = 64  # of one task
+QUERIES = 64  # of one piece of work
 KEYS = 64  # of one tile
 _DOUBLES = 2 * QUERIES // LANES  # registers that QUERIES numbers fill in double precision
 

@@ -258,7 +258,8 @@ class MultiHeadAttention(Module):
         # y = out_proj(merge(out))
         dout = _split(self.out_proj.backward(dy, ctx.out_proj), self.num_heads)
         # out = attention(q, k, v, bias)
-        dq, dk, dv, dbias = F.attention_backward(dout, ctx.attention)
+        learned = ctx.bias_shape is not None  # ALiBi's slopes are not
+        dq, dk, dv, dbias = F.attention_backward(dout, ctx.attention, needs_bias_grad=learned)
         # v = split(v_proj(value))
         dvalue = self.v_proj.backward(_merge(dv), ctx.v_proj)
         # k = turn(split(k_proj(key)))
