@@ -4,10 +4,10 @@ With P the weights of one head, delta_i = sum_e dout_ie out_ie and dP = dout v^T
 
     dv = P^T dout        dS = P * (dP - delta)        dq = scale dS k        dk = scale dS^T q
 
-One piece of work owns dk and dv of one key/value head. It walks over its blocks of 64 queries, each of which
-owns its rows of dq, and over tiles of 64 keys: five products per tile, in one pass. Where there are
-few heads, their query blocks are dealt to several pieces, as the shape alone decides, and the
-partial sums of dk and dv are added in order: the same bits for any number of threads.
+One piece of work owns dk and dv of one key/value head. It walks over its blocks of 64 queries, each
+of which owns its rows of dq, and over tiles of 64 keys: five products per tile, in one pass. Where
+there are few heads, their query blocks are dealt to several pieces, as the shape alone decides, and
+the partial sums of dk and dv are added in order: the same bits for any number of threads.
 
 As in the forward direction, scores and their gradients are kept keys x queries. K and V are read
 in place; q and dout are packed once per query block, transposed.

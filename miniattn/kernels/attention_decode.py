@@ -1,10 +1,10 @@
 """Attention forward for very few queries: the decode step, T = 1 with a long cache of keys.
 
 There the work is to read K and V once, and the blocks of queries of `attention_forward` would be
-nearly empty. One piece of work owns a run of keys of one key/value head, for all queries that share it, so
-that both K and V pass through the processor once per group of heads; long caches are dealt among
-several pieces, as the shape alone decides. Each piece leaves the running maximum, sum and weighted
-values of its keys, and a second pass merges them exactly, in order.
+nearly empty. One piece of work owns a run of keys of one key/value head, for all queries that share
+it, so that both K and V pass through the processor once per group of heads; long caches are dealt
+among several pieces, as the shape alone decides. Each piece leaves the running maximum, sum and
+weighted values of its keys, and a second pass merges them exactly, in order.
 
 Scores are kept queries x keys here: lanes belong to keys.
 

@@ -1,8 +1,8 @@
 """Attention forward: ``out = softmax(cap(scale q k^T) + bias + mask) v`` without a T x S array.
 
-One piece of work owns the output rows of 64 queries of one head. It walks over tiles of 64 keys and keeps,
-for each query, the running maximum of its scores, the running sum of their exponentials and the
-sum of values so weighted; when the maximum grows, the sums are rescaled (online softmax).
+One piece of work owns the output rows of 64 queries of one head. It walks over tiles of 64 keys and
+keeps, for each query, the running maximum of its scores, the running sum of their exponentials and
+the sum of values so weighted; when the maximum grows, the sums are rescaled (online softmax).
 
 Scores of a tile are kept transposed, keys x queries: a vector holds the scores of one key for 16
 queries, so that maxima, sums and rescaling are element-wise vector operations, and K is read in

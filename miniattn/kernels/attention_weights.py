@@ -1,9 +1,9 @@
 """Attention weights, whole or pooled: the map that people look at.
 
 Bin (r, c) of a map holds the mean over the queries of row bin r of the sum over the keys of column
-bin c of the weights: how much of their attention these queries pay to these keys. With as many
-bins as queries and keys it is the exact matrix of weights; with fewer, a map of any size is
-computed in the memory of the bins. One piece of work owns whole rows of bins.
+bin c of the weights: how much of their attention these queries pay to these keys. With as many bins
+as queries and keys it is the exact matrix of weights; with fewer, a map of any size is computed in
+the memory of the bins. One piece of work owns whole rows of bins.
 
 Each block of queries is walked over twice, first for the maxima and sums of its scores, as in
 `attention_forward`, then for the weights themselves.
