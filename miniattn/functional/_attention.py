@@ -29,7 +29,7 @@ from miniattn.kernels import (
     simd,
 )
 from miniattn.kernels._runtime import get_num_threads
-from miniattn.kernels.arguments import OPERANDS, ROW, SIZES, Problem
+from miniattn.kernels.arguments import OPERANDS, ROW, SIZES, TASKS, Problem
 from miniattn.kernels.launch import launch
 
 Array: TypeAlias = NDArray[Any]
@@ -203,13 +203,13 @@ def attention_forward(
     arrays = {"q": q4, "k": k4, "v": v4, "out": out, "lse": lse}
     if few:
         arrays["sums"] = empty(decode_kernels.states(problem, _lanes(q)), q.dtype)
-        plan = decode_kernels.plan(problem, _lanes(q))
-        _launch(decode_kernels.decode, plan, problem, mask, bias, arrays)
-        plan = decode_kernels.plan_merge(problem, _lanes(q))
-        _launch(decode_kernels.merge, plan, problem, None, None, arrays)
+        steps = [
+            (decode_kernels.decode, decode_kernels.plan(problem, _lanes(q))),
+            (decode_kernels.merge, decode_kernels.plan_merge(problem, _lanes(q))),
+        ]
     else:
-        plan = forward_kernels.plan(problem, _lanes(q))
-        _launch(forward_kernels.forward, plan, problem, mask, bias, arrays)
+        steps = [(forward_kernels.forward, forward_kernels.plan(problem, _lanes(q)))]
+    _launch(steps, problem, mask, bias, arrays)
     ctx = AttentionContext(
         q,
         k,
@@ -299,7 +299,8 @@ def attention_backward(
         dbias = np.zeros(ctx.bias.shape, q.dtype)
         arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
         plan = backward_kernels.plan_bias(problem, _lanes(q), arrays["dbias"].shape)
-        _launch(backward_kernels.bias_backward, plan, problem, ctx.mask, ctx.bias, arrays)
+        steps = [(backward_kernels.bias_backward, plan)]
+        _launch(steps, problem, ctx.mask, ctx.bias, arrays)
     missing = 4 - ctx.q.ndim
     return AttentionGrads(
         _drop_axes(dq, missing), _drop_axes(dk, missing), _drop_axes(dv, missing), dbias
@@ -311,11 +312,10 @@ def _backward_of_blocks(problem: Problem, ctx: AttentionContext, arrays: dict[st
     if problem.parts > 1:
         size = backward_kernels.sums_size(problem, lanes)
         arrays["sums"] = empty((1, problem.B * problem.G * problem.parts, size), ctx.q.dtype)
-    plan = backward_kernels.plan(problem, lanes)
-    _launch(backward_kernels.backward, plan, problem, ctx.mask, ctx.bias, arrays)
+    steps = [(backward_kernels.backward, backward_kernels.plan(problem, lanes))]
     if problem.parts > 1:
-        plan = backward_kernels.plan_sums(problem, lanes)
-        _launch(backward_kernels.add_sums, plan, problem, None, None, arrays)
+        steps.append((backward_kernels.add_sums, backward_kernels.plan_sums(problem, lanes)))
+    _launch(steps, problem, ctx.mask, ctx.bias, arrays)
 
 
 def _backward_of_few_queries(
@@ -323,10 +323,12 @@ def _backward_of_few_queries(
 ) -> None:
     lanes = _lanes(ctx.q)
     arrays["sums"] = empty(decode_backward_kernels.sums(problem, lanes), ctx.q.dtype)
-    plan = decode_backward_kernels.plan(problem, lanes)
-    _launch(decode_backward_kernels.decode_backward, plan, problem, ctx.mask, ctx.bias, arrays)
-    plan = decode_backward_kernels.plan_queries(problem, lanes)
-    _launch(decode_backward_kernels.add_queries, plan, problem, None, None, arrays)
+    kernels = decode_backward_kernels
+    steps = [
+        (kernels.decode_backward, kernels.plan(problem, lanes)),
+        (kernels.add_queries, kernels.plan_queries(problem, lanes)),
+    ]
+    _launch(steps, problem, ctx.mask, ctx.bias, arrays)
 
 
 def attention_weights(
@@ -449,7 +451,7 @@ def _pooled(
     problem = _problem(four_q, four_k, four_k, scale, softcap, 0.0, 0, bins=bins)
     plan = map_kernels.plan(problem, _lanes(q))
     arrays = {"q": four_q, "k": four_k, "out": pooled}
-    _launch(map_kernels.attention_map, plan, problem, checked_mask, bias, arrays)
+    _launch([(map_kernels.attention_map, plan)], problem, checked_mask, bias, arrays)
     return _drop_axes(pooled, 4 - q.ndim)
 
 
@@ -590,18 +592,16 @@ WORTH_A_THREAD = 2**18  # multiply-adds: to wake a thread takes as long
 
 
 def _launch(
-    task: Any,
-    plan: tuple[int, int],
+    steps: list[tuple[Any, tuple[int, int]]],
     problem: Problem,
     mask: masks.Mask | None,
     bias: Array | None,
     arrays: dict[str, Array],
 ) -> None:
-    """Run a kernel over its plan's pieces of work, on arrays of whatever layout.
+    """Run kernels, one after the other, each over its plan's pieces of work.
 
-    It is told addresses and strides: kernels are compiled once for each dtype.
+    They are told addresses and strides, so that they are compiled once for each dtype.
     """
-    pieces, scratch_size = plan
     dtype = arrays["q"].dtype
     if bias is not None:
         arrays["bias"] = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
@@ -615,21 +615,19 @@ def _launch(
     table = _ABSENT * len(OPERANDS)
     for name, x in arrays.items():
         _describe(x, table, ROW * _NUMBER[name])
+    sizes, factors = np.array(problem[:SIZES]), np.array(problem[SIZES:])
+    operands = np.array(table)
 
     pairs = problem.B * problem.H * problem.T * problem.S
     worth = 1 + pairs * (problem.D + problem.Dv) // WORTH_A_THREAD
-    workers = min(pieces, worth, get_num_threads())
-    # Each worker's part is a whole number of cache lines.
-    scratch = empty((max(1, workers), -(-scratch_size // 16) * 16), dtype)
-    launch(
-        task.address(dtype),
-        workers,
-        np.array([*problem[: SIZES - 1], pieces]),
-        np.array(problem[SIZES:]),
-        np.array(table),
-        scratch.__array_interface__["data"][0],
-        scratch.strides[0],
-    )
+    for task, (pieces, scratch_size) in steps:
+        sizes[TASKS] = pieces
+        workers = min(pieces, worth, get_num_threads())
+        # Each worker's part is a whole number of cache lines.
+        scratch = empty((max(1, workers), -(-scratch_size // 16) * 16), dtype)
+        place = scratch.__array_interface__["data"][0]
+        size = scratch.strides[0]
+        launch(task.address(dtype), workers, sizes, factors, operands, place, size)
 
 
 _ABSENT = [0] * ROW

@@ -42,6 +42,7 @@ class Problem(NamedTuple):
 
 
 SIZES = Problem._fields.index("scale")  # so many fields are integers
+TASKS = Problem._fields.index("tasks")  # pieces of work: another number for each kernel of a call
 
 
 @inner

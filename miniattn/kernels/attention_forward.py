@@ -6,7 +6,7 @@ the sum of values so weighted; when the maximum grows, the sums are rescaled (on
 
 Scores of a tile are kept transposed, keys x queries: a vector holds the scores of one key for 16
 queries, so that maxima, sums and rescaling are element-wise vector operations, and K is read in
-place. The query block is packed once, transposed, with scale and log2(e) folded in.
+place. The query block is packed once, transposed.
 
 References
 ----------
