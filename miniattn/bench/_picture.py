@@ -99,7 +99,8 @@ def _lengths(ax: Axes, entries: list[Record], what: str) -> None:
     ax.set_yscale("log")
     ax.set_xlabel("T = S, one head, D = 64, causal, forward + backward")
     ax.set_ylabel("seconds" if what == "time" else "MiB beyond inputs, results")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    ax.tick_params(axis="x", labelsize="x-small")
     ax.grid(alpha=0.3)
     _legend(ax)
 
