@@ -9,6 +9,7 @@ An array keeps its block for as long as it, or any view of it, is alive; nothing
 """
 
 import math
+import os
 import threading
 import weakref
 from collections import deque
@@ -67,9 +68,8 @@ class Pool:
         self._lock = threading.Lock()
         self._free: dict[int, list[_Block]] = {}
         self._kept = 0
-        self._loans: dict[
-            int, _Loan
-        ] = {}  # by id: arrays have no hash, nor have references to them
+        # By id: neither arrays nor references to them have a hash.
+        self._loans: dict[int, _Loan] = {}
         # An array may die anywhere, also inside this class: its block is only laid down here.
         self._returned: deque[_Block] = deque()
 
@@ -134,6 +134,14 @@ def _size_class(size: int) -> int:
 
 _pool = Pool()
 empty = _pool.empty
+
+
+def _after_fork() -> None:
+    _pool._lock = threading.Lock()  # a thread that no longer exists may hold the old one
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def empty_like(x: NDArray[Any]) -> NDArray[Any]:

@@ -1,7 +1,10 @@
 """Results lie in memory that is used again: but never while an array or a view of it is alive."""
 
 import gc
+import os
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -145,3 +148,21 @@ def test_results_survive_later_calls():
         F.softmax(-x)
         F.gelu(x)
     np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # what is tested
+def test_a_fork_while_another_thread_takes_memory():
+    with _memory._pool._lock:
+        child = os.fork()
+        if child == 0:
+            result = _memory.empty(SHAPE, np.float32)  # would wait for ever
+            os._exit(0 if result.shape == SHAPE else 1)
+    deadline = time.monotonic() + 20
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("the child waits for a lock that nobody holds")
+        time.sleep(0.01)
+    assert ended[1] == 0
