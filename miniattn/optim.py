@@ -13,7 +13,7 @@ from miniattn._checks import Array
 from miniattn.functional._arrays import kernel_input
 from miniattn.kernels import optim as kernels
 from miniattn.kernels._runtime import get_num_threads
-from miniattn.kernels.launch import launch
+from miniattn.kernels.launch import address_of, run
 from miniattn.nn import Parameter
 
 __all__ = [
@@ -384,11 +384,13 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     norm = math.sqrt(math.fsum(total for group in groups for total in _sums_of_squares(group)))
     if norm > max_norm:
         for group in groups:
-            in_place = [g for g in group if kernel_input(g) is g]
-            _launch(kernels.scale, in_place, factors=[max_norm / norm])
+            in_place: list[Array] = []
             for grad in group:
-                if kernel_input(grad) is not grad:  # assigned by the user
+                if kernel_input(grad) is grad:
+                    in_place.append(grad)
+                else:  # assigned by the user
                     grad *= max_norm / norm
+            _launch(kernels.scale, in_place, factors=[max_norm / norm])
     return norm
 
 
@@ -505,14 +507,13 @@ def _launch(task: Any, *roles: list[Array], factors: list[float]) -> None:
     if not arrays:
         return
     ends = _blocks(arrays)
-    launch(
-        task.address(arrays[0].dtype),
+    run(
+        task,
+        arrays[0].dtype,
         min(ends[-1], get_num_threads()),
         np.array([len(arrays), *ends, *(a.size for a in arrays)]),
         np.array(factors, np.float64),
-        np.array([a.__array_interface__["data"][0] for role in roles for a in role]),
-        0,
-        0,
+        np.array([address_of(a) for role in roles for a in role]),
     )
 
 

@@ -8,31 +8,21 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+import miniattn.kernels.attention_backward as backward_kernels
+import miniattn.kernels.attention_decode as decode_kernels
+import miniattn.kernels.attention_decode_backward as decode_backward_kernels
+import miniattn.kernels.attention_forward as forward_kernels
+import miniattn.kernels.attention_weights as map_kernels
 from miniattn import _checks, masks
 from miniattn._memory import empty
-from miniattn.kernels import (
-    attention_backward as backward_kernels,
-)
-from miniattn.kernels import (
-    attention_decode as decode_kernels,
-)
-from miniattn.kernels import (
-    attention_decode_backward as decode_backward_kernels,
-)
-from miniattn.kernels import (
-    attention_forward as forward_kernels,
-)
-from miniattn.kernels import (
-    attention_weights as map_kernels,
-)
-from miniattn.kernels import (
-    simd,
-)
+from miniattn.kernels import simd
 from miniattn.kernels._runtime import get_num_threads
 from miniattn.kernels.arguments import OPERANDS, ROW, SIZES, TASKS, Problem
-from miniattn.kernels.launch import launch
+from miniattn.kernels.launch import address_of, run
 
 Array: TypeAlias = NDArray[Any]
+# A kernel, with how many pieces of work it has and how much scratch memory each thread needs.
+Step: TypeAlias = tuple[Any, tuple[int, int]]
 
 
 class AttentionContext(NamedTuple):
@@ -292,43 +282,40 @@ def attention_backward(
     few = q.shape[-2] <= _FEW_QUERIES
     parts = _key_parts(q, k) if few else _query_parts(q, k)
     problem = _problem(q, k, v, ctx.scale, ctx.softcap, ctx.dropout, ctx.seed, parts=parts)
-    backward = _backward_of_few_queries if few else _backward_of_blocks
-    backward(problem, ctx, arrays)
+    steps = (_steps_of_few_queries if few else _steps_of_blocks)(problem, arrays)
     dbias = None
     if ctx.bias is not None and needs_bias_grad:
         dbias = np.zeros(ctx.bias.shape, q.dtype)
         arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
         plan = backward_kernels.plan_bias(problem, _lanes(q), arrays["dbias"].shape)
-        steps = [(backward_kernels.bias_backward, plan)]
-        _launch(steps, problem, ctx.mask, ctx.bias, arrays)
+        steps.append((backward_kernels.bias_backward, plan))
+    _launch(steps, problem, ctx.mask, ctx.bias, arrays)
     missing = 4 - ctx.q.ndim
     return AttentionGrads(
         _drop_axes(dq, missing), _drop_axes(dk, missing), _drop_axes(dv, missing), dbias
     )
 
 
-def _backward_of_blocks(problem: Problem, ctx: AttentionContext, arrays: dict[str, Array]) -> None:
-    lanes = _lanes(ctx.q)
+def _steps_of_blocks(problem: Problem, arrays: dict[str, Array]) -> list[Step]:
+    """Return the kernels of the backward direction, and give them memory for their sums."""
+    kernels, lanes = backward_kernels, _lanes(arrays["q"])
+    steps = [(kernels.backward, kernels.plan(problem, lanes))]
     if problem.parts > 1:
-        size = backward_kernels.sums_size(problem, lanes)
-        arrays["sums"] = empty((1, problem.B * problem.G * problem.parts, size), ctx.q.dtype)
-    steps = [(backward_kernels.backward, backward_kernels.plan(problem, lanes))]
-    if problem.parts > 1:
-        steps.append((backward_kernels.add_sums, backward_kernels.plan_sums(problem, lanes)))
-    _launch(steps, problem, ctx.mask, ctx.bias, arrays)
+        size = kernels.sums_size(problem, lanes)
+        shape = (1, problem.B * problem.G * problem.parts, size)
+        arrays["sums"] = empty(shape, arrays["q"].dtype)
+        steps.append((kernels.add_sums, kernels.plan_sums(problem, lanes)))
+    return steps
 
 
-def _backward_of_few_queries(
-    problem: Problem, ctx: AttentionContext, arrays: dict[str, Array]
-) -> None:
-    lanes = _lanes(ctx.q)
-    arrays["sums"] = empty(decode_backward_kernels.sums(problem, lanes), ctx.q.dtype)
-    kernels = decode_backward_kernels
-    steps = [
+def _steps_of_few_queries(problem: Problem, arrays: dict[str, Array]) -> list[Step]:
+    """Return those for few queries, likewise."""
+    kernels, lanes = decode_backward_kernels, _lanes(arrays["q"])
+    arrays["sums"] = empty(kernels.sums(problem, lanes), arrays["q"].dtype)
+    return [
         (kernels.decode_backward, kernels.plan(problem, lanes)),
         (kernels.add_queries, kernels.plan_queries(problem, lanes)),
     ]
-    _launch(steps, problem, ctx.mask, ctx.bias, arrays)
 
 
 def attention_weights(
@@ -592,7 +579,7 @@ WORTH_A_THREAD = 2**18  # multiply-adds: to wake a thread takes as long
 
 
 def _launch(
-    steps: list[tuple[Any, tuple[int, int]]],
+    steps: list[Step],
     problem: Problem,
     mask: masks.Mask | None,
     bias: Array | None,
@@ -625,9 +612,7 @@ def _launch(
         workers = min(pieces, worth, get_num_threads())
         # Each worker's part is a whole number of cache lines.
         scratch = empty((max(1, workers), -(-scratch_size // 16) * 16), dtype)
-        place = scratch.__array_interface__["data"][0]
-        size = scratch.strides[0]
-        launch(task.address(dtype), workers, sizes, factors, operands, place, size)
+        run(task, dtype, workers, sizes, factors, operands, scratch)
 
 
 _ABSENT = [0] * ROW
@@ -637,7 +622,7 @@ _NUMBER = {name: i for i, name in enumerate(OPERANDS)}
 def _describe(x: Array, table: list[int], at: int) -> None:
     """Write an operand's address, and the strides of its axes in elements."""
     size = x.itemsize
-    table[at] = x.__array_interface__["data"][0]
+    table[at] = address_of(x)
     for n, stride in zip(x.shape, x.strides, strict=True):
         at += 1
         if n != 1:

@@ -6,7 +6,7 @@ from miniattn._memory import empty
 from miniattn.functional._arrays import Array
 from miniattn.kernels import matmul
 from miniattn.kernels._runtime import get_num_threads
-from miniattn.kernels.launch import launch
+from miniattn.kernels.launch import address_of, run
 
 WORTH_A_THREAD = 2**17  # multiply-adds: to wake a thread takes as long
 # Terms that are added one by one: longer sums are sums of such sums, which bounds their rounding.
@@ -42,14 +42,13 @@ def product(a: Array, b: Array, *, add_to: Array | None = None) -> Array:
         b_row, b_step = n, 1
     threads = get_num_threads()
     pieces, share = matmul.plan(m, n, a.itemsize, threads)
-    launch(
-        matmul.matmul.address(a.dtype),
+    run(
+        matmul.matmul,
+        a.dtype,
         min(pieces, threads, 1 + m * depth * n // WORTH_A_THREAD),
         np.array([m, n, depth, a_row, a_step, b_row, b_step, n, add_to is not None, pieces, share]),
         _NO_FACTORS,
-        np.array([x.__array_interface__["data"][0] for x in (a, b, c)]),
-        0,
-        0,
+        np.array([address_of(x) for x in (a, b, c)]),
     )
     return c
 

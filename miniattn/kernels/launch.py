@@ -6,11 +6,33 @@ thread runs the whole function, which takes pieces of work from a counter until 
 one thread did not get to, another does, and a thread that never woke up is not waited for.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
-from miniattn.kernels._runtime import kernel
+from miniattn.kernels._runtime import Task, kernel
 from miniattn.kernels.simd import call
+
+
+def run(
+    task: Task,
+    dtype: DTypeLike,
+    workers: int,
+    sizes: NDArray[Any],
+    factors: NDArray[Any],
+    operands: NDArray[Any],
+    scratch: NDArray[Any] | None = None,
+) -> None:
+    """Run a task in up to ``workers`` threads; each owns a row of ``scratch``, if it needs any."""
+    place, size = (0, 0) if scratch is None else (address_of(scratch), scratch.strides[0])
+    launch(task.address(dtype), workers, sizes, factors, operands, place, size)
+
+
+def address_of(x: NDArray[Any]) -> int:
+    """Return where an array's first element lies."""
+    return int(x.__array_interface__["data"][0])
 
 
 @kernel

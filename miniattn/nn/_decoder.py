@@ -223,14 +223,15 @@ class TransformerDecoder(Module):
         **options: Any,
     ) -> None:
         _checks.integer("num_layers", num_layers, least=1)
-        norms: dict[str, Any] = {"norm": norm, "norm_eps": norm_eps, "bias": bias}
-        options |= {**norms, "rng": _init.generator(rng), "dtype": dtype}
+        options |= {"norm": norm, "norm_eps": norm_eps, "bias": bias}
+        options |= {"rng": _init.generator(rng), "dtype": dtype}
         self.layers = [
             TransformerDecoderLayer(embed_dim, num_heads, norm_first=norm_first, **options)
             for _ in range(num_layers)
         ]
-        last = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
-        self.norm = last if norm_first else None
+        self.norm = None
+        if norm_first:
+            self.norm = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
 
     def forward(
         self,

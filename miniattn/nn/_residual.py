@@ -87,11 +87,10 @@ def norm_layer(
     name: Norm, embed_dim: int, *, eps: float | None, bias: bool, dtype: DTypeLike
 ) -> Module:
     """Return the normalisation that ``name`` stands for; RMSNorm has no bias."""
+    given = {} if eps is None else {"eps": _checks.positive("norm_eps", eps)}
     if _checks.choice("norm", name, get_args(Norm)) == "rms":
-        eps = 1e-6 if eps is None else _checks.positive("norm_eps", eps)
-        return RMSNorm(embed_dim, eps=eps, dtype=dtype)
-    eps = 1e-5 if eps is None else _checks.positive("norm_eps", eps)
-    return LayerNorm(embed_dim, eps=eps, bias=bias, dtype=dtype)
+        return RMSNorm(embed_dim, dtype=dtype, **given)
+    return LayerNorm(embed_dim, bias=bias, dtype=dtype, **given)
 
 
 def _first(grads: Array | tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
