@@ -364,3 +364,19 @@ def test_agrees_with_torch(op, n, rng):
 def test_wrong_calls(call, error, words):
     with pytest.raises(error, match=words):
         call(np.ones((2, 3), np.float32))
+
+
+@pytest.mark.parametrize("op", ["softmax", "log_softmax", "logsumexp"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_mask_that_hides_nothing_changes_no_bit(op, dtype):
+    """Masked rows are copied first, into memory that must live as long as it is read."""
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 3, 5, 8, 16, 17, 31, 40, 300):
+        for count in (1, 2, 3, 17):
+            x = rng.standard_normal((count, n)).astype(dtype)
+            y, ctx = getattr(F, f"{op}_forward")(x)
+            masked, masked_ctx = getattr(F, f"{op}_forward")(x, mask=np.ones((count, n), bool))
+            np.testing.assert_array_equal(masked, y)
+            dy = rng.standard_normal(y.shape).astype(dtype)
+            backward = getattr(F, f"{op}_backward")
+            np.testing.assert_array_equal(backward(dy, masked_ctx), backward(dy, ctx))

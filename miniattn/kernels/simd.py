@@ -63,6 +63,7 @@ __all__ = [
     "horizontal_sum",
     "horizontal_sums",
     "iota",
+    "keep",
     "lanes",
     "load",
     "load_first",
@@ -378,6 +379,18 @@ def pointer(typing_context, array, index):
         return builder.bitcast(place, context.get_value_type(result))
 
     return result(array, index), emit
+
+
+@intrinsic
+def keep(typing_context, array):
+    """Keep an array's memory until here, which a pointer into it does not.
+
+    Numba frees an array after the last mention of its name.
+    """
+    if not isinstance(array, types.Array):
+        return None
+
+    return types.none(array), lambda context, builder, signature, args: context.get_dummy_value()
 
 
 @intrinsic

@@ -18,6 +18,7 @@ from miniattn.kernels._runtime import inner, kernel
 from miniattn.kernels.simd import (
     exp2_product,
     horizontal_sum,
+    keep,
     lanes,
     load,
     load_first,
@@ -38,11 +39,11 @@ from miniattn.kernels.softmax_rows import (
     logarithms,
     narrow_sums,
     narrow_tops,
-    padded,
     rows_per_task,
     scaled_weights,
     tops_and_sums,
 )
+from miniattn.kernels.tiles import round_up
 
 # --- Some rows: a pointer to the first, their number and their length ----------------------------
 
@@ -65,7 +66,7 @@ def _softmax_narrow(x, count, n, high, low, y):
     store(factors, select(s != 0.0, 1.0 / s, 0.0))
     whole = n - n % step
     for r in range(count):
-        p, q = terms + r * padded(x, n), y + r * n
+        p, q = terms + r * round_up(n, lanes(x)), y + r * n
         for j in range(0, whole, step):
             store(q + j, load(p + j) * factors[r])
         if whole < n:
@@ -222,6 +223,7 @@ def _softmax_task(start, stop, x, mask, mask_row, high, low, y):
     scratch = _scratch(x, start, stop, mask)
     p = _shown_rows(x, start, stop, mask, mask_row, scratch)
     _softmax(p, stop - start, n, high, low, pointer(y, start * n))
+    keep(scratch)
     _set_hidden(y, start, stop, mask, mask_row, 0)
 
 
@@ -233,6 +235,9 @@ def _log_softmax_task(start, stop, x, mask, mask_row, high, low, inv_temperature
     top, log_sum = np.empty(stop - start, x.dtype), np.empty(stop - start, x.dtype)
     m, log_s, q = pointer(top, 0), pointer(log_sum, 0), pointer(y, start * n)
     _log_softmax(p, stop - start, n, high, low, inv_temperature, m, log_s, q)
+    keep(scratch)
+    keep(top)
+    keep(log_sum)
     _set_hidden(y, start, stop, mask, mask_row, -np.inf)
 
 
@@ -259,6 +264,7 @@ def _logsumexp_task(start, stop, x, mask, mask_row, high, low, top, log_sum):
     m, s = pointer(top, start), pointer(log_sum, start)
     tops_and_sums(p, stop - start, x.shape[1], high, low, m, s)
     logarithms(s, stop - start)
+    keep(scratch)
 
 
 @inner
@@ -268,6 +274,7 @@ def _logsumexp_backward_task(start, stop, dlse, x, mask, mask_row, top, log_sum,
     p = _shown_rows(x, start, stop, mask, mask_row, scratch)
     g, m, log_s = pointer(dlse, start), pointer(top, start), pointer(log_sum, start)
     _logsumexp_backward(g, p, stop - start, n, m, log_s, high, low, pointer(dx, start * n))
+    keep(scratch)
     _set_hidden(dx, start, stop, mask, mask_row, 0)
 
 
