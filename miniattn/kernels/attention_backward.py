@@ -162,10 +162,9 @@ def plan_sums(problem: Problem, lanes: int) -> tuple[int, int]:
 
 
 @inner
-def sums_size(problem, w):  # plain arithmetic, because Python asks too
+def sums_size(problem, w):
     """Return the elements of the sums dk and dv of one key/value head."""
-    columns = (problem.D + w - 1) // w * w + (problem.Dv + w - 1) // w * w
-    return (problem.S + KEYS - 1) // KEYS * KEYS * columns
+    return round_up(problem.S, KEYS) * (round_up(problem.D, w) + round_up(problem.Dv, w))
 
 
 def _block_size(problem: Problem, w: int) -> int:

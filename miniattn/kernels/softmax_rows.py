@@ -33,6 +33,7 @@ from miniattn.kernels.simd import (
     store,
     store_first,
 )
+from miniattn.kernels.tiles import round_up
 
 # Elements that one task works on; with fewer, one thread is done before a pool is awake.
 GRAIN = 16_384
@@ -42,8 +43,6 @@ RUN = 32
 # Registers up to which a row is narrow: as many rows as a register has lanes fit the first cache.
 NARROW = 8
 TERMS = NARROW * LANES  # registers that hold the terms of narrow rows
-
-
 # Elements up to which the next row is fetched from memory while one is worked on: both stay in the
 # second cache.
 NEAR = 65_536
@@ -65,12 +64,6 @@ def rows_per_task(count, n):
 def is_narrow(x, n):
     """Return whether rows of n elements are worked on several at a time."""
     return n <= NARROW * lanes(x)
-
-
-@inner
-def padded(x, n):
-    """Return the length of a row in whole registers."""
-    return -(-n // lanes(x)) * lanes(x)
 
 
 # --- One row -------------------------------------------------------------------------------------
@@ -166,15 +159,15 @@ def narrow_tops(x, count, n):
 def narrow_sums(x, count, n, m, high, low, terms, keep):
     """Return the rows' Σ_j exp((x[j] − m) / τ) as a vector; the terms are kept if asked for.
 
-    Row r of ``terms`` begins at ``r * padded(x, n)``: in whole registers, because what a masked
-    store wrote can't be read back for a while.
+    Each row of ``terms`` takes whole registers, because what a masked store wrote can't be read
+    back for a while.
     """
     step = lanes(x)
     partial, tops = registers(LANES, x), registers(1, x)
     store(tops, m)
     whole = n - n % step
     for r in range(count):
-        p, q = x + r * n, terms + r * padded(x, n)
+        p, q = x + r * n, terms + r * round_up(n, lanes(x))
         s = splat(0.0, x)
         prefetch(p + (step * n + whole))  # of the next rows
         for j in range(0, whole, step):
