@@ -74,9 +74,16 @@ def shape(name: str, x: Array, letters: str, sizes: Mapping[str, int] | None = N
 
     ``sizes`` fixes some of the letters. A leading ``...`` stands for any number of axes.
     """
+    fits(name, x.shape, letters, sizes)
+
+
+def fits(
+    name: str, full: tuple[int, ...], letters: str, sizes: Mapping[str, int] | None = None
+) -> None:
+    """Raise ValueError unless the shape ``full`` fits ``letters``, as `shape` does."""
     tail, open_ended = _tail(letters)
     known = sizes or {}
-    got = x.shape[-len(tail) :] if open_ended else x.shape
+    got = full[-len(tail) :] if open_ended else full
     if len(got) == len(tail):
         for letter, n in zip(tail, got, strict=True):
             if known.get(letter, n) != n:
@@ -84,7 +91,7 @@ def shape(name: str, x: Array, letters: str, sizes: Mapping[str, int] | None = N
         else:
             return
     names = ["...", *tail] if open_ended else list(tail)
-    raise ValueError(f"{name}: expected shape {_spell(names, known)}, got {x.shape}")
+    raise ValueError(f"{name}: expected shape {_spell(names, known)}, got {full}")
 
 
 @functools.cache

@@ -7,7 +7,7 @@ each batch row, so that hidden tiles are skipped and no T x S array is built unl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -80,6 +80,11 @@ class Mask:
 
     __slots__ = ()
     __array_ufunc__ = None  # so that `bool_array & mask` is left to __rand__
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the rule always stays what it is: only a user's own array can change."""
+        return True
 
     def __and__(self, other: object) -> "Mask":
         right = as_mask(other)
@@ -199,7 +204,7 @@ def causal(offset: PerRow | None = None) -> Mask:
     array([[1, 0, 0, 0],
            [1, 1, 0, 0]])
     """
-    return _Band(None, 0, _offset(offset), 0)
+    return _band(None, 0, _offset(offset), 0)
 
 
 def window(
@@ -246,7 +251,7 @@ def window(
     """
     checked_left, checked_right = _bound("left", left), _bound("right", right)
     checked_sinks = _small("sinks", _checks.integer("sinks", sinks, least=0))
-    return _Band(checked_left, checked_right, _offset(offset), checked_sinks)
+    return _band(checked_left, checked_right, _offset(offset), checked_sinks)
 
 
 def padding(lengths: Sequence[int] | NDArray[np.integer[Any]]) -> Mask:
@@ -426,6 +431,16 @@ class _Band(Mask):
         return ""
 
 
+def _band(left: int | None, right: int | None, offset: int | Array | None, sinks: int) -> Mask:
+    """Return a band; for the same numbers the same one, so that it is lowered once."""
+    if isinstance(offset, np.ndarray):
+        return _Band(left, right, offset, sinks)
+    return _same_band(left, right, offset, sinks)
+
+
+_same_band = lru_cache(_Band)
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class _Padding(Mask):
     lengths: Array
@@ -484,6 +499,10 @@ class _Dense(Mask):
 
     array: Array
 
+    @property
+    def is_fixed(self) -> bool:
+        return False
+
     def __repr__(self) -> str:
         return f"bool{list(self.array.shape)}"
 
@@ -513,6 +532,10 @@ class _Dense(Mask):
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class _Intersection(Mask):
     parts: tuple[Mask, ...]
+
+    @property
+    def is_fixed(self) -> bool:
+        return all(part.is_fixed for part in self.parts)
 
     def __repr__(self) -> str:
         return " & ".join(map(repr, self.parts))

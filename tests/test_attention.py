@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks
-from miniattn.functional import _attention
+from miniattn.functional import _plan
+from miniattn.kernels.launch import address_of
 
 
 def formula(q, k, v, *, mask=None, bias=None, scale=None, softcap=None, dtype=np.float64):
@@ -358,14 +360,57 @@ def test_a_long_row_costs_no_matrix():
     assert F.attention_map(x, x, mask=masks.window(8, 8), bins=(16, 16)).trace(0, 2, 3) > 15
 
 
+# --- What is worked out once ----------------------------------------------------------------------
+
+
+def test_plans_and_rules_are_made_once_for_the_same_layouts():
+    x = np.ones((2, 3, 20, 8), np.float32)
+    _plan.plan_of.cache_clear()
+    for _ in range(3):
+        F.attention(x, x, x, mask=masks.causal())
+    assert _plan.plan_of.cache_info().misses == 1
+    before = _plan._lower_once.cache_info().misses
+    F.attention(x[:, :, :10], x, x, mask=masks.causal())
+    assert _plan.plan_of.cache_info().misses == 2
+    assert _plan._lower_once.cache_info().misses == before + 1
+
+
+@pytest.mark.parametrize("combine", [lambda m: m, lambda m: masks.as_mask(m) & masks.causal()])
+def test_a_bool_array_is_read_anew_at_each_call(combine):
+    """It is the user's own, and may have changed; rules never do."""
+    x = np.eye(4, dtype=np.float32)
+    array = np.ones((4, 4), bool)
+    mask = combine(array)
+    F.attention(x, x, x, mask=mask)
+    array[3] = [True, False, False, False]
+    np.testing.assert_array_equal(F.attention(x, x, x, mask=mask)[3], x[0])
+
+
+def test_another_number_of_threads_has_another_plan():
+    x = np.ones((4, 4, 64, 16), np.float32)
+    _plan.plan_of.cache_clear()
+    counts = {1, numba.config.NUMBA_NUM_THREADS}
+    for threads in counts:
+        with ma.threads(threads):
+            F.attention(x, x, x)
+    assert _plan.plan_of.cache_info().misses == len(counts)
+
+
+def test_an_array_is_found_where_numpy_says_it_is():
+    for x in (np.empty(3), np.empty((4, 4))[1:, ::-1], np.empty(0), np.broadcast_to(1.0, (2, 2))):
+        assert address_of(x) == x.__array_interface__["data"][0]
+
+
 # --- Few queries take kernels of their own, in both directions ------------------------------------
 
 
 def by_many(monkeypatch, dout, *operands, **options):
     """Gradients by the kernel for many queries, whatever their number."""
-    monkeypatch.setattr(_attention, "_FEW_QUERIES", 0)
+    _plan.plan_of.cache_clear()
+    monkeypatch.setattr(_plan, "FEW_QUERIES", 0)
     grads = F.attention_backward(dout, F.attention_forward(*operands, **options)[1])
     monkeypatch.undo()
+    _plan.plan_of.cache_clear()
     return grads
 
 

@@ -8,21 +8,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-import miniattn.kernels.attention_backward as backward_kernels
-import miniattn.kernels.attention_decode as decode_kernels
-import miniattn.kernels.attention_decode_backward as decode_backward_kernels
-import miniattn.kernels.attention_forward as forward_kernels
-import miniattn.kernels.attention_weights as map_kernels
 from miniattn import _checks, masks
 from miniattn._memory import empty
-from miniattn.kernels import simd
-from miniattn.kernels._runtime import get_num_threads
-from miniattn.kernels.arguments import OPERANDS, ROW, SIZES, TASKS, Problem
-from miniattn.kernels.launch import address_of, run
+from miniattn.functional import _plan
+from miniattn.functional._plan import Options, execute
 
 Array: TypeAlias = NDArray[Any]
-# A kernel, with how many pieces of work it has and how much scratch memory each thread needs.
-Step: TypeAlias = tuple[Any, tuple[int, int]]
+Shape: TypeAlias = tuple[int, ...]
 
 
 class AttentionContext(NamedTuple):
@@ -174,32 +166,21 @@ def attention_forward(
     (array([[0.5, 0.5],
            [0.5, 0.5]]), array([0.6931, 0.6931]))
     """
-    q, k = _queries_and_keys(q, k)
-    v = _checks.float_array("v", v)
+    q, k, v = (_checks.float_array(*x) for x in (("q", q), ("k", k), ("v", v)))
     _checks.same_dtype(q=q, k=k, v=v)
-    _checks.shape("v", v, _letters("G, S, Dv", q.ndim), _sizes(q, k))
+    _check_keys(q.shape, k.shape)
+    _check_values(q.shape, k.shape, v.shape)
     bias = _bias(bias, q, k)
     scale, softcap = _scale(scale, q), _softcap(softcap)
     dropout = _checks.probability("dropout", dropout)
     seed = int(_checks.generator("rng", rng).integers(2**63)) if dropout else 0
     mask = masks.as_mask(mask)
 
-    q4, k4, v4 = _four_axes(q), _four_axes(k), _four_axes(v)
-    out = _empty_like(q4, v.shape[-1])
+    four_q, four_k, four_v = _four_axes(q), _four_axes(k), _four_axes(v)
+    out = _empty_like(four_q, v.shape[-1])
     lse = np.empty(out.shape[:3], q.dtype)
-    few = q.shape[-2] <= _FEW_QUERIES
-    parts = _key_parts(q4, k4) if few else 1
-    problem = _problem(q4, k4, v4, scale, softcap, dropout, seed, parts=parts)
-    arrays = {"q": q4, "k": k4, "v": v4, "out": out, "lse": lse}
-    if few:
-        arrays["sums"] = empty(decode_kernels.states(problem, _lanes(q)), q.dtype)
-        steps = [
-            (decode_kernels.decode, decode_kernels.plan(problem, _lanes(q))),
-            (decode_kernels.merge, decode_kernels.plan_merge(problem, _lanes(q))),
-        ]
-    else:
-        steps = [(forward_kernels.forward, forward_kernels.plan(problem, _lanes(q)))]
-    _launch(steps, problem, mask, bias, arrays)
+    arrays = {"q": four_q, "k": four_k, "v": four_v, "out": out, "lse": lse}
+    execute(_plan.forward, arrays, Options(scale, softcap, dropout), mask, bias, seed)
     ctx = AttentionContext(
         q,
         k,
@@ -279,43 +260,16 @@ def attention_backward(
     }
     dq, dk, dv = (_empty_like(x, x.shape[-1]) for x in (q, k, v))
     arrays |= {"dq": dq, "dk": dk, "dv": dv}
-    few = q.shape[-2] <= _FEW_QUERIES
-    parts = _key_parts(q, k) if few else _query_parts(q, k)
-    problem = _problem(q, k, v, ctx.scale, ctx.softcap, ctx.dropout, ctx.seed, parts=parts)
-    steps = (_steps_of_few_queries if few else _steps_of_blocks)(problem, arrays)
     dbias = None
     if ctx.bias is not None and needs_bias_grad:
         dbias = np.zeros(ctx.bias.shape, q.dtype)
         arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
-        plan = backward_kernels.plan_bias(problem, _lanes(q), arrays["dbias"].shape)
-        steps.append((backward_kernels.bias_backward, plan))
-    _launch(steps, problem, ctx.mask, ctx.bias, arrays)
+    options = Options(ctx.scale, ctx.softcap, ctx.dropout)
+    execute(_plan.backward, arrays, options, ctx.mask, ctx.bias, ctx.seed)
     missing = 4 - ctx.q.ndim
     return AttentionGrads(
         _drop_axes(dq, missing), _drop_axes(dk, missing), _drop_axes(dv, missing), dbias
     )
-
-
-def _steps_of_blocks(problem: Problem, arrays: dict[str, Array]) -> list[Step]:
-    """Return the kernels of the backward direction, and give them memory for their sums."""
-    kernels, lanes = backward_kernels, _lanes(arrays["q"])
-    steps = [(kernels.backward, kernels.plan(problem, lanes))]
-    if problem.parts > 1:
-        size = kernels.sums_size(problem, lanes)
-        shape = (1, problem.B * problem.G * problem.parts, size)
-        arrays["sums"] = empty(shape, arrays["q"].dtype)
-        steps.append((kernels.add_sums, kernels.plan_sums(problem, lanes)))
-    return steps
-
-
-def _steps_of_few_queries(problem: Problem, arrays: dict[str, Array]) -> list[Step]:
-    """Return those for few queries, likewise."""
-    kernels, lanes = decode_backward_kernels, _lanes(arrays["q"])
-    arrays["sums"] = empty(kernels.sums(problem, lanes), arrays["q"].dtype)
-    return [
-        (kernels.decode_backward, kernels.plan(problem, lanes)),
-        (kernels.add_queries, kernels.plan_queries(problem, lanes)),
-    ]
 
 
 def attention_weights(
@@ -435,10 +389,8 @@ def _pooled(
     checked_mask = masks.as_mask(mask)
     four_q, four_k = _four_axes(q), _four_axes(k)
     pooled = np.zeros((*four_q.shape[:2], *bins), q.dtype)
-    problem = _problem(four_q, four_k, four_k, scale, softcap, 0.0, 0, bins=bins)
-    plan = map_kernels.plan(problem, _lanes(q))
     arrays = {"q": four_q, "k": four_k, "out": pooled}
-    _launch([(map_kernels.attention_map, plan)], problem, checked_mask, bias, arrays)
+    execute(_plan.attention_map, arrays, Options(scale, softcap, bins=bins), checked_mask, bias)
     return _drop_axes(pooled, 4 - q.ndim)
 
 
@@ -455,27 +407,32 @@ def _queries_and_keys(q: object, k: object) -> tuple[Array, Array]:
     """Check dtypes, axes and sizes of q and k."""
     q, k = _checks.float_array("q", q), _checks.float_array("k", k)
     _checks.same_dtype(q=q, k=k)
-    if not 2 <= q.ndim <= 4:
-        raise ValueError(f"q: expected shape (B, H, T, D), (H, T, D) or (T, D), got {q.shape}")
-    sizes = {"D": q.shape[-1]}
-    if q.ndim == 4:
-        sizes["B"] = q.shape[0]
-    _checks.shape("k", k, _letters("G, S, D", q.ndim), sizes)
-    if q.ndim > 2:
-        H, G = q.shape[-3], k.shape[-3]
-        if H != G and (G == 0 or H % G):
-            raise ValueError(f"k: expected G key/value heads that divide H = {H}, got G = {G}")
+    _check_keys(q.shape, k.shape)
     return q, k
 
 
-def _sizes(q: Array, k: Array) -> dict[str, int]:
-    """Return the sizes that v must have."""
-    sizes = {"S": k.shape[-2]}
-    if q.ndim > 2:
-        sizes["G"] = k.shape[-3]
-    if q.ndim == 4:
-        sizes["B"] = k.shape[0]
-    return sizes
+@functools.lru_cache  # What fits is not looked at again.
+def _check_keys(q: Shape, k: Shape) -> None:
+    if not 2 <= len(q) <= 4:
+        raise ValueError(f"q: expected shape (B, H, T, D), (H, T, D) or (T, D), got {q}")
+    sizes = {"D": q[-1]}
+    if len(q) == 4:
+        sizes["B"] = q[0]
+    _checks.fits("k", k, _letters("G, S, D", len(q)), sizes)
+    if len(q) > 2:
+        H, G = q[-3], k[-3]
+        if H != G and (G == 0 or H % G):
+            raise ValueError(f"k: expected G key/value heads that divide H = {H}, got G = {G}")
+
+
+@functools.lru_cache
+def _check_values(q: Shape, k: Shape, v: Shape) -> None:
+    sizes = {"S": k[-2]}
+    if len(q) > 2:
+        sizes["G"] = k[-3]
+    if len(q) == 4:
+        sizes["B"] = k[0]
+    _checks.fits("v", v, _letters("G, S, Dv", len(q)), sizes)
 
 
 def _bias(bias: object, q: Array, k: Array) -> Array | None:
@@ -498,22 +455,24 @@ def _softcap(softcap: object) -> float | None:
     return None if softcap is None else _checks.positive("softcap", softcap)
 
 
-# --- Launching -----------------------------------------------------------------------------------
+# --- Operands ------------------------------------------------------------------------------------
 
 
 def _four_axes(x: Array) -> Array:
     """Return x as (B, H, T, D), its last axis contiguous; a copy only where it isn't."""
     if x.ndim < 4:
         x = x.reshape((1,) * (4 - x.ndim) + x.shape)
-    flags, size = x.flags, x.itemsize
-    if flags.c_contiguous and flags.aligned:
-        return x
-    in_place = (
-        (x.strides[-1] == size or x.shape[-1] <= 1)
-        and flags.aligned
-        and all(stride % size == 0 for stride in x.strides)
-    )
+    flags = x.flags
+    in_place = flags.aligned and (flags.c_contiguous or _in_rows(x.shape, x.strides, x.itemsize))
     return x if in_place else np.ascontiguousarray(x)
+
+
+@functools.lru_cache
+def _in_rows(shape: Shape, strides: Shape, size: int) -> bool:
+    """Return whether kernels can read rows of such an array where they are."""
+    if strides[-1] != size and shape[-1] > 1:
+        return False
+    return all(stride % size == 0 for stride in strides)
 
 
 def _drop_axes(x: Array, n: int) -> Array:
@@ -527,103 +486,3 @@ def _empty_like(x: Array, width: int) -> Array:
     if abs(x.strides[1]) < abs(x.strides[2]) and H > 1 and T > 1:
         return empty((B, T, H, width), x.dtype).transpose(0, 2, 1, 3)
     return empty((B, H, T, width), x.dtype)
-
-
-def _problem(
-    q: Array,
-    k: Array,
-    v: Array,
-    scale: float,
-    softcap: float | None,
-    dropout: float,
-    seed: int,
-    *,
-    parts: int = 1,
-    bins: tuple[int, int] = (0, 0),
-) -> Problem:
-    B, H, T, D = q.shape
-    G, S = k.shape[1:3]
-    sizes = (B, H, max(1, G), T, S, D, v.shape[3])
-    return Problem(*sizes, seed, parts, *bins, 0, scale, softcap or 0.0, dropout)
-
-
-_FEW_QUERIES = 4  # up to which reading K and V is the work, not the products
-
-
-def _key_parts(q: Array, k: Array) -> int:
-    """Return among how many tasks the keys of one head are dealt, by the shape alone."""
-    heads: int = q.shape[0] * k.shape[1]
-    longest: int = k.shape[2] // 512
-    return max(1, min(longest, -(-16 // max(1, heads))))
-
-
-def _query_parts(q: Array, k: Array) -> int:
-    """Return among how many tasks the backward of one key/value head is dealt.
-
-    It depends on the shape alone, so that the order of summation does. Each part holds its own
-    sums of dk and dv: at most four.
-    """
-    B, H, T, _ = q.shape
-    G: int = max(1, k.shape[1])
-    blocks: int = H // G * -(-T // 64)
-    heads: int = max(1, B * G)
-    return max(1, min(4, blocks, -(-8 // heads)))
-
-
-def _lanes(x: Array) -> int:
-    """Return how many of an array's numbers a vector register holds."""
-    return int(simd.LANES * 4 // x.itemsize)
-
-
-WORTH_A_THREAD = 2**18  # multiply-adds: to wake a thread takes as long
-
-
-def _launch(
-    steps: list[Step],
-    problem: Problem,
-    mask: masks.Mask | None,
-    bias: Array | None,
-    arrays: dict[str, Array],
-) -> None:
-    """Run kernels, one after the other, each over its plan's pieces of work.
-
-    They are told addresses and strides, so that they are compiled once for each dtype.
-    """
-    dtype = arrays["q"].dtype
-    if bias is not None:
-        arrays["bias"] = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
-    if mask is not None:
-        form = masks.lower(mask, problem.B, problem.H, problem.T, problem.S)
-        arrays["bounds"] = np.array(form[:4])
-        if form.q_ids.size:
-            arrays |= {"q_ids": form.q_ids, "k_ids": form.k_ids}
-        if form.dense.size:
-            arrays["dense"] = form.dense
-    table = _ABSENT * len(OPERANDS)
-    for name, x in arrays.items():
-        _describe(x, table, ROW * _NUMBER[name])
-    sizes, factors = np.array(problem[:SIZES]), np.array(problem[SIZES:])
-    operands = np.array(table)
-
-    pairs = problem.B * problem.H * problem.T * problem.S
-    worth = 1 + pairs * (problem.D + problem.Dv) // WORTH_A_THREAD
-    for task, (pieces, scratch_size) in steps:
-        sizes[TASKS] = pieces
-        workers = min(pieces, worth, get_num_threads())
-        # Each worker's part is a whole number of cache lines.
-        scratch = empty((max(1, workers), -(-scratch_size // 16) * 16), dtype)
-        run(task, dtype, workers, sizes, factors, operands, scratch)
-
-
-_ABSENT = [0] * ROW
-_NUMBER = {name: i for i, name in enumerate(OPERANDS)}
-
-
-def _describe(x: Array, table: list[int], at: int) -> None:
-    """Write an operand's address, and the strides of its axes in elements."""
-    size = x.itemsize
-    table[at] = address_of(x)
-    for n, stride in zip(x.shape, x.strides, strict=True):
-        at += 1
-        if n != 1:
-            table[at] = stride // size

@@ -10,15 +10,18 @@ from typing import NamedTuple
 from miniattn.kernels._runtime import inner
 from miniattn.kernels.simd import address
 
-# Rows of the table of operands. A row holds an array's address, 0 where it is absent, and the
-# strides of its four axes in elements, 0 along an axis of length 1.
+# The table of operands begins with what differs from call to call: the address of each, 0 where it
+# is absent, and the seed of dropout. Then come the strides of its four axes in elements, 0 along an
+# axis of length 1.
 OPERANDS = (
     *("q", "k", "v", "out", "lse", "bias", "dout", "dq", "dk", "dv", "dbias", "sums"),
     *("bounds", "q_ids", "k_ids", "dense"),
 )
 Q, K, V, OUT, LSE, BIAS, DOUT, DQ, DK, DV, DBIAS, SUMS = range(12)
 BOUNDS, Q_IDS, K_IDS, DENSE = range(12, 16)
-ROW = 5
+SEED = 16
+STRIDES = 17
+AXES = 4
 
 
 class Problem(NamedTuple):
@@ -31,7 +34,6 @@ class Problem(NamedTuple):
     S: int
     D: int
     Dv: int
-    seed: int
     parts: int
     rows: int
     columns: int
@@ -60,7 +62,6 @@ def problem_of(sizes, factors):
         sizes[8],
         sizes[9],
         sizes[10],
-        sizes[11],
         factors[0],
         factors[1],
         factors[2],
@@ -70,17 +71,17 @@ def problem_of(sizes, factors):
 @inner
 def given(operands, which):
     """Return whether an operand was given."""
-    return operands[which * ROW] != 0
+    return operands[which] != 0
 
 
 @inner
 def step_of(operands, which, axis):
     """Return how many elements lie between an operand's neighbours along ``axis``."""
-    return operands[which * ROW + 1 + axis]
+    return operands[STRIDES + which * AXES + axis]
 
 
 @inner
 def part_of(operands, which, b, h, like):
     """Return the address of an operand's batch row ``b`` and head ``h``."""
-    start = address(operands[which * ROW], like)
+    start = address(operands[which], like)
     return start + (b * step_of(operands, which, 0) + h * step_of(operands, which, 1))

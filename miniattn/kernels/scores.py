@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn.kernels._runtime import inner
-from miniattn.kernels.arguments import BIAS, given, part_of, step_of
+from miniattn.kernels.arguments import BIAS, SEED, given, part_of, step_of
 from miniattn.kernels.masking import PARTIAL, Rule, hide, rows_and_columns, rule_of
 from miniattn.kernels.random import stream_key, threefry
 from miniattn.kernels.simd import (
@@ -53,7 +53,7 @@ def head_of(problem, operands, b, h, like):
     plain = scale > 0.0 and problem.softcap == 0.0 and not given(operands, BIAS)
     key = np.uint32(0), np.uint32(0)
     if problem.dropout > 0.0:
-        key = stream_key(problem.seed, b, h)
+        key = stream_key(operands[SEED], b, h)
     return Head(
         rule_of(operands, problem.S, b, h),
         problem.softcap * LOG2_E,

@@ -1,0 +1,238 @@
+"""How a call of attention runs: worked out from layouts and options alone, once for each.
+
+The addresses of its arrays are all that a call adds to its `Plan`. To work plans out anew took most
+of a small call's time.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+import miniattn.kernels.attention_backward as backward_kernels
+import miniattn.kernels.attention_decode as decode_kernels
+import miniattn.kernels.attention_decode_backward as decode_backward_kernels
+import miniattn.kernels.attention_forward as forward_kernels
+import miniattn.kernels.attention_weights as map_kernels
+from miniattn import masks
+from miniattn._memory import empty
+from miniattn.kernels import simd
+from miniattn.kernels._runtime import get_num_threads
+from miniattn.kernels.arguments import (
+    AXES,
+    OPERANDS,
+    SEED,
+    SIZES,
+    STRIDES,
+    SUMS,
+    TASKS,
+    Problem,
+)
+from miniattn.kernels.launch import address_of, run
+
+Array: TypeAlias = NDArray[Any]
+Shape: TypeAlias = tuple[int, ...]
+# An operand's name, its shape of four axes or fewer, its strides and its items in bytes.
+Layout: TypeAlias = tuple[str, Shape, Shape, int]
+# A kernel, with how many pieces of work it has and how much scratch memory each thread needs.
+Part: TypeAlias = tuple[Any, tuple[int, int]]
+
+WORTH_A_THREAD = 2**18  # multiply-adds: to wake a thread takes as long
+FEW_QUERIES = 4  # up to which reading K and V is the work, not the products
+
+_NUMBER = {name: i for i, name in enumerate(OPERANDS)}
+
+
+class Options(NamedTuple):
+    """The numbers of a call."""
+
+    scale: float
+    softcap: float | None = None
+    dropout: float = 0.0
+    bins: tuple[int, int] = (0, 0)
+
+
+class Step(NamedTuple):
+    """One launch."""
+
+    task: Any
+    workers: int
+    sizes: NDArray[np.int64]
+    scratch: tuple[int, int]
+
+
+class Plan(NamedTuple):
+    """The launches of a call, and what they are told."""
+
+    steps: tuple[Step, ...]
+    factors: NDArray[np.float64]
+    operands: NDArray[np.int64]
+    """The table of operands, in which only addresses and the seed are missing."""
+    sums: Shape | None
+    """The shape of what steps leave for later ones."""
+
+
+class Outline(NamedTuple):
+    """What a kind of call consists of."""
+
+    problem: Problem
+    parts: list[Part]
+    sums: Shape | None = None
+
+
+Kind: TypeAlias = Callable[[Problem, int, dict[str, Shape]], Outline]
+
+
+def execute(
+    kind: Kind,
+    arrays: dict[str, Array],
+    options: Options,
+    mask: masks.Mask | None,
+    bias: Array | None,
+    seed: int = 0,
+) -> None:
+    """Run the kernels of a call on its operands, which are arrays of four axes."""
+    q = arrays["q"]
+    dtype = q.dtype
+    if bias is not None:
+        arrays["bias"] = bias.reshape((1,) * (AXES - bias.ndim) + bias.shape)
+    if mask is not None:
+        B, H, T, _ = q.shape
+        lower = _lower_once if mask.is_fixed else _lower
+        arrays |= lower(mask, B, H, T, arrays["k"].shape[2])
+    layouts = tuple([(name, x.shape, x.strides, x.itemsize) for name, x in arrays.items()])
+    plan = plan_of(kind, layouts, dtype, options, get_num_threads())
+    if plan.sums is not None:
+        arrays["sums"] = empty(plan.sums, dtype)
+    operands = plan.operands.copy()
+    for name, x in arrays.items():
+        operands[_NUMBER[name]] = address_of(x)
+    operands[SEED] = seed
+    for task, workers, sizes, scratch in plan.steps:
+        run(task, dtype, workers, sizes, plan.factors, operands, empty(scratch, dtype))
+
+
+# --- Kinds of calls ------------------------------------------------------------------------------
+
+
+def forward(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
+    """Outline attention forward."""
+    if problem.T > FEW_QUERIES:
+        return Outline(problem, [(forward_kernels.forward, forward_kernels.plan(problem, lanes))])
+    kernels, problem = decode_kernels, problem._replace(parts=_key_parts(problem))
+    parts = [
+        (kernels.decode, kernels.plan(problem, lanes)),
+        (kernels.merge, kernels.plan_merge(problem, lanes)),
+    ]
+    return Outline(problem, parts, kernels.states(problem, lanes))
+
+
+def backward(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
+    """Outline attention backward, with the bias's only where its gradient is among the operands."""
+    few = problem.T <= FEW_QUERIES
+    outline = (_backward_of_few_queries if few else _backward_of_blocks)(problem, lanes)
+    if "dbias" in shapes:
+        plan = backward_kernels.plan_bias(problem, lanes, shapes["dbias"])
+        outline.parts.append((backward_kernels.bias_backward, plan))
+    return outline
+
+
+def _backward_of_blocks(problem: Problem, lanes: int) -> Outline:
+    kernels, problem = backward_kernels, problem._replace(parts=_query_parts(problem))
+    outline = Outline(problem, [(kernels.backward, kernels.plan(problem, lanes))])
+    if problem.parts == 1:
+        return outline
+    outline.parts.append((kernels.add_sums, kernels.plan_sums(problem, lanes)))
+    pieces = problem.B * problem.G * problem.parts
+    return outline._replace(sums=(1, pieces, kernels.sums_size(problem, lanes)))
+
+
+def _backward_of_few_queries(problem: Problem, lanes: int) -> Outline:
+    kernels, problem = decode_backward_kernels, problem._replace(parts=_key_parts(problem))
+    parts = [
+        (kernels.decode_backward, kernels.plan(problem, lanes)),
+        (kernels.add_queries, kernels.plan_queries(problem, lanes)),
+    ]
+    return Outline(problem, parts, kernels.sums(problem, lanes))
+
+
+def attention_map(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
+    """Outline the weights of attention, pooled."""
+    return Outline(problem, [(map_kernels.attention_map, map_kernels.plan(problem, lanes))])
+
+
+def _key_parts(problem: Problem) -> int:
+    """Return among how many tasks the keys of one head are dealt, by the shape alone."""
+    return max(1, min(problem.S // 512, -(-16 // max(1, problem.B * problem.G))))
+
+
+def _query_parts(problem: Problem) -> int:
+    """Return among how many tasks the backward of one key/value head is dealt.
+
+    It depends on the shape alone, so that the order of summation does. Each part holds its own
+    sums of dk and dv: at most four.
+    """
+    blocks = problem.H // problem.G * -(-problem.T // 64)
+    return max(1, min(4, blocks, -(-8 // max(1, problem.B * problem.G))))
+
+
+# --- Plans ---------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=512)
+def plan_of(
+    kind: Kind, layouts: tuple[Layout, ...], dtype: np.dtype[Any], options: Options, threads: int
+) -> Plan:
+    """Return how a call runs on operands that lie in memory like this."""
+    shapes = {layout[0]: layout[1] for layout in layouts}
+    lanes = simd.LANES * 4 // dtype.itemsize
+    problem, parts, sums = kind(_problem(shapes, options), lanes, shapes)
+    pairs = problem.B * problem.H * problem.T * problem.S
+    threads = min(threads, 1 + pairs * (problem.D + problem.Dv) // WORTH_A_THREAD)
+    steps = []
+    for task, (pieces, scratch) in parts:
+        workers = max(1, min(pieces, threads))
+        sizes = np.array(problem[:SIZES])
+        sizes[TASKS] = pieces
+        # Each worker's part is a whole number of cache lines.
+        steps.append(Step(task, workers, sizes, (workers, -(-scratch // 16) * 16)))
+    return Plan(tuple(steps), np.array(problem[SIZES:]), _table(layouts, sums), sums)
+
+
+def _problem(shapes: dict[str, Shape], options: Options) -> Problem:
+    """Return sizes and options in the form that kernels know them."""
+    B, H, T, D = shapes["q"]
+    _, G, S, _ = shapes["k"]
+    Dv = shapes["v"][3] if "v" in shapes else D
+    scale, softcap, dropout, bins = options
+    return Problem(B, H, max(1, G), T, S, D, Dv, 1, *bins, 0, scale, softcap or 0.0, dropout)
+
+
+def _table(layouts: tuple[Layout, ...], sums: Shape | None) -> NDArray[np.int64]:
+    """Return the table of operands with the strides that these have."""
+    table = np.zeros(STRIDES + AXES * len(OPERANDS), np.int64)
+    for name, shape, strides, size in layouts:
+        at = STRIDES + AXES * _NUMBER[name]
+        for n, stride in zip(shape, strides, strict=True):
+            table[at] = stride // size if n != 1 else 0
+            at += 1
+    if sums is not None:
+        table[STRIDES + AXES * SUMS + 1] = sums[-1]
+    return table
+
+
+def _lower(mask: masks.Mask, B: int, H: int, T: int, S: int) -> dict[str, Array]:
+    """Return the operands that say what a mask hides."""
+    form = masks.lower(mask, B, H, T, S)
+    rules = {"bounds": np.array(form[:4])}
+    if form.q_ids.size:
+        rules |= {"q_ids": form.q_ids, "k_ids": form.k_ids}
+    if form.dense.size:
+        rules["dense"] = form.dense
+    return rules
+
+
+# A step of training asks for each mask twice in each layer.
+_lower_once = functools.lru_cache(maxsize=16)(_lower)
