@@ -2,6 +2,7 @@
 
 import decimal
 import os
+import platform
 import subprocess
 import sys
 from decimal import Decimal
@@ -18,6 +19,7 @@ from miniattn.kernels.simd import (
     aligned,
     any_true,
     as_integer,
+    drain,
     exp2,
     exp2_nonpositive,
     first,
@@ -32,6 +34,7 @@ from miniattn.kernels.simd import (
     lanes,
     load,
     load_first,
+    lookup,
     maximum,
     minimum,
     pointer,
@@ -42,8 +45,10 @@ from miniattn.kernels.simd import (
     sqrt,
     store,
     store_first,
+    store_streaming,
     take,
     tanh,
+    to_boundary,
     to_float,
     transpose,
 )
@@ -246,6 +251,53 @@ def test_memory(dtype, part):
     np.testing.assert_array_equal(out[6], x.reshape(w, w).max(axis=1))
     np.testing.assert_array_equal(out[7], x[:w])
     assert out[8, 0] == 3
+
+
+@numba.njit
+def streaming(x, out):
+    p, q = pointer(x, 0), pointer(out, 0)
+    head = to_boundary(q)
+    for i in range(0, x.size - lanes(p) + 1, lanes(p)):
+        store_streaming(q + (head + i), load(p + i))
+    drain()
+    return head
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_streaming(dtype):
+    w = width(dtype)
+    x = np.arange(1, 5 * w + 1, dtype=dtype)
+    room = np.zeros(8 * w, dtype)
+    for start in range(w + 1):
+        out = room[start : start + 6 * w]
+        out[:] = 0
+        head = streaming(x, out)
+        size = w * x.itemsize
+        assert head * x.itemsize == -out.ctypes.data % size
+        np.testing.assert_array_equal(out[head : head + 5 * w], x)
+        assert not out[:head].any()
+        assert not out[head + 5 * w :].any()
+    assembly = next(iter(streaming.inspect_asm().values()))
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        assert "movnt" in assembly
+
+
+@numba.njit
+def look_up(x, places, out):
+    store(pointer(out, 0), lookup(load(pointer(x, 0)), pointer(places, 0)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lookup(dtype):
+    w = width(dtype)
+    x = np.random.default_rng(5).normal(size=w).astype(dtype)
+    places = np.random.default_rng(6).integers(0, w, w, dtype=np.int32)
+    out = np.empty_like(x)
+    look_up(x, places, out)
+    np.testing.assert_array_equal(out, x[places])
+    if simd.LANES == 16:
+        assembly = look_up.inspect_asm(look_up.signatures[-1])
+        assert "vperm" in assembly
 
 
 @numba.njit

@@ -51,6 +51,7 @@ __all__ = [
     "any_true",
     "as_integer",
     "call",
+    "drain",
     "exp2",
     "exp2_nonpositive",
     "exp2_product",
@@ -68,6 +69,7 @@ __all__ = [
     "load",
     "load_first",
     "log",
+    "lookup",
     "maximum",
     "minimum",
     "pointer",
@@ -80,8 +82,10 @@ __all__ = [
     "sqrt",
     "store",
     "store_first",
+    "store_streaming",
     "take",
     "tanh",
+    "to_boundary",
     "to_float",
     "transpose",
 ]
@@ -437,6 +441,55 @@ def store(typing_context, p, value):
     return types.none(p, value), emit
 
 
+@intrinsic
+def store_streaming(typing_context, p, value):
+    """Write the vector ``value`` to ``p``, a multiple of the register's size, past the caches.
+
+    An ordinary store first reads the cache line that it writes to. For a result larger than the
+    caches that is one transfer of three, of a line that is gone before anybody asks for it. Call
+    `drain` before another thread may read what was written.
+    """
+    if not (isinstance(p, Pointer) and isinstance(value, Vector) and value.dtype == p.dtype):
+        return None
+
+    def emit(context, builder, signature, args):
+        typed = builder.bitcast(args[0], _vector_type(value).as_pointer())
+        written = builder.store(args[1], typed, align=value.count * value.dtype.bitwidth // 8)
+        one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        written.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    return types.none(p, value), emit
+
+
+@intrinsic
+def drain(typing_context):
+    """Wait until everything written before, past the caches too, can be seen by all threads."""
+
+    def emit(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), emit
+
+
+@intrinsic
+def to_boundary(typing_context, p):
+    """Return how many elements lie between ``p`` and the next multiple of a register's size."""
+    if not isinstance(p, Pointer):
+        return None
+    vector = _full(p.dtype)
+
+    def emit(context, builder, signature, args):
+        integer = ir.IntType(64)
+        size = vector.dtype.bitwidth // 8
+        past = builder.neg(builder.ptrtoint(args[0], integer))
+        rest = builder.and_(past, ir.Constant(integer, vector.count * size - 1))
+        return builder.udiv(rest, ir.Constant(integer, size))
+
+    return types.intp(p), emit
+
+
 def _indices(builder: Any, count: int, bits: int) -> ir.Constant:
     integer = ir.IntType(bits)
     return ir.Constant(
@@ -558,6 +611,28 @@ def gather(typing_context, p, step, n, like):
         return builder.call(function, [places, align, mask, _constant(vector, 0)])
 
     return vector(p, step, n, like), emit
+
+
+@intrinsic
+def lookup(typing_context, v, p):
+    """Return ``v[p[0]], v[p[1]], ...``: the lanes of ``v`` whose int32 numbers stand at ``p``."""
+    if not (isinstance(v, Vector) and isinstance(p, Pointer) and p.dtype == types.int32):
+        return None
+    numbers = Vector(types.int32, v.count)
+
+    def emit(context, builder, signature, args):
+        places = _load(builder, args[1], numbers)
+        if v.dtype.bitwidth == 64:
+            places = builder.sext(places, ir.VectorType(ir.IntType(64), v.count))
+        # Lane by lane: LLVM makes one instruction of it where the processor has one.
+        result = ir.Constant(args[0].type, ir.Undefined)
+        for n in range(v.count):
+            lane = ir.Constant(ir.IntType(32), n)
+            place = builder.extract_element(places, lane)
+            result = builder.insert_element(result, builder.extract_element(args[0], place), lane)
+        return result
+
+    return v(v, p), emit
 
 
 @intrinsic(prefer_literal=True)
@@ -997,21 +1072,23 @@ def _line_by_line(combine: Callable[..., Any]) -> Callable[..., Any]:
 
         def emit(context, builder, signature, args):
             index = ir.VectorType(ir.IntType(32), count)
-            even = ir.Constant(index, list(range(0, 2 * count, 2)))
-            odd = ir.Constant(index, list(range(1, 2 * count, 2)))
             places = (ir.Constant(ir.IntType(64), n * count) for n in range(count))
             lines = [_load(builder, builder.gep(args[0], [n]), vector) for n in places]
+            bit = 1  # of the number of a line, and of the lane that will hold its result
             while len(lines) > 1:
-                pairs = zip(lines[::2], lines[1::2], strict=True)
+                kept = [n + count if n & bit else n for n in range(count)]
+                moved = [n ^ bit for n in kept]  # the other half of the same line
+                # A selection and a shuffle: two shuffles would wait for each other.
                 lines = [
                     combine(
                         builder,
-                        builder.shuffle_vector(a, b, even),
-                        builder.shuffle_vector(a, b, odd),
+                        builder.shuffle_vector(a, b, ir.Constant(index, kept)),
+                        builder.shuffle_vector(a, b, ir.Constant(index, moved)),
                         vector,
                     )
-                    for a, b in pairs
+                    for a, b in zip(lines[::2], lines[1::2], strict=True)
                 ]
+                bit *= 2
             return lines[0]
 
         return vector(p), emit
@@ -1019,8 +1096,8 @@ def _line_by_line(combine: Callable[..., Any]) -> Callable[..., Any]:
     return typed
 
 
-# Two shuffles and one operation for each pair of lines: a third of what a reduction line by line
-# takes.
+# A selection, a shuffle and an operation for each pair of lines: a third of what reductions one by
+# one take.
 horizontal_sums = intrinsic(_line_by_line(_arithmetic("fadd", "add")))
 horizontal_sums.__doc__ = (
     "Return the vector whose lane n is the sum of the ``lanes`` numbers at ``p + n * lanes``."
