@@ -511,6 +511,7 @@ def _launch(task: Any, *roles: list[Array], factors: list[float]) -> None:
         task,
         arrays[0].dtype,
         min(ends[-1], get_num_threads()),
+        ends[-1],
         np.array([len(arrays), *ends, *(a.size for a in arrays)]),
         np.array(factors, np.float64),
         np.array([address_of(a) for role in roles for a in role]),

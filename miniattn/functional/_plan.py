@@ -59,6 +59,7 @@ class Step(NamedTuple):
 
     task: Any
     workers: int
+    pieces: int
     sizes: NDArray[np.int64]
     scratch: tuple[int, int]
 
@@ -110,8 +111,8 @@ def execute(
     for name, x in arrays.items():
         operands[_NUMBER[name]] = address_of(x)
     operands[SEED] = seed
-    for task, workers, sizes, scratch in plan.steps:
-        run(task, dtype, workers, sizes, plan.factors, operands, empty(scratch, dtype))
+    for task, workers, pieces, sizes, scratch in plan.steps:
+        run(task, dtype, workers, pieces, sizes, plan.factors, operands, empty(scratch, dtype))
 
 
 # --- Kinds of calls ------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ def plan_of(
         sizes = np.array(problem[:SIZES])
         sizes[TASKS] = pieces
         # Each worker's part is a whole number of cache lines.
-        steps.append(Step(task, workers, sizes, (workers, -(-scratch // 16) * 16)))
+        steps.append(Step(task, workers, pieces, sizes, (workers, -(-scratch // 16) * 16)))
     return Plan(tuple(steps), np.array(problem[SIZES:]), _table(layouts, sums), sums)
 
 

@@ -46,6 +46,7 @@ def product(a: Array, b: Array, *, add_to: Array | None = None) -> Array:
         matmul.matmul,
         a.dtype,
         min(pieces, threads, 1 + m * depth * n // WORTH_A_THREAD),
+        pieces,
         np.array([m, n, depth, a_row, a_step, b_row, b_step, n, add_to is not None, pieces, share]),
         _NO_FACTORS,
         np.array([address_of(x) for x in (a, b, c)]),

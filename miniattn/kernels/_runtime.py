@@ -36,7 +36,7 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile what `launch.launch` runs in several threads side by side.
 
-    A task is called as ``function(sizes, factors, operands, counter, scratch)``: pointers to int64,
+    A task is called as ``function(sizes, factors, operands, queue, scratch)``: pointers to int64,
     float64, int64, int64 and to scratch memory of its own, whose dtype is the operands'.
     """
     return _decorator(Task, {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **options})(

@@ -48,6 +48,7 @@ from miniattn.kernels.masking import (
     first_key,
     visible,
 )
+from miniattn.kernels.queue import take
 from miniattn.kernels.scores import (
     LOG2_E,
     Head,
@@ -62,7 +63,6 @@ from miniattn.kernels.simd import (
     load,
     select,
     store,
-    take,
 )
 from miniattn.kernels.tiles import (
     ROW_GROUP,
@@ -114,7 +114,7 @@ class Block(NamedTuple):
 
 
 @task
-def backward(sizes, factors, operands, counter, scratch):
+def backward(sizes, factors, operands, queue, scratch):
     """Write dq, dk and dv.
 
     ``problem.parts`` says among how many pieces of work the query blocks of one key/value head are
@@ -124,28 +124,28 @@ def backward(sizes, factors, operands, counter, scratch):
     problem = problem_of(sizes, factors)
     parts = problem.parts
     work = scratch + (sums_size(problem, lanes(scratch)) if parts == 1 else 0)
-    piece = take(counter)
+    piece = take(queue)
     while piece < problem.tasks:
         b, g = piece // parts // problem.G, piece // parts % problem.G
         sums = part_of(operands, SUMS, 0, piece, scratch) if parts > 1 else scratch
         _sum_queries(problem, operands, b, g, piece % parts, sums, work)
         if parts == 1:
             _write_sums(problem, operands, b, g, 0, problem.S, sums)
-        piece = take(counter)
+        piece = take(queue)
 
 
 @task
-def add_sums(sizes, factors, operands, counter, scratch):
+def add_sums(sizes, factors, operands, queue, scratch):
     """Write dk and dv from the sums that the parts of `backward` left, added in order."""
     problem = problem_of(sizes, factors)
     chunks = (problem.S + KEYS - 1) // KEYS
-    piece = take(counter)
+    piece = take(queue)
     while piece < problem.tasks:
         head, j0 = piece // chunks, piece % chunks * KEYS
         sums = part_of(operands, SUMS, 0, head * problem.parts, scratch)
         b, g = head // problem.G, head % problem.G
         _write_sums(problem, operands, b, g, j0, min(problem.S, j0 + KEYS), sums)
-        piece = take(counter)
+        piece = take(queue)
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
@@ -408,7 +408,7 @@ def _write_sums(problem, operands, b, g, j0, j1, sums):
 
 
 @task
-def bias_backward(sizes, factors, operands, counter, scratch):
+def bias_backward(sizes, factors, operands, queue, scratch):
     """Add dscores into dbias, which is zero and of the bias's own, un-broadcast shape.
 
     Each piece of work owns one batch row, head and (where the bias has them) block of queries of
@@ -419,7 +419,7 @@ def bias_backward(sizes, factors, operands, counter, scratch):
     batch = problem.B if step_of(operands, DBIAS, 0) != 0 else 1
     heads = problem.H if step_of(operands, DBIAS, 1) != 0 else 1
     blocks = _blocks(problem) if step_of(operands, DBIAS, 2) != 0 else 1
-    piece = take(counter)
+    piece = take(queue)
     while piece < problem.tasks:
         own, number = piece // blocks, piece % blocks
         for b in range(own // heads, problem.B, batch):
@@ -428,7 +428,7 @@ def bias_backward(sizes, factors, operands, counter, scratch):
                 for n in range(number, _blocks(problem), blocks):
                     block = prepare(problem, operands, b, h, n * QUERIES, scratch)
                     _add_to_bias(problem, operands, block, dbias)
-        piece = take(counter)
+        piece = take(queue)
 
 
 @inner

@@ -37,6 +37,7 @@ from miniattn.kernels.masking import (
     classify,
     visible,
 )
+from miniattn.kernels.queue import take
 from miniattn.kernels.scores import LN_2, drop, finish_scores, head_of
 from miniattn.kernels.simd import (
     exp2_nonpositive,
@@ -53,7 +54,6 @@ from miniattn.kernels.simd import (
     splat,
     store,
     store_first,
-    take,
 )
 from miniattn.kernels.tiles import WIDE, fill, is_finite, pack, round_up
 
@@ -62,7 +62,7 @@ AHEAD = 64  # so many rows are asked for before they are needed: processors look
 
 
 @task
-def decode(sizes, factors, operands, counter, scratch):
+def decode(sizes, factors, operands, queue, scratch):
     """Write out and lse, as `attention_forward.forward` does.
 
     ``problem.parts`` says among how many pieces of work the keys of one key/value head are dealt.
@@ -70,24 +70,24 @@ def decode(sizes, factors, operands, counter, scratch):
     """
     problem = problem_of(sizes, factors)
     parts, tiles = problem.parts, (problem.S + KEYS - 1) // KEYS
-    piece = take(counter)
+    piece = take(queue)
     while piece < problem.tasks:
         b, g = piece // parts // problem.G, piece // parts % problem.G
         start = piece % parts * tiles // parts * KEYS
         stop = min(problem.S, (piece % parts + 1) * tiles // parts * KEYS)
         states = part_of(operands, SUMS, 0, piece, scratch)
         _keys(problem, operands, b, g, start, stop, states, scratch)
-        piece = take(counter)
+        piece = take(queue)
 
 
 @task
-def merge(sizes, factors, operands, counter, scratch):
+def merge(sizes, factors, operands, queue, scratch):
     """Write out and lse from what the pieces of `decode` left."""
     problem = problem_of(sizes, factors)
-    piece = take(counter)
+    piece = take(queue)
     while piece < problem.tasks:
         _merge_head(problem, operands, piece, scratch)
-        piece = take(counter)
+        piece = take(queue)
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:

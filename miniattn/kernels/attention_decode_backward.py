@@ -31,8 +31,9 @@ from miniattn.kernels.arguments import (
 )
 from miniattn.kernels.attention_decode import KEYS, add_rows, multiply_rows
 from miniattn.kernels.masking import FULL, HIDDEN, Tile, classify, visible
+from miniattn.kernels.queue import take
 from miniattn.kernels.scores import LOG2_E, drop, finish_scores, head_of
-from miniattn.kernels.simd import exp2_nonpositive, fma, lanes, load, select, store, take
+from miniattn.kernels.simd import exp2_nonpositive, fma, lanes, load, select, store
 from miniattn.kernels.tiles import (
     ROW_GROUP,
     add,
@@ -68,14 +69,14 @@ class Queries(NamedTuple):
 
 
 @task
-def decode_backward(sizes, factors, operands, counter, scratch):
+def decode_backward(sizes, factors, operands, queue, scratch):
     """Write dk and dv, and for each piece of work its sums of dq.
 
     Pieces and arguments: as in `attention_decode.decode`.
     """
     problem = problem_of(sizes, factors)
     parts, tiles = problem.parts, (problem.S + KEYS - 1) // KEYS
-    piece = take(counter)
+    piece = take(queue)
     while piece < problem.tasks:
         b, g = piece // parts // problem.G, piece // parts % problem.G
         queries = _prepare(problem, operands, b, g, scratch)
@@ -83,16 +84,16 @@ def decode_backward(sizes, factors, operands, counter, scratch):
         fill(dq, queries.n * queries.q_width, 0.0)
         for number in range(piece % parts * tiles // parts, (piece % parts + 1) * tiles // parts):
             _keys(problem, operands, b, g, number * KEYS, queries, dq)
-        piece = take(counter)
+        piece = take(queue)
 
 
 @task
-def add_queries(sizes, factors, operands, counter, scratch):
+def add_queries(sizes, factors, operands, queue, scratch):
     """Write dq from the sums that the pieces of `decode_backward` left."""
     problem = problem_of(sizes, factors)
     width = round_up(problem.D, lanes(scratch))
     group, size = problem.H // problem.G, step_of(operands, SUMS, 1)
-    piece = take(counter)
+    piece = take(queue)
     while piece < problem.tasks:
         b, h = piece // problem.H, piece % problem.H
         first = (b * problem.G + h // group) * problem.parts
@@ -101,7 +102,7 @@ def add_queries(sizes, factors, operands, counter, scratch):
             add(sums, sums + part * size, problem.T * width)
         dq, row = part_of(operands, DQ, b, h, scratch), step_of(operands, DQ, 2)
         write_rows(dq, row, sums, width, problem.T, problem.D, problem.scale)
-        piece = take(counter)
+        piece = take(queue)
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:

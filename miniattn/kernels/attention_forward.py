@@ -27,6 +27,7 @@ from miniattn.kernels.masking import (
     first_key,
     visible,
 )
+from miniattn.kernels.queue import take
 from miniattn.kernels.scores import LN_2, drop, finish_scores, head_of
 from miniattn.kernels.simd import (
     LANES,
@@ -42,7 +43,6 @@ from miniattn.kernels.simd import (
     splat,
     store,
     store_first,
-    take,
 )
 from miniattn.kernels.tiles import (
     ROW_GROUP,
@@ -60,7 +60,7 @@ _DOUBLES = 2 * QUERIES // LANES  # registers that QUERIES numbers fill in double
 
 
 @task
-def forward(sizes, factors, operands, counter, scratch):
+def forward(sizes, factors, operands, queue, scratch):
     """Write out and lse, the log-sum-exp of each row of scores (-inf for an empty row).
 
     Parameters
@@ -69,20 +69,20 @@ def forward(sizes, factors, operands, counter, scratch):
         What `arguments.problem_of` takes apart.
     operands
         Addresses and strides of q, k, v, out, lse, bias and mask; see `arguments.OPERANDS`.
-    counter
-        Of the pieces of work, which all threads count up.
+    queue
+        Of the pieces of work.
     scratch
         Memory of this thread alone.
     """
     problem = problem_of(sizes, factors)
     blocks = (problem.T + QUERIES - 1) // QUERIES
-    piece = take(counter)
+    piece = take(queue)
     while piece < problem.tasks:
         # Under a causal mask the last block is the longest: start with it.
         block = blocks - 1 - piece % blocks
         b, h = piece // blocks // problem.H, piece // blocks % problem.H
         _block(problem, operands, b, h, block * QUERIES, scratch)
-        piece = take(counter)
+        piece = take(queue)
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:

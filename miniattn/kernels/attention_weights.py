@@ -15,6 +15,7 @@ from miniattn.kernels._runtime import inner, task
 from miniattn.kernels.arguments import OUT, K, Problem, Q, part_of, problem_of, step_of
 from miniattn.kernels.attention_forward import KEYS, QUERIES, exponentiate
 from miniattn.kernels.masking import HIDDEN, Tile, classify, end_of_keys, first_key
+from miniattn.kernels.queue import take
 from miniattn.kernels.scores import finish_scores, head_of
 from miniattn.kernels.simd import (
     exp2_nonpositive,
@@ -24,13 +25,12 @@ from miniattn.kernels.simd import (
     select,
     splat,
     store,
-    take,
 )
 from miniattn.kernels.tiles import ROW_GROUP, fill, multiply, pack_transposed, round_up
 
 
 @task
-def attention_map(sizes, factors, operands, counter, scratch):
+def attention_map(sizes, factors, operands, queue, scratch):
     """Add the map of each batch row and head to the operand OUT, which is zero.
 
     OUT has the shape (B, H, rows, columns). The numbers of bins, ``problem.rows`` and
@@ -40,7 +40,7 @@ def attention_map(sizes, factors, operands, counter, scratch):
     problem = problem_of(sizes, factors)
     bins = _bins(problem)
     groups = (problem.rows + bins - 1) // bins
-    piece = take(counter)
+    piece = take(queue)
     while piece < problem.tasks:
         b, h = piece // groups // problem.H, piece // groups % problem.H
         first = piece % groups * bins
@@ -48,7 +48,7 @@ def attention_map(sizes, factors, operands, counter, scratch):
         for i0 in range(first * problem.T // problem.rows, stop, QUERIES):
             n = min(QUERIES, stop - i0)
             _block(problem, operands, b, h, i0, n, scratch)
-        piece = take(counter)
+        piece = take(queue)
 
 
 @inner

@@ -2,7 +2,7 @@
 
 Numba compiles what stands in a ``prange`` three times over, seconds for a kernel of this size. So
 the kernels are `task` functions without one: compiled once, called here by their addresses. Each
-thread runs the whole function, which takes pieces of work from a counter until none is left; what
+thread runs the whole function, which takes pieces of work from a queue until none is left; what
 one thread did not get to, another does, and a thread that never woke up is not waited for.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from miniattn.kernels._runtime import Task, kernel
+from miniattn.kernels.queue import LINE, fill_queue
 from miniattn.kernels.simd import call
 
 
@@ -22,14 +23,18 @@ def run(
     task: Task,
     dtype: DTypeLike,
     workers: int,
+    pieces: int,
     sizes: NDArray[Any],
     factors: NDArray[Any],
     operands: NDArray[Any],
     scratch: NDArray[Any] | None = None,
 ) -> None:
-    """Run a task in up to ``workers`` threads; each owns a row of ``scratch``, if it needs any."""
+    """Run a task, which consists of ``pieces`` of work, in up to ``workers`` threads.
+
+    Each owns a row of ``scratch``, if it needs any.
+    """
     place, size = (0, 0) if scratch is None else (address_of(scratch), scratch.strides[0])
-    launch(task.address(dtype), workers, sizes, factors, operands, place, size)
+    launch(task.address(dtype), workers, pieces, sizes, factors, operands, place, size)
 
 
 def _asked(x: NDArray[Any]) -> int:
@@ -59,27 +64,28 @@ address_of = _read if sys.implementation.name == "cpython" and _reads_right() el
 
 
 @kernel
-def launch(function, workers, sizes, factors, operands, scratch, size):
+def launch(function, workers, pieces, sizes, factors, operands, scratch, size):
     """Run ``function`` in up to ``workers`` threads.
 
     Parameters
     ----------
     function : int
-        The address of a `task`, which gets pointers to what follows and to a counter that starts
-        at 0.
+        The address of a `task`, which gets pointers to what follows and to its worker's queue.
     workers : int
         One worker is the calling thread itself: to wake another takes as long as a small call. At
         most as many as there are threads: asked for in here, their number would keep the launcher
         out of the cache.
+    pieces : int
+        How many pieces of work the queue holds.
     sizes, factors, operands : int64, float64 and int64 arrays
     scratch, size : int
         Address of scratch memory, and the bytes of it that each worker owns.
     """
-    counter = np.empty(1, np.int64)
-    counter[0] = 0  # np.zeros would be a parallel region of its own
+    queues = np.empty((workers, LINE), np.int64)  # np.zeros would be a parallel region of its own
+    fill_queue(queues, pieces)
     if workers > 1:
         for worker in numba.prange(workers):
             own = scratch + worker * size
-            call(function, sizes, factors, operands, counter, own)
+            call(function, sizes, factors, operands, queues[worker], own)
     else:
-        call(function, sizes, factors, operands, counter, scratch)
+        call(function, sizes, factors, operands, queues[0], scratch)

@@ -10,6 +10,7 @@ whatever the number of threads.
 """
 
 from miniattn.kernels._runtime import inner, task
+from miniattn.kernels.queue import take
 from miniattn.kernels.simd import (
     LANES,
     address,
@@ -19,7 +20,6 @@ from miniattn.kernels.simd import (
     product,
     registers,
     store_first,
-    take,
     transpose,
 )
 from miniattn.kernels.tiles import WIDE, pack
@@ -43,7 +43,7 @@ def plan(height: int, n: int, itemsize: int, threads: int) -> tuple[int, int]:
 
 
 @task
-def matmul(sizes, factors, operands, counter, scratch):
+def matmul(sizes, factors, operands, queue, scratch):
     """Fill C (M, N) with A · B, or add that to it.
 
     Parameters
@@ -59,11 +59,10 @@ def matmul(sizes, factors, operands, counter, scratch):
     a, b, c = address(operands[0], scratch), address(operands[1], scratch), operands[2]
     width = WIDE * lanes(scratch)
     packed, edge = registers(PACKED, scratch), registers(EDGE, scratch)
-    blocks = (height + share - 1) // share
-    piece = take(counter)
+    panels = (n + width - 1) // width
+    piece = take(queue)
     while piece < pieces:
-        # Panel by panel: threads in step with each other keep to the same rows of A.
-        column, first = piece // blocks * width, piece % blocks * share
+        column, first = piece % panels * width, piece // panels * share
         rows, columns = min(share, height - first), min(width, n - column)
         for k in range(0, depth, DEPTH):
             deep = min(DEPTH, depth - k)
@@ -82,7 +81,7 @@ def matmul(sizes, factors, operands, counter, scratch):
                 depth - k - deep,
                 resume or k > 0,
             )
-        piece = take(counter)
+        piece = take(queue)
 
 
 @inner

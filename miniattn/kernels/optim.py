@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from miniattn.kernels._runtime import inner, task
+from miniattn.kernels.queue import take
 from miniattn.kernels.simd import (
     address,
     fma,
@@ -18,7 +19,6 @@ from miniattn.kernels.simd import (
     sqrt,
     store,
     store_first,
-    take,
 )
 
 BLOCK = 16_384  # elements
@@ -45,7 +45,7 @@ def _array(sizes, operands, role, which, like):
 
 
 @task
-def adam(sizes, factors, operands, counter, scratch):
+def adam(sizes, factors, operands, queue, scratch):
     """One step of Adam or AdamW, in place on param, m and v; the roles are param, grad, m, v.
 
     g = grad + l2 · param;  m = β1 m + (1 − β1) g;  v = β2 v + (1 − β2) g²
@@ -56,7 +56,7 @@ def adam(sizes, factors, operands, counter, scratch):
     (decay = 0). ``factors`` are lr, β1, β2, eps, and decay, l2 and step of each parameter.
     """
     lr, beta1, beta2, eps = factors[0], factors[1], factors[2], factors[3]
-    block = take(counter)
+    block = take(queue)
     while block < sizes[sizes[0]]:
         which, start, stop = _place(sizes, block)
         decay, l2, step = factors[4 + 3 * which], factors[5 + 3 * which], factors[6 + 3 * which]
@@ -67,7 +67,7 @@ def adam(sizes, factors, operands, counter, scratch):
         m = _array(sizes, operands, 2, which, scratch)
         v = _array(sizes, operands, 3, which, scratch)
         _adam_block(param, grad, m, v, start, stop, beta1, beta2, keep, l2, rate, root, eps)
-        block = take(counter)
+        block = take(queue)
 
 
 @inner
@@ -103,10 +103,10 @@ def _adam_block(param, grad, m, v, start, stop, beta1, beta2, keep, l2, rate, ro
 
 
 @task
-def sums_of_squares(sizes, factors, operands, counter, scratch):
+def sums_of_squares(sizes, factors, operands, queue, scratch):
     """Write Σ x² of each block, in float64, to the array whose address follows those of x."""
     sums = address(operands[sizes[0]], factors)
-    block = take(counter)
+    block = take(queue)
     while block < sizes[sizes[0]]:
         which, start, stop = _place(sizes, block)
         x = _array(sizes, operands, 0, which, scratch)
@@ -115,13 +115,13 @@ def sums_of_squares(sizes, factors, operands, counter, scratch):
             value = np.float64(x[i])
             total += value * value
         sums[block] = total
-        block = take(counter)
+        block = take(queue)
 
 
 @task
-def scale(sizes, factors, operands, counter, scratch):
+def scale(sizes, factors, operands, queue, scratch):
     """Multiply arrays by ``factors[0]``, in place."""
-    block = take(counter)
+    block = take(queue)
     while block < sizes[sizes[0]]:
         which, start, stop = _place(sizes, block)
         x = _array(sizes, operands, 0, which, scratch)
@@ -131,4 +131,4 @@ def scale(sizes, factors, operands, counter, scratch):
         if whole < stop:
             rest = stop - whole
             store_first(x + whole, load_first(x + whole, rest) * factors[0], rest)
-        block = take(counter)
+        block = take(queue)

@@ -55,6 +55,7 @@ __all__ = [
     "exp2",
     "exp2_nonpositive",
     "exp2_product",
+    "fetch_and_add",
     "first",
     "floor",
     "fma",
@@ -83,7 +84,6 @@ __all__ = [
     "store",
     "store_first",
     "store_streaming",
-    "take",
     "tanh",
     "to_boundary",
     "to_float",
@@ -685,9 +685,9 @@ def prefetch(typing_context, p):
 
 
 @intrinsic
-def call(typing_context, function, sizes, factors, operands, counter, scratch):
+def call(typing_context, function, sizes, factors, operands, queue, scratch):
     """Call a compiled `task` by its address; arrays arrive there as pointers."""
-    arrays = (sizes, factors, operands, counter)
+    arrays = (sizes, factors, operands, queue)
     numbers = isinstance(function, types.Integer) and isinstance(scratch, types.Integer)
     if not (numbers and all(isinstance(a, types.Array) and a.layout == "C" for a in arrays)):
         return None
@@ -709,19 +709,16 @@ def call(typing_context, function, sizes, factors, operands, counter, scratch):
 
 
 @intrinsic
-def take(typing_context, p):
-    """Return ``p[0]`` and add 1 to it, as one step that no other thread can split.
-
-    The counter of a work queue: threads take the next task as they become free.
-    """
+def fetch_and_add(typing_context, p, n):
+    """Return ``p[0]`` and add ``n`` to it, as one step that no other thread can split."""
     if not (isinstance(p, Pointer) and p.dtype == types.int64):
         return None
 
     def emit(context, builder, signature, args):
-        one = ir.Constant(ir.IntType(64), 1)
-        return builder.atomic_rmw("add", args[0], one, "monotonic")
+        number = context.cast(builder, args[1], n, types.int64)
+        return builder.atomic_rmw("add", args[0], number, "monotonic")
 
-    return types.int64(p), emit
+    return types.int64(p, n), emit
 
 
 # --- Element-wise functions ----------------------------------------------------------------------
