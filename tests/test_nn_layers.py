@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from miniattn import gradcheck, nn
+from miniattn.nn import _linear
 
 F64 = {"dtype": np.float64}
 WIDTH = 6
@@ -109,9 +110,24 @@ def test_a_frozen_layer_passes_the_gradient_on_and_keeps_none(name, rng):
 def test_frozen_parameters_take_no_gradient_work(rng, monkeypatch):
     """The products that only a weight's gradient needs are not computed."""
     import miniattn.functional as F
+    from miniattn.functional import _linear
+
+    products = []
+
+    def counted(*sums, original=_linear.products):
+        products.append(len(sums))
+        return original(*sums)
+
+    monkeypatch.setattr(_linear, "products", counted)
+    linear = nn.Linear(WIDTH, 2, **F64).freeze()
+    x = rng.standard_normal((2, WIDTH))
+    linear.backward(np.ones((2, 2)), linear.forward(x)[1])
+    assert products == [1]
+    linear.unfreeze().backward(np.ones((2, 2)), linear.forward(x)[1])
+    assert products == [1, 2]
 
     asked = []
-    for name in ("linear_backward", "layer_norm_backward", "rms_norm_backward"):
+    for name in ("layer_norm_backward", "rms_norm_backward"):
         original = getattr(F, name)
 
         def spy(dy, ctx, *, needs_grad, original=original):
@@ -121,8 +137,7 @@ def test_frozen_parameters_take_no_gradient_work(rng, monkeypatch):
 
         monkeypatch.setattr(F, name, spy)
     monkeypatch.setattr(F, "embedding_backward", lambda dy, ctx: pytest.fail("not needed"))
-    x = rng.standard_normal((2, WIDTH))
-    for layer in (nn.Linear(WIDTH, 2, **F64), nn.LayerNorm(WIDTH, **F64), nn.RMSNorm(WIDTH, **F64)):
+    for layer in (nn.LayerNorm(WIDTH, **F64), nn.RMSNorm(WIDTH, **F64)):
         layer.freeze()
         y, ctx = layer.forward(x)
         layer.backward(y, ctx)
@@ -130,7 +145,6 @@ def test_frozen_parameters_take_no_gradient_work(rng, monkeypatch):
     y, ctx = table.forward(np.array([1, 2]))
     table.backward(y, ctx)
     assert asked == [
-        ((True, False, False), [True, False, False]),
         ((True, False, False), [True, False, False]),
         ((True, False), [True, False]),
     ]
@@ -320,3 +334,30 @@ def test_wrong_settings(make, error, message):
 def test_wrong_calls(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("rows", [3, 40])  # few rows take another kernel
+def test_layers_of_one_input_are_what_each_is_alone(rows, rng):
+    x = rng.standard_normal((rows, WIDTH))
+    plain = [nn.Linear(WIDTH, n, rng=rng, **F64) for n in (2, 5, 5)]
+    plain[1].weight.trainable = False
+    plain[2] = nn.Linear(WIDTH, 5, bias=False, rng=rng, **F64)
+    wrapped = [plain[0], nn.LoRA(nn.Linear(WIDTH, 5, rng=rng, **F64), 2, rng=rng)]
+    for layers in (plain, wrapped):
+        ys, ctxs = zip(*_linear.forward_together(layers, x), strict=True)
+        dys = [np.cos(y) for y in ys]
+        for layer in layers:
+            layer.zero_grad()
+        dx = _linear.backward_together(layers, dys, ctxs)
+        together = [p.grad for layer in layers for p in layer.parameters()]
+        wanted = 0
+        for layer, y, dy in zip(layers, ys, dys, strict=True):
+            layer.zero_grad()
+            alone, ctx = layer.forward(x)
+            np.testing.assert_array_equal(y, alone)
+            wanted = wanted + layer.backward(dy, ctx)
+        np.testing.assert_allclose(dx, wanted, rtol=0, atol=1e-13)
+        alone = [p.grad for layer in layers for p in layer.parameters()]
+        for grad, expected in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(grad, expected)
+    assert plain[1].weight.grad is None

@@ -1,12 +1,13 @@
 """Linear maps, table look-ups and dropout: `linear`, `embedding`, `dropout` and their pairs."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from miniattn import _checks
 from miniattn.functional._arrays import Array, kernel_input, rows
-from miniattn.functional._product import product
+from miniattn.functional._product import Sum, products
 from miniattn.kernels import columns
 from miniattn.kernels import linear as kernel_linear
 
@@ -59,19 +60,25 @@ def linear_forward(
     x: Array, weight: Array, bias: Array | None = None
 ) -> tuple[Array, LinearContext]:
     """Return ``linear(x, weight, bias)`` and the context for `linear_backward`."""
+    return linears_forward(x, [weight], [bias])[0]
+
+
+def linears_forward(
+    x: Array, weights: Sequence[Array], biases: Sequence[Array | None]
+) -> list[tuple[Array, LinearContext]]:
+    """Return what `linear_forward` does for each of several weights, from one launch."""
     x = _checks.float_array("x", x)
-    weight = _checks.float_array("weight", weight)
-    bias = None if bias is None else _checks.float_array("bias", bias)
-    _checks.same_dtype(x=x, weight=weight, bias=bias)
     _checks.shape("x", x, "..., E")
-    _checks.shape("weight", weight, "F, E", {"E": x.shape[-1]})
-    y = _rows_product(rows(x), weight)
-    if bias is not None:
-        _checks.shape("bias", bias, "F", {"F": weight.shape[0]})
-        with np.errstate(all="ignore"):  # NaN and inf travel on silently, as through the kernels
-            y += bias
-    y = y.reshape(*x.shape[:-1], weight.shape[0])
-    return y, LinearContext(x, weight, bias is not None)
+    checked = [_weights(x, *given) for given in zip(weights, biases, strict=True)]
+    x_rows = rows(x)
+    if len(x_rows) > kernel_linear.FEW:
+        ys = products(*(Sum(((x_rows, weight.T),), bias) for weight, bias in checked))
+    else:
+        ys = [_few_rows(x_rows, weight, bias) for weight, bias in checked]
+    return [
+        (y.reshape(*x.shape[:-1], len(weight)), LinearContext(x, weight, bias is not None))
+        for y, (weight, bias) in zip(ys, checked, strict=True)
+    ]
 
 
 def linear_backward(
@@ -85,21 +92,55 @@ def linear_backward(
     - dweight = dyᵀ · x, shape (F, E)
     - dbias = Σ over rows of dy, shape (F,)
     """
-    x, weight, has_bias = ctx
-    dy = _checks.gradient("dy", dy, (*x.shape[:-1], weight.shape[0]), x.dtype)
-    dy_rows = rows(dy)
-    dx = product(dy_rows, weight).reshape(x.shape) if needs_grad[0] else None
-    dweight = product(dy_rows.T, rows(x)) if needs_grad[1] else None
-    dbias = _sum_rows(dy_rows) if needs_grad[2] and has_bias else None
+    dx, ((dweight, dbias),) = linears_backward([dy], [ctx], needs_grad[0], [needs_grad[1:]])
     return dx, dweight, dbias
 
 
-def _rows_product(x: Array, weight: Array) -> Array:
-    """Return x · weightᵀ for x (R, E), weight (F, E)."""
-    if len(x) > kernel_linear.FEW:
-        return product(x, weight.T)
+def linears_backward(
+    dys: Sequence[Array],
+    contexts: Sequence[LinearContext],
+    needs_dx: bool,
+    needs_grads: Sequence[tuple[bool, bool]],
+) -> tuple[Array | None, list[tuple[Array | None, Array | None]]]:
+    """Return the sum of the dx of linear maps of one x, and (dweight, dbias) of each.
+
+    - dx = Σ dy · weight, over the maps
+    """
+    x = contexts[0].x
+    x_rows, dy_rows = rows(x), []
+    for dy, (_, weight, _) in zip(dys, contexts, strict=True):
+        dy_rows.append(rows(_checks.gradient("dy", dy, (*x.shape[:-1], len(weight)), x.dtype)))
+    sums = [Sum(((dy.T, x_rows),)) for dy, (w, _) in zip(dy_rows, needs_grads, strict=True) if w]
+    if needs_dx:
+        weights = (ctx.weight for ctx in contexts)
+        sums.insert(0, Sum(tuple(zip(dy_rows, weights, strict=True))))
+    results = iter(products(*sums) if sums else ())
+    dx = next(results).reshape(x.shape) if needs_dx else None
+    grads = [
+        (next(results) if dweight else None, _sum_rows(dy) if dbias and ctx.has_bias else None)
+        for dy, ctx, (dweight, dbias) in zip(dy_rows, contexts, needs_grads, strict=True)
+    ]
+    return dx, grads
+
+
+def _weights(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
+    """Return the weight and the bias of a linear map of ``x``, checked."""
+    weight = _checks.float_array("weight", weight)
+    bias = None if bias is None else _checks.float_array("bias", bias)
+    _checks.same_dtype(x=x, weight=weight, bias=bias)
+    _checks.shape("weight", weight, "F, E", {"E": x.shape[-1]})
+    if bias is not None:
+        _checks.shape("bias", bias, "F", {"F": len(weight)})
+    return weight, bias
+
+
+def _few_rows(x: Array, weight: Array, bias: Array | None) -> Array:
+    """Return x · weightᵀ + bias for x (R, E), weight (F, E)."""
     y = np.empty((len(x), len(weight)), x.dtype)
     kernel_linear.few_rows(x, kernel_input(weight), y)
+    if bias is not None:
+        with np.errstate(all="ignore"):  # NaN and inf travel on silently, as through the kernels
+            y += bias
     return y
 
 

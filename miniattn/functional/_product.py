@@ -1,4 +1,7 @@
-"""The matrix product that linear maps are made of, on arrays of any layout."""
+"""The matrix products that linear maps are made of, on arrays of any layout."""
+
+import functools
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -9,58 +12,83 @@ from miniattn.kernels._runtime import get_num_threads
 from miniattn.kernels.launch import address_of, run
 
 WORTH_A_THREAD = 2**17  # multiply-adds: to wake a thread takes as long
-# Terms that are added one by one: longer sums are sums of such sums, which bounds their rounding.
-LONGEST = 2**13
 
 _NO_FACTORS = np.empty(0)
 
+Shape: TypeAlias = tuple[int, ...]
+Layout: TypeAlias = tuple[Shape, Shape]  # shape and strides
+# How many products a sum consists of, and the axes of what they are added to: 0 for nothing.
+Form: TypeAlias = tuple[int, int]
 
-def product(a: Array, b: Array, *, add_to: Array | None = None) -> Array:
-    """Return a · b for a (M, K), b (K, N), or add it to ``add_to`` (M, N) and return that.
+
+class Sum(NamedTuple):
+    """add + Σ a · b over pairs of a (M, K) and b (K, N), each with its K; add is (M, N) or (N,)."""
+
+    pairs: tuple[tuple[Array, Array], ...]
+    add: Array | None = None
+
+
+def product(a: Array, b: Array, *, add: Array | None = None) -> Array:
+    """Return a · b, or add + a · b; see `products`."""
+    return products(Sum(((a, b),), add))[0]
+
+
+def products(*sums: Sum) -> list[Array]:
+    """Return what each of the sums comes to, all from one launch.
 
     The same bits for any layout and any number of threads. Infinity and NaN reach what they are
     multiplied with, and nothing beside it.
     """
-    (m, depth), n = a.shape, b.shape[1]
-    c = empty((m, n), a.dtype) if add_to is None else add_to
-    if depth == 0 and add_to is None:
-        c.fill(0)
-    if c.size == 0 or depth == 0:
-        return c
-    if depth > LONGEST:
-        for k in range(0, depth, LONGEST):
-            part = product(a[:, k : k + LONGEST], b[k : k + LONGEST])
-            with np.errstate(all="ignore"):
-                c = part if k == 0 and add_to is None else np.add(c, part, out=c)
-        return c
-    a, b = _in_place(a), _in_place(b)
-    (a_row, a_step), (b_row, b_step) = _steps(a), _steps(b)
-    if n == 1:
-        b_step = 1
-    elif b_step != 1 and b_row != 1 and depth > 1:
-        b = np.ascontiguousarray(b)
-        b_row, b_step = n, 1
-    threads = get_num_threads()
-    pieces, share = matmul.plan(m, n, a.itemsize, threads)
-    run(
-        matmul.matmul,
-        a.dtype,
-        min(pieces, threads, 1 + m * depth * n // WORTH_A_THREAD),
-        pieces,
-        np.array([m, n, depth, a_row, a_step, b_row, b_step, n, add_to is not None, pieces, share]),
-        _NO_FACTORS,
-        np.array([address_of(x) for x in (a, b, c)]),
-    )
-    return c
+    factors = [x for pairs, _ in sums for pair in pairs for x in pair]
+    forms = tuple([(len(pairs), 0 if add is None else add.ndim) for pairs, add in sums])
+    layouts = tuple([(x.shape, x.strides) for x in factors])
+    dtype = factors[0].dtype
+    workers, plan = _plan(forms, layouts, dtype.itemsize, get_num_threads())
+    if plan is None or not all(x.flags.aligned for x in factors):
+        return products(*map(_copied, sums))
+    results = [empty(shape, dtype) for shape in plan.shapes]
+    spare = empty(plan.spare, dtype)
+    adds = [spare if s.add is None else np.ascontiguousarray(s.add) for s in sums]
+    addresses = [address_of(x) for x in (*results, *adds, *factors, spare)]
+    operands = np.array(addresses + plan.counters * [0])
+    run(matmul.matmul, dtype, workers, plan.pieces, plan.sizes, _NO_FACTORS, operands)
+    return results
 
 
-def _in_place(x: Array) -> Array:
-    """Return ``x``, or a copy where its elements do not lie at whole multiples of their size."""
-    size = x.itemsize
-    fits = x.flags.aligned and x.strides[0] % size == 0 and x.strides[1] % size == 0
-    return x if fits else np.ascontiguousarray(x)
+@functools.lru_cache(maxsize=512)
+def _plan(
+    forms: tuple[Form, ...], layouts: tuple[Layout, ...], itemsize: int, threads: int
+) -> tuple[int, matmul.Plan | None]:
+    """Return how many threads are worth it, and what they do; no plan if factors must be copied."""
+    pairs = list(zip(layouts[::2], layouts[1::2], strict=True))
+    if not all(_is_readable(a, b, itemsize) for a, b in pairs):
+        return 1, None
+    sums, work = [], 0
+    for count, add_axes in forms:
+        own, pairs = pairs[:count], pairs[count:]
+        (m, _), n = own[0][0][0], own[0][1][0][1]
+        factors = tuple(_factors(a, b, itemsize) for a, b in own)
+        sums.append(matmul.Sum(m, n, (-1, 0, n)[add_axes], factors))
+        work += m * n * sum(f.depth for f in factors)
+    plan = matmul.plan(tuple(sums), itemsize, threads)
+    return max(1, min(plan.pieces, threads, 1 + work // WORTH_A_THREAD)), plan
 
 
-def _steps(x: Array) -> tuple[int, int]:
-    """Return the strides of ``x`` in elements."""
-    return x.strides[0] // x.itemsize, x.strides[1] // x.itemsize
+def _factors(a: Layout, b: Layout, itemsize: int) -> matmul.Factors:
+    """Return what the kernel is told of a pair; strides in elements."""
+    (_, depth), a_strides = a
+    (_, n), b_strides = b
+    a_row, a_step, b_row, b_step = (stride // itemsize for stride in (*a_strides, *b_strides))
+    return matmul.Factors(depth, a_row, a_step, b_row, 1 if n == 1 else b_step)
+
+
+def _is_readable(a: Layout, b: Layout, itemsize: int) -> bool:
+    """Return whether elements lie at whole multiples of their size, and those of b side by side."""
+    (_, a_strides), (b_shape, b_strides) = a, b
+    beside = itemsize in b_strides or min(b_shape) < 2
+    return beside and all(stride % itemsize == 0 for stride in (*a_strides, *b_strides))
+
+
+def _copied(of: Sum) -> Sum:
+    """Return a sum with copies of its factors, in the order of their axes."""
+    return Sum(tuple((a.copy("C"), b.copy("C")) for a, b in of.pairs), of.add)

@@ -710,13 +710,16 @@ def call(typing_context, function, sizes, factors, operands, queue, scratch):
 
 @intrinsic
 def fetch_and_add(typing_context, p, n):
-    """Return ``p[0]`` and add ``n`` to it, as one step that no other thread can split."""
+    """Return ``p[0]`` and add ``n`` to it, as one step that no other thread can split.
+
+    A thread that finds what another added also finds what that one wrote before.
+    """
     if not (isinstance(p, Pointer) and p.dtype == types.int64):
         return None
 
     def emit(context, builder, signature, args):
         number = context.cast(builder, args[1], n, types.int64)
-        return builder.atomic_rmw("add", args[0], number, "monotonic")
+        return builder.atomic_rmw("add", args[0], number, "acq_rel")
 
     return types.int64(p, n), emit
 

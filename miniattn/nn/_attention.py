@@ -12,7 +12,7 @@ from miniattn import _checks, masks
 from miniattn._checks import Array
 from miniattn.nn import _init
 from miniattn.nn._cache import KVCache
-from miniattn.nn._linear import Linear
+from miniattn.nn._linear import Linear, backward_together, forward_together
 from miniattn.nn._module import Module
 from miniattn.nn._positions import Rotary, alibi_bias
 
@@ -207,19 +207,17 @@ class MultiHeadAttention(Module):
         start = None if cache is None else cache.lengths.copy()
         q_at = _places(query.shape[1], start) if positions is None else positions
 
-        q, q_proj = self.q_proj.forward(query)
-        q, rotary_q = self._turn(_split(q, self.num_heads), q_at)
         if isinstance(key, KVCache):
+            q, q_proj = self.q_proj.forward(query)
             k, v = key.held()
             k_at = _places(k.shape[2])
             k_proj = rotary_k = v_proj = None
         else:
             k_at = q_at if key is None else _places(key.shape[1])
-            source = query if key is None else key
-            k, k_proj = self.k_proj.forward(source)
+            (q, q_proj), (k, k_proj), (v, v_proj) = self._project(query, key, value)
             k, rotary_k = self._turn(_split(k, self.num_kv_heads), k_at)
-            v, v_proj = self.v_proj.forward(source if value is None else value)
             v = _split(v, self.num_kv_heads)
+        q, rotary_q = self._turn(_split(q, self.num_heads), q_at)
         if cache is not None:
             k, v = cache.append(k, v)
             k_at = _places(k.shape[2])
@@ -260,19 +258,10 @@ class MultiHeadAttention(Module):
         # out = attention(q, k, v, bias)
         learned = ctx.bias_shape is not None  # ALiBi's slopes are not
         dq, dk, dv, dbias = F.attention_backward(dout, ctx.attention, needs_bias_grad=learned)
-        # v = split(v_proj(value))
-        dvalue = self.v_proj.backward(_merge(dv), ctx.v_proj)
-        # k = turn(split(k_proj(key)))
-        dkey = self.k_proj.backward(_merge(self._turn_back(dk, ctx.rotary_k)), ctx.k_proj)
-        # q = turn(split(q_proj(query)))
-        dquery = self.q_proj.backward(_merge(self._turn_back(dq, ctx.rotary_q)), ctx.q_proj)
-        # value = key
-        if ctx.given < 3:
-            dkey += dvalue
-        # key = query
-        if ctx.given < 2:
-            dquery += dkey
-        grads: tuple[Array, ...] = (dquery, dkey, dvalue)[: ctx.given]
+        # k = turn(k); q = turn(q)
+        dq, dk = self._turn_back(dq, ctx.rotary_q), self._turn_back(dk, ctx.rotary_k)
+        # q, k, v = split(q_proj(query)), split(k_proj(key)), split(v_proj(value))
+        grads = self._project_back(_merge(dq), _merge(dk), _merge(dv), ctx)
         if ctx.bias_shape is not None:
             assert dbias is not None  # there was a bias
             grads = (*grads, _sum_to(dbias, ctx.bias_shape))
@@ -336,6 +325,22 @@ class MultiHeadAttention(Module):
             _checks.shape("value", value, "B, S, vdim", sizes)
         return query, key, value
 
+    def _project(self, *inputs: Array | None) -> list[Any]:
+        """Return (y, ctx) of each of the three projections."""
+        layers: list[Module] = [self.q_proj, self.k_proj, self.v_proj]
+        given = [x for x in inputs if x is not None]
+        groups = zip(_OF_SAME_INPUT[len(given)], given, strict=True)
+        return [each for group, x in groups for each in forward_together(layers[group], x)]
+
+    def _project_back(
+        self, dq: Array, dk: Array, dv: Array, ctx: MultiHeadAttentionContext
+    ) -> tuple[Array, ...]:
+        """Return the gradients of those inputs that were given."""
+        layers: list[Module] = [self.q_proj, self.k_proj, self.v_proj]
+        dys, ctxs = [dq, dk, dv], [ctx.q_proj, ctx.k_proj, ctx.v_proj]
+        groups = _OF_SAME_INPUT[ctx.given]
+        return tuple(backward_together(layers[of], dys[of], ctxs[of]) for of in groups)
+
     def _turn(self, x: Array, positions: Array) -> tuple[Array, F.RotaryContext | None]:
         return (x, None) if self.rotary is None else self.rotary.forward(x, positions)
 
@@ -357,6 +362,14 @@ class MultiHeadAttention(Module):
             return bias
         slopes = alibi_bias(self.num_heads, q_at, k_at, dtype)
         return slopes if bias is None else slopes + bias
+
+
+# Which of the projections of query, key and value have the same input, by how many are given.
+_OF_SAME_INPUT = {
+    1: (slice(0, 3),),
+    2: (slice(0, 1), slice(1, 3)),
+    3: (slice(0, 1), slice(1, 2), slice(2, 3)),
+}
 
 
 def _split(x: Array, heads: int) -> Array:

@@ -10,7 +10,7 @@ from miniattn._checks import Array
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation, SiLU, activation_layer
 from miniattn.nn._dropout import Dropout
-from miniattn.nn._linear import Linear
+from miniattn.nn._linear import Linear, backward_together, forward_together
 from miniattn.nn._module import Module
 
 
@@ -166,9 +166,8 @@ class SwiGLU(Module):
         self, x: Array, *, rng: np.random.Generator | None = None
     ) -> tuple[Array, SwiGLUContext]:
         """Return (y, ctx), both x and y (..., E)."""
-        g, gate = self.gate.forward(x, rng=rng)
+        (g, gate), (v, up) = forward_together((self.gate, self.up), x, rng=rng)
         g, activation = self.activation.forward(g, rng=rng)
-        v, up = self.up.forward(x, rng=rng)
         h, dropout = self.dropout.drop(g * v, rng)
         y, down = self.down.forward(h, rng=rng)
         return y, SwiGLUContext(gate, activation, up, g, v, dropout, down)
@@ -180,9 +179,7 @@ class SwiGLU(Module):
         # h = dropout(g · v)
         dh = self.dropout.undrop(dh, ctx.dropout)
         dg, dv = dh * ctx.value, dh * ctx.open
-        # v = up(x)
-        dx = self.up.backward(dv, ctx.up)
-        # g = activation(gate(x))
+        # g = activation(g)
         dg = self.activation.backward(dg, ctx.activation)
-        dx += self.gate.backward(dg, ctx.gate)
-        return dx
+        # g, v = gate(x), up(x)
+        return backward_together((self.gate, self.up), (dg, dv), (ctx.gate, ctx.up))

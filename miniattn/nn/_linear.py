@@ -1,11 +1,15 @@
 """The linear layer: y = x · weightᵀ + bias."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import DTypeLike
 
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._checks import Array
+from miniattn.functional._linear import linears_backward, linears_forward
 from miniattn.nn import _init
 from miniattn.nn._module import Module, Parameter
 
@@ -66,24 +70,62 @@ class Linear(Module):
         self, x: Array, *, rng: np.random.Generator | None = None
     ) -> tuple[Array, F.LinearContext]:
         """Return (y, ctx): x (..., in_features) to y (..., out_features)."""
-        if np.shape(x)[-1:] != (self.weight.shape[1],):  # said here, where the width is known
-            _checks.shape("x", np.asarray(x), "..., E", {"E": self.weight.shape[1]})
-        return F.linear_forward(x, self.weight.data, None if self.bias is None else self.bias.data)
+        ((y, ctx),) = _forward([self], x)
+        return y, ctx
 
     def backward(self, dy: Array, ctx: F.LinearContext) -> Array:
         """Return dx (..., in_features)."""
         # y = x · weightᵀ + bias
-        trains_bias = self.bias is not None and self.bias.trainable
-        dx, dweight, dbias = F.linear_backward(
-            dy, ctx, needs_grad=(True, self.weight.trainable, trains_bias)
-        )
-        self.weight.accumulate(dweight)
-        if self.bias is not None:
-            self.bias.accumulate(dbias)
-        assert dx is not None  # it was asked for
-        return dx
+        return _backward([self], [dy], [ctx])
 
     def describe(self) -> str:
         """Return e.g. ``"3 -> 2"``."""
         out_features, in_features = self.weight.shape
         return f"{in_features} -> {out_features}" + ("" if self.bias is not None else ", no bias")
+
+
+def forward_together(
+    layers: Sequence[Module], x: Array, *, rng: np.random.Generator | None = None
+) -> list[tuple[Array, Any]]:
+    """Return (y, ctx) of each of several layers of one x, at once where all are plain `Linear`."""
+    linear = [layer for layer in layers if type(layer) is Linear]
+    if len(linear) == len(layers):
+        return list(_forward(linear, x))
+    return [layer.forward(x, rng=rng) for layer in layers]
+
+
+def backward_together(layers: Sequence[Module], dys: Sequence[Array], ctxs: Sequence[Any]) -> Array:
+    """Return dx for layers of one x: the sum of what comes back through each."""
+    linear = [layer for layer in layers if type(layer) is Linear]
+    if len(linear) == len(layers):
+        return _backward(linear, dys, ctxs)
+    calls = zip(layers, dys, ctxs, strict=True)
+    dxs: list[Array] = [layer.backward(dy, ctx) for layer, dy, ctx in calls]
+    for dx in dxs[1:]:
+        dxs[0] += dx
+    return dxs[0]
+
+
+def _forward(layers: Sequence[Linear], x: Array) -> list[tuple[Array, F.LinearContext]]:
+    for layer in layers:
+        if np.shape(x)[-1:] != (layer.weight.shape[1],):  # said here, where the width is known
+            _checks.shape("x", np.asarray(x), "..., E", {"E": layer.weight.shape[1]})
+    weights = [layer.weight.data for layer in layers]
+    biases = [None if layer.bias is None else layer.bias.data for layer in layers]
+    return linears_forward(x, weights, biases)
+
+
+def _backward(
+    layers: Sequence[Linear], dys: Sequence[Array], ctxs: Sequence[F.LinearContext]
+) -> Array:
+    trained = [
+        (layer.weight.trainable, layer.bias is not None and layer.bias.trainable)
+        for layer in layers
+    ]
+    dx, grads = linears_backward(dys, ctxs, True, trained)
+    for layer, (dweight, dbias) in zip(layers, grads, strict=True):
+        layer.weight.accumulate(dweight)
+        if layer.bias is not None:
+            layer.bias.accumulate(dbias)
+    assert dx is not None  # it was asked for
+    return dx
