@@ -15,6 +15,7 @@ import miniattn.functional as F
 from miniattn import masks
 from miniattn.functional import _plan
 from miniattn.kernels.launch import address_of
+from miniattn.kernels.masking import GROUP, Rule, Tile, keys_seen, queries_that_see, visible
 
 
 def formula(q, k, v, *, mask=None, bias=None, scale=None, softcap=None, dtype=np.float64):
@@ -478,3 +479,39 @@ def test_a_bias_that_nobody_learns():
     assert without.dbias is None
     for a, b in zip(with_it[:3], without[:3], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+# --- What bounds leave of a tile ------------------------------------------------------------------
+
+
+@given(
+    lo=st.integers(-90, 40),
+    hi=st.integers(-40, 90),
+    sinks=st.sampled_from([0, 3, 70, 100]),
+    i0=st.sampled_from([0, 64, 128]),
+    j0=st.sampled_from([0, 64]),
+    n=st.integers(1, 64),
+    m=st.integers(1, 64),
+)
+@settings(max_examples=300, deadline=None)
+def test_both_views_of_a_tile_leave_the_same_groups_and_nothing_visible_out(
+    lo, hi, sinks, i0, j0, n, m
+):
+    rule = Rule(lo, hi, sinks, j0 + m, None, None, False, None, 0, 0, False)
+    tile = Tile(0, 0, i0, n, j0, m, 64, True)
+    computed, read = np.zeros((2, 64, 64), bool)
+    for c in range(0, n, GROUP):
+        start, stop = keys_seen(rule, tile, c, GROUP)
+        computed[c : c + GROUP, start:stop] = True
+    for r in range(0, m, GROUP):
+        start, stop = queries_that_see(rule, tile, r, GROUP)
+        read[start:stop, r : r + GROUP] = True
+    seen = np.array([[visible(rule, i0 + i, j0 + j) for j in range(m)] for i in range(n)])
+    assert not (seen & ~computed[:n, :m]).any()
+    assert not (seen & ~read[:n, :m]).any()
+    assert not (read & ~computed)[:n, :m].any()
+    if sinks <= j0 and lo <= hi:  # and nothing that could be left out is computed
+        for i in range(0, n, GROUP):
+            for j in range(0, m, GROUP):
+                group = slice(i, i + GROUP), slice(j, j + GROUP)
+                assert seen[group].any() == computed[:n, :m][group].any()

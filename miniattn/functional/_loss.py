@@ -7,6 +7,7 @@ import numpy as np
 from miniattn import _checks
 from miniattn._memory import empty
 from miniattn.functional._arrays import Array, kernel_input, rows
+from miniattn.functional._rows import run_rows
 from miniattn.functional._softmax import slopes
 from miniattn.kernels import loss as kernels
 
@@ -98,8 +99,12 @@ def cross_entropy_forward(
     losses = np.empty(target_rows.size, np.float64)
     top, log_sum = np.empty((2, target_rows.size), logits.dtype)
     _, high, low = slopes(1.0, logits.dtype)
-    kernels.cross_entropy(
-        logit_rows, target_rows, ignore_index, label_smoothing, high, low, losses, top, log_sum
+    run_rows(
+        kernels.cross_entropy,
+        logit_rows,
+        (high, low, label_smoothing),
+        (logit_rows, target_rows, losses, top, log_sum),
+        ignore_index,
     )
     loss = logits.dtype.type(losses.sum() / max(counted, 1))
     ctx = CrossEntropyContext(logits, targets, top, log_sum, counted, ignore_index, label_smoothing)
@@ -112,17 +117,13 @@ def cross_entropy_backward(dloss: float, ctx: CrossEntropyContext) -> Array:
     _, high, low = slopes(1.0, ctx.logits.dtype)
     logit_rows = rows(ctx.logits)
     dlogits = empty(ctx.logits.shape, ctx.logits.dtype)
-    kernels.cross_entropy_backward(
-        scale,
+    target_rows = kernel_input(ctx.targets).reshape(-1)
+    run_rows(
+        kernels.cross_entropy_backward,
         logit_rows,
-        kernel_input(ctx.targets).reshape(-1),
+        (high, low, ctx.label_smoothing, scale),
+        (logit_rows, target_rows, dlogits, ctx.top, ctx.log_sum),
         ctx.ignore_index,
-        ctx.label_smoothing,
-        ctx.top,
-        ctx.log_sum,
-        high,
-        low,
-        dlogits.reshape(logit_rows.shape),
     )
     return dlogits
 

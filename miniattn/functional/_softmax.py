@@ -11,12 +11,12 @@ from miniattn import _checks
 from miniattn._memory import empty, empty_like
 from miniattn.functional._arrays import (
     Array,
-    absent,
     from_last_axis,
     kernel_input,
     rows,
     to_last_axis,
 )
+from miniattn.functional._rows import run_rows
 from miniattn.kernels import softmax as kernels
 from miniattn.kernels import softmax_columns as columns
 
@@ -85,7 +85,7 @@ def softmax_forward(
     """Return ``softmax(x)`` and the context for `softmax_backward`."""
     x, axis = _operand(x, axis)
     temperature = _checks.positive("temperature", temperature)
-    _, high, low = slopes(temperature, x.dtype)
+    inv_temperature, high, low = slopes(temperature, x.dtype)
     if _sideways(x, axis, mask):
         x_columns = _columns(x, axis)
         y = empty(x.shape, x.dtype)
@@ -93,7 +93,10 @@ def softmax_forward(
     else:
         x_rows = rows(to_last_axis(x, axis))
         y_rows = empty_like(x_rows)
-        kernels.softmax(x_rows, *_mask_rows(mask, x.shape, axis), high, low, y_rows)
+        mask_rows = _mask_rows(mask, x.shape, axis)
+        factors = high, low, inv_temperature
+        operands = (x_rows, y_rows, *mask_rows)
+        run_rows(kernels.softmax, x_rows, factors, operands, masked=mask is not None)
         y = _restore(y_rows, x.shape, axis)
     return y, SoftmaxContext(y, axis, temperature)
 
@@ -105,7 +108,7 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
     """
     y, axis, temperature = ctx
     dy = _checks.gradient("dy", dy, y.shape, y.dtype)
-    inv_temperature, _, _ = slopes(temperature, y.dtype)
+    inv_temperature, high, low = slopes(temperature, y.dtype)
     if _sideways(y, axis):
         y_columns = _columns(y, axis)
         dx = empty(y.shape, y.dtype)
@@ -115,7 +118,9 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
         return dx
     y_rows = rows(to_last_axis(y, axis))
     dx_rows = empty_like(y_rows)
-    kernels.softmax_backward(rows(to_last_axis(dy, axis)), y_rows, inv_temperature, dx_rows)
+    dy_rows = rows(to_last_axis(dy, axis))
+    factors = high, low, inv_temperature
+    run_rows(kernels.softmax_backward, dx_rows, factors, (dy_rows, y_rows, dx_rows))
     return _restore(dx_rows, y.shape, axis)
 
 
@@ -190,7 +195,10 @@ def log_softmax_forward(
         x_rows = rows(to_last_axis(x, axis))
         y_rows = empty_like(x_rows)
         mask_rows = _mask_rows(mask, x.shape, axis)
-        kernels.log_softmax(x_rows, *mask_rows, high, low, inv_temperature, y_rows)
+        top, log_sum = np.empty((2, y_rows.shape[0]), x.dtype)
+        operands = (x_rows, y_rows, top, log_sum, *mask_rows)
+        factors = high, low, inv_temperature
+        run_rows(kernels.log_softmax, x_rows, factors, operands, masked=mask is not None)
         y = _restore(y_rows, x.shape, axis)
     return y, LogSoftmaxContext(y, axis, temperature)
 
@@ -213,9 +221,9 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
         return dx
     y_rows = rows(to_last_axis(y, axis))
     dx_rows = empty_like(y_rows)
-    kernels.log_softmax_backward(
-        rows(to_last_axis(dy, axis)), y_rows, high, low, inv_temperature, dx_rows
-    )
+    dy_rows = rows(to_last_axis(dy, axis))
+    factors = high, low, inv_temperature
+    run_rows(kernels.log_softmax_backward, dx_rows, factors, (dy_rows, y_rows, dx_rows))
     return _restore(dx_rows, y.shape, axis)
 
 
@@ -284,7 +292,9 @@ def logsumexp_forward(
         lse = (top + log_sum).reshape(x.shape[:axis] + x.shape[axis + 1 :])
     else:
         x_rows = rows(to_last_axis(x, axis))
-        kernels.logsumexp(x_rows, *_mask_rows(mask, x.shape, axis), high, low, top, log_sum)
+        mask_rows = _mask_rows(mask, x.shape, axis)
+        operands = (x_rows, top, log_sum, *mask_rows)
+        run_rows(kernels.logsumexp, x_rows, (high, low), operands, masked=mask is not None)
         sizes = (*_swapped(x.shape, axis)[:-1], 1)
         lse = from_last_axis((top + log_sum).reshape(sizes), axis).squeeze(axis)
     return lse, LogsumexpContext(x, top, log_sum, axis, mask)
@@ -312,7 +322,9 @@ def logsumexp_backward(dlse: Array, ctx: LogsumexpContext) -> Array:
     x_rows = rows(to_last_axis(x, axis))
     dx_rows = empty_like(x_rows)
     mask_rows = _mask_rows(mask, x.shape, axis)
-    kernels.logsumexp_backward(dlse_rows, x_rows, *mask_rows, top, log_sum, high, low, dx_rows)
+    operands = (dlse_rows, x_rows, dx_rows, top, log_sum, *mask_rows)
+    masked = mask is not None
+    run_rows(kernels.logsumexp_backward, x_rows, (high, low), operands, masked=masked)
     return _restore(dx_rows, x.shape, axis)
 
 
@@ -356,10 +368,12 @@ def _columns(x: Array, axis: int) -> Array:
     return kernel_input(x).reshape(before, x.shape[axis], after)
 
 
-def _mask_rows(mask: Array | None, shape: tuple[int, ...], axis: int) -> tuple[Array, Array]:
+def _mask_rows(
+    mask: Array | None, shape: tuple[int, ...], axis: int
+) -> tuple[Array, Array] | tuple[None, None]:
     """Return the distinct rows of a mask (M, n), and for each row of x which of them is its own."""
     if mask is None:
-        return absent(2, np.bool_), absent(1, np.int64)
+        return None, None
     mask = _checks.bool_array("mask", mask)
     _checks.broadcastable("mask", mask, "shape of x", shape)
     mask = mask.reshape((1,) * (len(shape) - mask.ndim) + mask.shape)

@@ -40,14 +40,17 @@ from miniattn.kernels.arguments import (
     step_of,
 )
 from miniattn.kernels.masking import (
+    GROUP,
     HIDDEN,
     PARTIAL,
     Tile,
     classify,
     end_of_keys,
     first_key,
+    keys_seen,
     visible,
 )
+from miniattn.kernels.products import add_to_keys, multiply_keys, multiply_queries
 from miniattn.kernels.queue import take
 from miniattn.kernels.scores import (
     LOG2_E,
@@ -70,7 +73,6 @@ from miniattn.kernels.tiles import (
     dot,
     fill,
     is_finite,
-    multiply,
     multiply_elements,
     pack,
     pack_transposed,
@@ -295,7 +297,7 @@ def last_tile(problem, block):
 @inner
 def _backward_block(problem, block, dk, d_width, dv, v_width):
     """Add a block of queries to dk and dv, and leave the sums of its dq in ``block.dq``."""
-    w, width, D = lanes(dk), block.width, problem.D
+    width, D = block.width, problem.D
     fill(block.dq, width * d_width, 0.0)
     stop = last_tile(problem, block)
     for j0 in range(first_tile(block), stop, KEYS):
@@ -315,45 +317,31 @@ def _backward_block(problem, block, dk, d_width, dv, v_width):
         if d_width != D:
             pack(block.k_packed, d_width, k_tile, k_row, m, D)
             k_tile, k_row = block.k_packed, d_width
-        s, ds, n = block.s, block.ds, block.n
-        rows = round_up(m, ROW_GROUP)
-        multiply(
-            dv_tile,
-            v_width,
-            s,
-            width,
-            1,
-            block.dout_rows,
-            block.dout_row,
-            rows,
-            v_width // w,
-            n,
-            True,
-        )
-        multiply(
-            dk_tile, d_width, ds, width, 1, block.q_rows, block.q_row, rows, d_width // w, n, True
-        )
-        multiply(block.dq, d_width, ds, 1, width, k_tile, k_row, n, d_width // w, m, True)
+        rule, s, ds = block.head.rule, block.s, block.ds
+        add_to_keys(dv_tile, v_width, s, block.dout_rows, block.dout_row, rule, tile, kind)
+        add_to_keys(dk_tile, d_width, ds, block.q_rows, block.q_row, rule, tile, kind)
+        multiply_queries(block.dq, d_width, ds, k_tile, k_row, rule, tile, kind, True)
 
 
 @inner
 def score_gradients(problem, block, tile, kind):
     """Leave a tile's weights, with dropout, in ``block.s`` and its dscores in ``block.ds``.
 
-    dscores are those of the scores after softcap and bias. Rows up to the next row group are 0.
+    dscores are those of the scores after softcap and bias. Rows up to the next row group are 0;
+    what the bounds of the mask leave out is left alone.
     """
     w, width, m = lanes(block.s), tile.width, tile.m
-    vectors = width // w
     s, ds, head = block.s, block.ds, block.head
     k, v = block.k + tile.j0 * block.k_row, block.v + tile.j0 * block.v_row
-    multiply(s, width, k, block.k_row, 1, block.q_packed, width, m, vectors, problem.D, False)
-    multiply(ds, width, v, block.v_row, 1, block.dout_packed, width, m, vectors, problem.Dv, False)
+    multiply_keys(s, k, block.k_row, block.q_packed, problem.D, head.rule, tile, kind)
+    multiply_keys(ds, v, block.v_row, block.dout_packed, problem.Dv, head.rule, tile, kind)
     finish_scores(s, head, tile, kind, block.slopes)
     if head.dropout > 0.0:
         drop(ds, head, tile)
     for c in range(0, width, w):
+        start, stop = keys_seen(head.rule, tile, c // GROUP * GROUP, GROUP)
         lse, delta, rest = load(block.lse + c), load(block.delta + c), load(block.rest + c)
-        for r in range(m):
+        for r in range(start, stop):
             at = r * width + c
             score = load(s + at)
             weight = exp2_nonpositive(fma(score, head.factor, -lse) - rest)
@@ -456,6 +444,7 @@ def _add_to_bias(problem, operands, block, dbias):
         tile = Tile(block.b, block.h, block.i0, block.n, j0, m, block.width, True)
         score_gradients(problem, block, tile, kind)
         for i in range(block.n):
-            for j in range(m):
+            seen = keys_seen(block.head.rule, tile, i // GROUP * GROUP, GROUP)
+            for j in range(seen[0], seen[1]):
                 at = (block.i0 + i) * row + (j0 + j) * column
                 dbias[at] = dbias[at] + block.ds[j * block.width + i]

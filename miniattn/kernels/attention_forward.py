@@ -19,14 +19,17 @@ import numpy as np
 from miniattn.kernels._runtime import inner, task
 from miniattn.kernels.arguments import LSE, OUT, K, Problem, Q, V, part_of, problem_of, step_of
 from miniattn.kernels.masking import (
+    GROUP,
     HIDDEN,
     PARTIAL,
     Tile,
     classify,
     end_of_keys,
     first_key,
+    keys_seen,
     visible,
 )
+from miniattn.kernels.products import multiply_keys, multiply_queries
 from miniattn.kernels.queue import take
 from miniattn.kernels.scores import LN_2, drop, finish_scores, head_of
 from miniattn.kernels.simd import (
@@ -48,7 +51,6 @@ from miniattn.kernels.tiles import (
     ROW_GROUP,
     fill,
     is_finite,
-    multiply,
     pack,
     pack_transposed,
     round_up,
@@ -127,9 +129,9 @@ def _block(problem, operands, b, h, i0, scratch):
         if kind == HIDDEN:
             continue
         tile = Tile(b, h, i0, n, j0, m, width, True)
-        multiply(s, width, k + j0 * k_row, k_row, 1, packed, width, m, width // w, D, False)
+        multiply_keys(s, k + j0 * k_row, k_row, packed, D, head.rule, tile, kind)
         finish_scores(s, head, tile, kind, slopes)
-        exponentiate(s, head.factor, tile, top, total, decay)
+        exponentiate(s, head, tile, top, total, decay)
         if not fresh:
             _rescale(o, n, v_width, decay)
         if head.dropout > 0.0:
@@ -139,11 +141,12 @@ def _block(problem, operands, b, h, i0, scratch):
             if fresh:
                 fill(o, width * v_width, 0.0)
             _add_visible(o, v_width, s, v_tile, v_row, Dv, head.rule, tile)
-        elif Dv == v_width:
-            multiply(o, v_width, s, 1, width, v_tile, v_row, n, v_width // w, m, not fresh)
         else:
-            pack(v_packed, v_width, v_tile, v_row, m, Dv)
-            multiply(o, v_width, s, 1, width, v_packed, v_width, n, v_width // w, m, not fresh)
+            row = v_row
+            if Dv != v_width:
+                pack(v_packed, v_width, v_tile, v_row, m, Dv)
+                v_tile, row = v_packed, v_width
+            multiply_queries(o, v_width, s, v_tile, row, head.rule, tile, kind, not fresh)
         fresh = False
     if fresh:
         fill(o, width * v_width, 0.0)
@@ -166,18 +169,20 @@ def _log_sum_exp(lse, top, total, n):
 
 
 @inner
-def exponentiate(s, factor, tile, top, total, decay):
+def exponentiate(s, head, tile, top, total, decay):
     """Replace scores by ``exp2(factor score - top)``; bring the maxima and sums up to date.
+
+    What the bounds of the mask leave out is left alone.
 
     ``decay`` receives ``exp2(old top - new top)``, by which older sums are multiplied.
     """
-    w, width = lanes(s), tile.width
-    rows = round_up(tile.m, 4)
-    fill(s + tile.m * width, (rows - tile.m) * width, -np.inf)
+    w, width, factor = lanes(s), tile.width, head.factor
+    fill(s + tile.m * width, (round_up(tile.m, 4) - tile.m) * width, -np.inf)
     for c in range(0, width, w):
+        start, stop = keys_seen(head.rule, tile, c // GROUP * GROUP, GROUP)
         old = load(top + c)
         peak = splat(-np.inf, s)
-        for r in range(0, rows, 4):  # in fours: a chain of maxima waits 4 cycles for each
+        for r in range(start, stop, 4):  # in fours: a chain of maxima waits 4 cycles for each
             p = s + (r * width + c)
             first = maximum(load(p), load(p + width))
             second = maximum(load(p + 2 * width), load(p + 3 * width))
@@ -187,7 +192,7 @@ def exponentiate(s, factor, tile, top, total, decay):
         base = select(peak == -np.inf, 0.0, peak)
         ratio = exp2_nonpositive(old - base)
         added = splat(0.0, s)
-        for r in range(tile.m):
+        for r in range(start, stop):
             p = s + (r * width + c)
             weight = exp2_nonpositive(fma(load(p), factor, -base))
             store(p, weight)

@@ -14,7 +14,16 @@ import numpy as np
 from miniattn.kernels._runtime import inner, task
 from miniattn.kernels.arguments import OUT, K, Problem, Q, part_of, problem_of, step_of
 from miniattn.kernels.attention_forward import KEYS, QUERIES, exponentiate
-from miniattn.kernels.masking import HIDDEN, Tile, classify, end_of_keys, first_key
+from miniattn.kernels.masking import (
+    GROUP,
+    HIDDEN,
+    Tile,
+    classify,
+    end_of_keys,
+    first_key,
+    keys_seen,
+)
+from miniattn.kernels.products import multiply_keys
 from miniattn.kernels.queue import take
 from miniattn.kernels.scores import finish_scores, head_of
 from miniattn.kernels.simd import (
@@ -26,7 +35,7 @@ from miniattn.kernels.simd import (
     splat,
     store,
 )
-from miniattn.kernels.tiles import ROW_GROUP, fill, multiply, pack_transposed, round_up
+from miniattn.kernels.tiles import ROW_GROUP, fill, pack_transposed, round_up
 
 
 @task
@@ -94,12 +103,12 @@ def _block(problem, operands, b, h, i0, n, scratch):
             if kind == HIDDEN:
                 continue
             tile = Tile(b, h, i0, n, j0, m, width, True)
-            multiply(s, width, k + j0 * k_row, k_row, 1, packed, width, m, width // w, D, False)
+            multiply_keys(s, k + j0 * k_row, k_row, packed, D, head.rule, tile, kind)
             finish_scores(s, head, tile, kind, slopes)
             if adds == 0:
-                exponentiate(s, head.factor, tile, top, total, decay)
+                exponentiate(s, head, tile, top, total, decay)
                 continue
-            _weigh(s, head.factor, tile, top, total)
+            _weigh(s, head, tile, top, total)
             start = j0
             while start < j0 + m:  # key bin by key bin
                 column = ((start + 1) * columns - 1) // S
@@ -114,14 +123,19 @@ def _block(problem, operands, b, h, i0, n, scratch):
 
 
 @inner
-def _weigh(s, factor, tile, top, total):
-    """Replace scores by weights."""
-    w, width = lanes(s), tile.width
+def _weigh(s, head, tile, top, total):
+    """Replace scores by weights, 0 for what the bounds of the mask leave out."""
+    w, width, factor = lanes(s), tile.width, head.factor
     for c in range(0, width, w):
+        start, stop = keys_seen(head.rule, tile, c // GROUP * GROUP, GROUP)
         peak, whole = load(top + c), load(total + c)
         base = select(peak == -np.inf, 0.0, peak)
         share = select(whole == 0.0, 0.0, 1.0 / whole)
-        for r in range(tile.m):
+        for r in range(start):
+            store(s + (r * width + c), splat(0.0, s))
+        for r in range(stop, tile.m):
+            store(s + (r * width + c), splat(0.0, s))
+        for r in range(start, stop):
             p = s + (r * width + c)
             score = load(p)
             weight = exp2_nonpositive(fma(score, factor, -base)) * share

@@ -9,22 +9,38 @@ losses are handed back a row each: the caller adds them in order, so that thread
 bits. ``high + low`` is log2(e) in twice the precision of x.
 """
 
-import numba
 import numpy as np
 
-from miniattn.kernels._runtime import inner, kernel
-from miniattn.kernels.simd import pointer
-from miniattn.kernels.softmax_rows import (
-    GRAIN,
-    logarithms,
-    rows_per_task,
-    scaled_weights,
-    tops_and_sums,
+from miniattn.kernels._runtime import inner, task
+from miniattn.kernels.queue import take
+from miniattn.kernels.rows import LARGE, PIECES, REST, SHARE, N, operand, part_of
+from miniattn.kernels.simd import (
+    iota,
+    lanes,
+    load,
+    load_first,
+    registers,
+    select,
+    splat,
+    to_float,
 )
+from miniattn.kernels.softmax_rows import (
+    GROUP,
+    each,
+    is_narrow,
+    logarithms,
+    number_rows,
+    one,
+    tops_and_sums,
+    weights,
+)
+from miniattn.kernels.writing import fill, finish
+
+IGNORED = REST  # the place of ``ignore_index`` among the sizes
 
 
 @inner
-def _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, top, total):
+def _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, table, top, total):
     """Do `tops_and_sums` for the rows that count, in runs; set 0 and 1 for the others."""
     start = 0
     while start < count:
@@ -32,7 +48,8 @@ def _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, top, t
         while stop < count and targets[stop] != ignore_index:
             stop += 1
         if stop > start:
-            tops_and_sums(x + start * n, stop - start, n, high, low, top + start, total + start)
+            p, m, s = x + start * n, top + start, total + start
+            tops_and_sums(p, stop - start, n, high, low, table, m, s)
             start = stop
         else:
             top[start], total[start] = 0, 1
@@ -40,8 +57,8 @@ def _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, top, t
 
 
 @inner
-def _rows(x, targets, count, n, ignore_index, smoothing, high, low, loss, top, log_sum):
-    _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, top, log_sum)
+def _rows(x, targets, count, n, ignore_index, smoothing, high, low, table, loss, top, log_sum):
+    _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, table, top, log_sum)
     logarithms(log_sum, count)
     for r in range(count):
         t = targets[r]
@@ -66,69 +83,92 @@ def _mean_above(x, n, m):
 
 @inner
 def _rows_backward(
-    scale, x, targets, count, n, ignore_index, smoothing, top, log_sum, high, low, dx
+    scale, x, targets, count, n, ignore_index, smoothing, top, log_sum, high, low, table, large, dx
 ):
-    for r in range(count):
-        q = dx + r * n
-        if targets[r] == ignore_index or log_sum[r] == -np.inf:
-            for j in range(n):
-                q[j] = 0
-        else:
-            scaled_weights(x + r * n, n, top[r], log_sum[r], high, low, scale, q)
-            if smoothing > 0:
-                for j in range(n):
-                    q[j] = q[j] - smoothing / n * scale
-    # In a loop of its own: reading back what a vector store has just written stalls for 6 ns.
-    for r in range(count):
-        t = targets[r]
-        if t != ignore_index and log_sum[r] != -np.inf:
-            dx[r * n + t] = dx[r * n + t] - (1 - smoothing) * scale
-
-
-@inner
-def _task(start, stop, x, targets, ignore_index, smoothing, high, low, loss, top, log_sum):
-    n = x.shape[1]
-    p, t = pointer(x, start * n), pointer(targets, start)
-    results = pointer(loss, start), pointer(top, start), pointer(log_sum, start)
-    _rows(p, t, stop - start, n, ignore_index, smoothing, high, low, *results)
-
-
-@inner
-def _backward_task(
-    start, stop, scale, x, targets, ignore_index, smoothing, top, log_sum, high, low, dx
-):
-    n = x.shape[1]
-    p, t = pointer(x, start * n), pointer(targets, start)
-    m, log_s = pointer(top, start), pointer(log_sum, start)
-    q = pointer(dx, start * n)
-    _rows_backward(scale, p, t, stop - start, n, ignore_index, smoothing, m, log_s, high, low, q)
-
-
-@kernel
-def cross_entropy(x, targets, ignore_index, smoothing, high, low, loss, top, log_sum):
-    """Fill loss (R,) float64, top (R,) and log_sum (R,)."""
-    count, n = x.shape
-    if x.size <= GRAIN:
-        _task(0, count, x, targets, ignore_index, smoothing, high, low, loss, top, log_sum)
+    certain, even = (1 - smoothing) * scale, smoothing / n * scale
+    if is_narrow(x, n):
+        places = registers(1, x)
+        for r in range(0, count, lanes(x)):
+            i, k = r * n, min(lanes(x), count - r)
+            for a in range(k):
+                t = targets[r + a]
+                counts = t != ignore_index and log_sum[r + a] != -np.inf
+                places[a] = a * n + t if counts else -1
+            m, log_s = load_first(top + r, k), load_first(log_sum + r, k)
+            softmax = table, x + i, m, log_s, high, low
+            operands = softmax, scale, even, certain, load(places)
+            fill(dx + i, k * n, large, _gradient_of_group, each, operands)
     else:
-        share = rows_per_task(count, n)
-        for task in numba.prange(-(-count // share)):
-            start, stop = task * share, min(count, (task + 1) * share)
-            _task(start, stop, x, targets, ignore_index, smoothing, high, low, loss, top, log_sum)
+        for r in range(count):
+            i, t = r * n, targets[r]
+            if t == ignore_index or log_sum[r] == -np.inf:
+                fill(dx + i, n, large, _nothing, one, x)
+            else:
+                softmax = table, x + i, top[r], log_sum[r], high, low
+                operands = softmax, scale, even, certain, t
+                fill(dx + i, n, large, _gradient_of_row, one, operands)
 
 
-@kernel
-def cross_entropy_backward(scale, x, targets, ignore_index, smoothing, top, log_sum, high, low, dx):
-    """Fill dx (R, N)."""
-    count, n = x.shape
-    if x.size <= GRAIN:
-        _backward_task(
-            0, count, scale, x, targets, ignore_index, smoothing, top, log_sum, high, low, dx
-        )
-    else:
-        share = rows_per_task(count, n)
-        for task in numba.prange(-(-count // share)):
-            start, stop = task * share, min(count, (task + 1) * share)
-            _backward_task(
-                start, stop, scale, x, targets, ignore_index, smoothing, top, log_sum, high, low, dx
-            )
+@inner(forceinline=True)
+def _nothing(of, j, k, x):
+    return splat(0.0, x)
+
+
+@inner(forceinline=True)
+def _gradient_of_row(of, j, k, operands):
+    softmax, scale, even, certain, target = operands
+    d = weights(of, j, k, softmax) * scale - even
+    return select(iota(d, np.int32) == target - j, d - certain, d)
+
+
+@inner(forceinline=True)
+def _gradient_of_group(of, j, k, operands):
+    """``places`` are those of the targets in the group, −1 in rows that do not count."""
+    softmax, scale, even, certain, places = operands
+    d = weights(of, j, k, softmax) * scale - even
+    place = of(places, softmax[0] + j)
+    d = select(to_float(iota(d, np.int32) + j, d) == place, d - certain, d)
+    return select(place >= 0.0, d, 0.0)
+
+
+@task
+def cross_entropy(sizes, factors, operands, queue, scratch):
+    """Fill loss (R,) float64, top (R,) and log_sum (R,).
+
+    Operands x, targets, loss, top, log_sum; factors high, low, ε.
+    """
+    n, high, low = sizes[N], factors[0], factors[1]
+    x, targets = operand(operands, 0, scratch), operand(operands, 1, np.int64)
+    loss = operand(operands, 2, np.float64)
+    top, log_sum = operand(operands, 3, scratch), operand(operands, 4, scratch)
+    table = registers(GROUP, np.int32)
+    number_rows(table, x, sizes[SHARE], n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        start, count = part_of(sizes, piece)
+        results = loss + start, top + start, log_sum + start
+        _rows(
+            x + start * n, targets + start, count, n, sizes[IGNORED], factors[2], high, low, table,
+            *results,
+        )  # fmt: skip
+        piece = take(queue)
+
+
+@task
+def cross_entropy_backward(sizes, factors, operands, queue, scratch):
+    """Fill dx (R, N); operands x, targets, dx, top, log_sum; factors high, low, ε, scale."""
+    n, large, high, low = sizes[N], sizes[LARGE] != 0, factors[0], factors[1]
+    x, targets = operand(operands, 0, scratch), operand(operands, 1, np.int64)
+    dx = operand(operands, 2, scratch)
+    top, log_sum = operand(operands, 3, scratch), operand(operands, 4, scratch)
+    table = registers(GROUP, np.int32)
+    number_rows(table, x, sizes[SHARE], n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        start, count = part_of(sizes, piece)
+        _rows_backward(
+            factors[3], x + start * n, targets + start, count, n, sizes[IGNORED], factors[2],
+            top + start, log_sum + start, high, low, table, large, dx + start * n,
+        )  # fmt: skip
+        piece = take(queue)
+    finish(large)

@@ -19,6 +19,8 @@ from miniattn.kernels.simd import gather, iota, lanes, load, select, splat, stor
 
 HIDDEN, PARTIAL, FULL = 0, 1, 2
 
+GROUP = 16  # queries or keys of a tile of which a rule's bounds decide at once
+
 _OPEN = 2**40  # no bound: further than any key
 _FAR = 2**30  # stands for infinity in 32 bits, with room for a tile's own coordinates
 
@@ -137,6 +139,33 @@ def classify(rule, i0, i1, j0, j1):
 
 
 @inner
+def keys_seen(rule, tile, c, step):
+    """Return the range of a tile's keys that the bounds leave to its queries ``c <= i < c + step``.
+
+    Rounded to whole groups, as `queries_that_see` is, so that both mean the same pairs of groups.
+    What lies outside is neither computed nor read: 6 of 16 pairs on a causal mask's diagonal.
+    """
+    first, last = tile.i0 + c, tile.i0 + min(c + step, tile.n) - 1
+    start = first + rule.lo - tile.j0 if tile.j0 >= rule.sinks else 0
+    return _whole_groups(start, last + rule.hi + 1 - tile.j0, tile.m)
+
+
+@inner
+def queries_that_see(rule, tile, r, step):
+    """Return the range of a tile's queries to which bounds leave a key ``r <= j < r + step``."""
+    first, last = tile.j0 + r, tile.j0 + min(r + step, tile.m) - 1
+    stop = last - rule.lo + 1 - tile.i0 if first >= rule.sinks else tile.n
+    return _whole_groups(first - rule.hi - tile.i0, stop, tile.n)
+
+
+@inner
+def _whole_groups(start, stop, n):
+    """Widen a range within ``0 <= x < n`` to whole groups; it is empty where ``start >= stop``."""
+    start = max(0, start) // GROUP * GROUP if start < n else n
+    return start, min(n, (max(0, stop) + GROUP - 1) // GROUP * GROUP)
+
+
+@inner
 def _extent(ids, start, stop):
     """Return the least and the greatest of ``ids[start:stop]``."""
     least = most = ids[start]
@@ -154,10 +183,34 @@ def _near(x):
 
 @inner
 def hide(scores, rule, tile):
-    """Set the scores of hidden keys to -inf."""
+    """Set the scores of hidden keys to -inf, where `keys_seen` has not left them out."""
     w = lanes(scores)
-    lane = iota(scores, np.int32)
     rows, columns = rows_and_columns(tile)
+    by_bounds = not (rule.by_document or rule.is_dense)
+    for c in range(0, columns, w):
+        start, stop = 0, rows
+        if tile.keys_in_rows:
+            start, stop = keys_seen(rule, tile, c // GROUP * GROUP, GROUP)
+        for r in range(start, stop, GROUP):
+            end = min(r + GROUP, stop)
+            if not (by_bounds and _is_full(rule, tile, r, end, c, min(c + w, columns))):
+                _hide_rows(scores, rule, tile, r, end, c)
+
+
+@inner
+def _is_full(rule, tile, r0, r1, c0, c1):
+    """Return whether bounds hide nothing in these rows and columns of a tile's scratch."""
+    if not tile.keys_in_rows:
+        r0, r1, c0, c1 = c0, c1, r0, r1
+    i, j = tile.i0, tile.j0
+    return classify(rule, i + c0, i + c1, j + r0, j + r1) == FULL
+
+
+@inner
+def _hide_rows(scores, rule, tile, r0, r1, c):
+    """Do so in one vector of each of the rows ``r0 <= r < r1``."""
+    lane = iota(scores, np.int32)
+    _, columns = rows_and_columns(tile)
     lo, hi = _near(rule.lo - tile.j0 + tile.i0), _near(rule.hi - tile.j0 + tile.i0)
     sinks, length = _near(rule.sinks - tile.j0), _near(rule.length - tile.j0)
     q_ids, k_ids = rule.q_ids + tile.i0, rule.k_ids + tile.j0
@@ -166,18 +219,17 @@ def hide(scores, rule, tile):
     row_step, lane_step = rule.dense_j, rule.dense_i
     if not tile.keys_in_rows:
         row_step, lane_step = lane_step, row_step
-    for c in range(0, columns, w):
-        ids = gather(lane_ids + c, 1, columns - c if rule.by_document else 0, scores)
-        for r in range(rows):
-            if tile.keys_in_rows:
-                i, j = lane + c, splat(r, lane)
-            else:
-                i, j = splat(r, lane), lane + c
-            seen = ((j - i >= lo) | (j < sinks)) & (j - i <= hi) & (j < length)
-            if rule.by_document:
-                seen = seen & (ids == row_ids[r])
-            if rule.is_dense:
-                place = dense + (r * row_step + c * lane_step)
-                seen = seen & (gather(place, lane_step, columns - c, scores) != 0)
-            p = scores + (r * tile.width + c)
-            store(p, select(seen, load(p), -np.inf))
+    ids = gather(lane_ids + c, 1, columns - c if rule.by_document else 0, scores)
+    for r in range(r0, r1):
+        if tile.keys_in_rows:
+            i, j = lane + c, splat(r, lane)
+        else:
+            i, j = splat(r, lane), lane + c
+        seen = ((j - i >= lo) | (j < sinks)) & (j - i <= hi) & (j < length)
+        if rule.by_document:
+            seen = seen & (ids == row_ids[r])
+        if rule.is_dense:
+            place = dense + (r * row_step + c * lane_step)
+            seen = seen & (gather(place, lane_step, columns - c, scores) != 0)
+        p = scores + (r * tile.width + c)
+        store(p, select(seen, load(p), -np.inf))

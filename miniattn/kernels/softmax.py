@@ -6,356 +6,380 @@
 x is (R, n); each row of the results has one owner. ``high + low`` is log2(e) / τ in twice the
 precision of x, so that exp(d / τ) = 2^(d (high + low)).
 
-A hidden entry counts as −inf: a task copies its rows to a scratch and hides what is hidden there.
-Row r takes its mask from ``mask[mask_row[r]]``, so that a mask shared by many rows is stored once;
-an empty ``mask`` hides nothing.
+A hidden entry counts as −inf: a task copies its rows to its scratch memory and hides there what is
+hidden. Row r takes its mask from the row of that number, so that a mask shared by many is stored
+once.
 """
 
-import numba
 import numpy as np
 
-from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels._runtime import inner, task
+from miniattn.kernels.queue import take
+from miniattn.kernels.rows import LARGE, PIECES, SHARE, N, operand, part_of
 from miniattn.kernels.simd import (
+    LANES,
     exp2_product,
+    first,
     horizontal_sum,
-    keep,
+    horizontal_sums,
     lanes,
     load,
     load_first,
-    pointer,
+    prefetch,
     registers,
     select,
     splat,
     store,
-    store_first,
 )
 from miniattn.kernels.softmax_rows import (
-    GRAIN,
+    AHEAD,
+    GROUP,
+    NEAR,
     RUN,
-    TERMS,
+    distance_ahead,
+    each,
     exponentials,
+    group_sums,
+    group_tops,
     is_narrow,
     largest,
     logarithms,
-    narrow_sums,
-    narrow_tops,
-    rows_per_task,
-    scaled_weights,
+    number_rows,
+    one,
     tops_and_sums,
+    weights,
 )
-from miniattn.kernels.tiles import round_up
+from miniattn.kernels.writing import fill, finish
 
 # --- Some rows: a pointer to the first, their number and their length ----------------------------
 
 
-@inner(forceinline=True)
-def _scale(y, n, factor):
-    step = lanes(y)
-    whole = n - n % step
-    for j in range(0, whole, step):
-        store(y + j, load(y + j) * factor)
-    if whole < n:
-        store_first(y + whole, load_first(y + whole, n - whole) * factor, n - whole)
+@inner
+def _softmax(x, count, n, high, low, table, scratch, large, y):
+    if is_narrow(x, n):
+        terms = registers(GROUP, x)
+        for r in range(0, count, lanes(x)):
+            p, k = x + r * n, min(lanes(x), count - r)
+            s = group_sums(p, k, n, group_tops(p, k, n), high, low, table, terms)
+            factors = select(s != 0.0, 1.0 / s, 0.0)
+            fill(y + r * n, k * n, large, _product, each, (table, terms, factors))
+    else:
+        for r in range(count):
+            p, q = x + r * n, y + r * n
+            terms = scratch if large and n <= NEAR else q
+            s = exponentials(p, n, largest(p, n), high, low, terms, True)
+            fill(q, n, large and n <= NEAR, _product, one, (table, terms, 1 / s if s != 0 else 0.0))
 
 
 @inner(forceinline=True)
-def _softmax_narrow(x, count, n, high, low, y):
-    step = lanes(x)
-    terms, factors = registers(TERMS, x), registers(1, x)
-    s = narrow_sums(x, count, n, narrow_tops(x, count, n), high, low, terms, True)
-    store(factors, select(s != 0.0, 1.0 / s, 0.0))
-    whole = n - n % step
-    for r in range(count):
-        p, q = terms + r * round_up(n, lanes(x)), y + r * n
-        for j in range(0, whole, step):
-            store(q + j, load(p + j) * factors[r])
-        if whole < n:
-            store_first(q + whole, load(p + whole) * factors[r], n - whole)
+def _product(of, j, k, operands):
+    table, x, factor = operands
+    return load_first(x + j, k) * of(factor, table + j)
 
 
 @inner
-def _softmax(x, count, n, high, low, y):
+def _log_softmax(x, count, n, high, low, inv_temperature, table, large, top, log_sum, y):
+    tops_and_sums(x, count, n, high, low, table, top, log_sum)
+    logarithms(log_sum, count)
+    for r in range(count):
+        log_sum[r] = log_sum[r] if log_sum[r] != -np.inf else 0
     if is_narrow(x, n):
-        for top in range(0, count, lanes(x)):
-            p, k = x + top * n, min(lanes(x), count - top)
-            _softmax_narrow(p, k, n, high, low, y + top * n)
+        for r in range(0, count, lanes(x)):
+            i, k = r * n, min(lanes(x), count - r)
+            m, log_s = load_first(top + r, k), load_first(log_sum + r, k)
+            operands = table, x + i, m, log_s, inv_temperature
+            fill(y + i, k * n, large, _logarithm, each, operands)
     else:
         for r in range(count):
             i = r * n
-            s = exponentials(x + i, n, largest(x + i, n), high, low, y + i, True)
-            _scale(y + i, n, 1 / s if s != 0 else 0.0)
-
-
-@inner
-def _log_softmax(x, count, n, high, low, inv_temperature, top, log_sum, y):
-    tops_and_sums(x, count, n, high, low, top, log_sum)
-    logarithms(log_sum, count)
-    step = lanes(x)
-    whole = n - n % step
-    for r in range(count):
-        p, q = x + r * n, y + r * n
-        m = top[r]
-        log_s = log_sum[r] if log_sum[r] != -np.inf else type(m)(0)
-        for j in range(0, whole, step):
-            store(q + j, (load(p + j) - m) * inv_temperature - log_s)
-        if whole < n:
-            v = (load_first(p + whole, n - whole) - m) * inv_temperature - log_s
-            store_first(q + whole, v, n - whole)
-
-
-@inner
-def _softmax_backward(dy, y, count, n, inv_temperature, dx):
-    step = lanes(y)
-    whole = n - n % step
-    for r in range(count):
-        i = r * n
-        g, p, q = dy + i, y + i, dx + i
-        dot = _dot(g, p, n)
-        for j in range(0, whole, step):
-            w = load(p + j)
-            store(q + j, select(w != 0.0, w * (load(g + j) - dot) * inv_temperature, 0.0))
-        if whole < n:
-            w = load_first(p + whole, n - whole)
-            v = w * (load_first(g + whole, n - whole) - dot) * inv_temperature
-            store_first(q + whole, select(w != 0.0, v, 0.0), n - whole)
+            operands = table, x + i, top[r], log_sum[r], inv_temperature
+            fill(y + i, n, large, _logarithm, one, operands)
 
 
 @inner(forceinline=True)
-def _dot(dy, y, n):
-    """Return Σ_j dy[j] y[j] over the entries of weight y[j] ≠ 0."""
-    step = lanes(y)
+def _logarithm(of, j, k, operands):
+    table, x, m, log_s, inv_temperature = operands
+    return (load_first(x + j, k) - of(m, table + j)) * inv_temperature - of(log_s, table + j)
+
+
+@inner
+def _softmax_backward(dy, y, count, n, inv_temperature, table, large, dx):
+    if is_narrow(y, n):
+        for r in range(0, count, lanes(y)):
+            i, k = r * n, min(lanes(y), count - r)
+            dots = _sums(_part_of_dot, dy + i, y + i, k, n)
+            operands = table, dy + i, y + i, dots, inv_temperature
+            fill(dx + i, k * n, large, _gradient, each, operands)
+    else:
+        for r in range(count):
+            i = r * n
+            dot = _sum(_part_of_dot, dy + i, y + i, n)
+            operands = table, dy + i, y + i, dot, inv_temperature
+            fill(dx + i, n, large, _gradient, one, operands)
+
+
+@inner
+def _part_of_dot(dy, y):
+    """Entries of weight 0 take no part."""
+    return select(y != 0.0, y * dy, 0.0)
+
+
+@inner(forceinline=True)
+def _gradient(of, j, k, operands):
+    table, dy, y, dot, inv_temperature = operands
+    w = load_first(y + j, k)
+    d = w * (load_first(dy + j, k) - of(dot, table + j)) * inv_temperature
+    return select(w != 0.0, d, 0.0)
+
+
+@inner
+def _log_softmax_backward(dy, y, count, n, high, low, inv_temperature, table, large, dx):
+    if is_narrow(y, n):
+        for r in range(0, count, lanes(y)):
+            i, k = r * n, min(lanes(y), count - r)
+            totals = _sums(_visible, dy + i, y + i, k, n)
+            operands = table, dy + i, y + i, totals, high, low, inv_temperature
+            fill(dx + i, k * n, large, _log_gradient, each, operands)
+    else:
+        for r in range(count):
+            i = r * n
+            total = _sum(_visible, dy + i, y + i, n)
+            operands = table, dy + i, y + i, total, high, low, inv_temperature
+            fill(dx + i, n, large, _log_gradient, one, operands)
+
+
+@inner
+def _visible(dy, y):
+    """Entries with y = −inf take no part."""
+    return select(y != -np.inf, dy, 0.0)
+
+
+@inner(forceinline=True)
+def _log_gradient(of, j, k, operands):
+    table, dy, y, total, high, low, inv_temperature = operands
+    v = load_first(y + j, k)
+    d = load_first(dy + j, k) - exp2_product(v, high, low) * of(total, table + j)
+    return select(v != -np.inf, d * inv_temperature, 0.0)
+
+
+@inner(forceinline=True)
+def _sum(term, dy, y, n):
+    """Return Σ_j term(dy[j], y[j])."""
+    step, ahead = lanes(y), distance_ahead(n)
     total = 0.0
     for start in range(0, n, RUN * step):
         stop = min(start + RUN * step, n)
         whole = stop - (stop - start) % step
         s = splat(0.0, y)
         for j in range(start, whole, step):
-            w = load(y + j)
-            s = s + select(w != 0.0, w * load(dy + j), 0.0)
-        if whole < stop:
-            w = load_first(y + whole, stop - whole)
-            s = s + select(w != 0.0, w * load_first(dy + whole, stop - whole), 0.0)
-        total += horizontal_sum(s)
-    return total
-
-
-@inner
-def _log_softmax_backward(dy, y, count, n, high, low, inv_temperature, dx):
-    step = lanes(y)
-    whole = n - n % step
-    for r in range(count):
-        i = r * n
-        g, p, q = dy + i, y + i, dx + i
-        total = _sum_visible(g, p, n)
-        for j in range(0, whole, step):
-            v = load(p + j)
-            d = (load(g + j) - exp2_product(v, high, low) * total) * inv_temperature
-            store(q + j, select(v != -np.inf, d, 0.0))
-        if whole < n:
-            v = load_first(p + whole, n - whole)
-            d = load_first(g + whole, n - whole) - exp2_product(v, high, low) * total
-            store_first(q + whole, select(v != -np.inf, d * inv_temperature, 0.0), n - whole)
-
-
-@inner(forceinline=True)
-def _sum_visible(dy, y, n):
-    """Return Σ_j dy[j] over the entries with y[j] ≠ −inf."""
-    step = lanes(y)
-    total = 0.0
-    for start in range(0, n, RUN * step):
-        stop = min(start + RUN * step, n)
-        whole = stop - (stop - start) % step
-        s = splat(0.0, y)
-        for j in range(start, whole, step):
-            s = s + select(load(y + j) != -np.inf, load(dy + j), 0.0)
+            prefetch(y + (j + ahead))
+            prefetch(dy + (j + ahead))
+            s = s + term(load(dy + j), load(y + j))
         if whole < stop:
             k = stop - whole
-            s = s + select(load_first(y + whole, k) != -np.inf, load_first(dy + whole, k), 0.0)
+            last = term(load_first(dy + whole, k), load_first(y + whole, k))
+            s = s + select(first(k, y), last, 0.0)
         total += horizontal_sum(s)
     return total
 
 
-@inner
-def _logsumexp_backward(dlse, x, count, n, top, log_sum, high, low, dx):
+@inner(forceinline=True)
+def _sums(term, dy, y, count, n):
+    """Return Σ_j term(dy[r, j], y[r, j]) of each row r of a group."""
+    step = lanes(y)
+    partial = registers(LANES, y)
+    whole, ahead = n - n % step, max(AHEAD, step * n)
     for r in range(count):
-        i = r * n
-        scaled_weights(x + i, n, top[r], log_sum[r], high, low, dlse[r], dx + i)
+        g, p = dy + r * n, y + r * n
+        prefetch(g + (ahead + whole))
+        prefetch(p + (ahead + whole))
+        last = term(load_first(g + whole, n - whole), load_first(p + whole, n - whole))
+        s = select(first(n - whole, y), last, 0.0)
+        for j in range(0, whole, step):
+            prefetch(g + (ahead + j))
+            prefetch(p + (ahead + j))
+            s = s + term(load(g + j), load(p + j))
+        store(partial + r * step, s)
+    return horizontal_sums(partial)
+
+
+@inner
+def _logsumexp_backward(dlse, x, count, n, top, log_sum, high, low, table, large, dx):
+    if is_narrow(x, n):
+        for r in range(0, count, lanes(x)):
+            i, k = r * n, min(lanes(x), count - r)
+            m, log_s, g = (
+                load_first(top + r, k),
+                load_first(log_sum + r, k),
+                load_first(dlse + r, k),
+            )
+            operands = table, x + i, m, log_s, high, low, g
+            fill(dx + i, k * n, large, _share, each, operands)
+    else:
+        for r in range(count):
+            i = r * n
+            operands = table, x + i, top[r], log_sum[r], high, low, dlse[r]
+            fill(dx + i, n, large, _share, one, operands)
+
+
+@inner(forceinline=True)
+def _share(of, j, k, operands):
+    table, x, m, log_s, high, low, dlse = operands
+    w = weights(of, j, k, (table, x, m, log_s, high, low))
+    return select(load_first(x + j, k) != -np.inf, w * of(dlse, table + j), 0.0)
 
 
 # --- Masks ---------------------------------------------------------------------------------------
 
 
 @inner
-def _shown_rows(x, start, stop, mask, mask_row, scratch):
-    """Return a pointer to rows start to stop of x, or to their copy with −inf where hidden."""
-    n = x.shape[1]
-    if mask.size == 0:
-        return pointer(x, start * n)
-    for r in range(start, stop):
-        row, visible, copy = x[r], mask[mask_row[r]], scratch[r - start]
+def _shown_rows(x, start, count, n, operands, mask, scratch):
+    """Return a pointer to rows of x, or to their copy in ``scratch`` with −inf where hidden."""
+    p = x + start * n
+    if operands[mask] == 0:
+        return p
+    visible, row = operand(operands, mask, np.uint8), operand(operands, mask + 1, np.int64) + start
+    for r in range(count):
+        shown = visible + row[r] * n
         for j in range(n):
-            copy[j] = row[j] if visible[j] else -np.inf
-    return pointer(scratch, 0)
+            scratch[r * n + j] = p[r * n + j] if shown[j] else -np.inf
+    return scratch
 
 
 @inner
-def _scratch(x, start, stop, mask):
-    count = stop - start if mask.size > 0 else 0
-    return np.empty((count, x.shape[1]), x.dtype)
-
-
-@inner
-def _set_hidden(y, start, stop, mask, mask_row, value):
+def _set_hidden(y, start, count, n, operands, mask, value):
     """Put ``value`` where y is hidden: in a row that holds NaN the arithmetic can't."""
-    if mask.size > 0:
-        for r in range(start, stop):
-            row, visible = y[r], mask[mask_row[r]]
-            for j in range(row.size):
-                row[j] = row[j] if visible[j] else value
+    if operands[mask] != 0:
+        row, q = operand(operands, mask + 1, np.int64) + start, y + start * n
+        for r in range(count):
+            shown = operand(operands, mask, np.uint8) + row[r] * n
+            for j in range(n):
+                q[r * n + j] = q[r * n + j] if shown[j] else value
 
 
-# --- Tasks: the rows from start to stop ----------------------------------------------------------
+# --- Tasks ---------------------------------------------------------------------------------------
+#
+# ``factors`` are high, low, 1/τ. The last two operands of those that know masks are the distinct
+# rows of the mask (M, n), at address 0 if there is none, and which of them each row of x has.
 
 
-@inner
-def _softmax_task(start, stop, x, mask, mask_row, high, low, y):
-    n = x.shape[1]
-    scratch = _scratch(x, start, stop, mask)
-    p = _shown_rows(x, start, stop, mask, mask_row, scratch)
-    _softmax(p, stop - start, n, high, low, pointer(y, start * n))
-    keep(scratch)
-    _set_hidden(y, start, stop, mask, mask_row, 0)
+@task
+def softmax(sizes, factors, operands, queue, scratch):
+    """y[r] = softmax(x[r] / τ), 0 where hidden; operands x, y, mask, its rows."""
+    n, large, high, low = sizes[N], sizes[LARGE] != 0, factors[0], factors[1]
+    x, y = operand(operands, 0, scratch), operand(operands, 1, scratch)
+    table = registers(GROUP, np.int32)
+    number_rows(table, x, sizes[SHARE], n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        start, count = part_of(sizes, piece)
+        p = _shown_rows(x, start, count, n, operands, 2, scratch)
+        _softmax(p, count, n, high, low, table, scratch, large, y + start * n)
+        _set_hidden(y, start, count, n, operands, 2, 0)
+        piece = take(queue)
+    finish(large)
 
 
-@inner
-def _log_softmax_task(start, stop, x, mask, mask_row, high, low, inv_temperature, y):
-    n = x.shape[1]
-    scratch = _scratch(x, start, stop, mask)
-    p = _shown_rows(x, start, stop, mask, mask_row, scratch)
-    top, log_sum = np.empty(stop - start, x.dtype), np.empty(stop - start, x.dtype)
-    m, log_s, q = pointer(top, 0), pointer(log_sum, 0), pointer(y, start * n)
-    _log_softmax(p, stop - start, n, high, low, inv_temperature, m, log_s, q)
-    keep(scratch)
-    keep(top)
-    keep(log_sum)
-    _set_hidden(y, start, stop, mask, mask_row, -np.inf)
+@task
+def softmax_backward(sizes, factors, operands, queue, scratch):
+    """dx = y · (dy − Σ_j dy_j y_j) / τ, in which entries of weight 0 take no part.
+
+    Operands dy, y, dx.
+    """
+    n, large = sizes[N], sizes[LARGE] != 0
+    dy, y = operand(operands, 0, scratch), operand(operands, 1, scratch)
+    dx = operand(operands, 2, scratch)
+    table = registers(GROUP, np.int32)
+    number_rows(table, y, sizes[SHARE], n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        start, count = part_of(sizes, piece)
+        i = start * n
+        _softmax_backward(dy + i, y + i, count, n, factors[2], table, large, dx + i)
+        piece = take(queue)
+    finish(large)
 
 
-@inner
-def _softmax_backward_task(start, stop, dy, y, inv_temperature, dx):
-    n = y.shape[1]
-    i = start * n
-    _softmax_backward(
-        pointer(dy, i), pointer(y, i), stop - start, n, inv_temperature, pointer(dx, i)
-    )
+@task
+def log_softmax(sizes, factors, operands, queue, scratch):
+    """y[r] = log softmax(x[r] / τ), −inf where hidden.
+
+    Operands x, y, two numbers for each row, mask, its rows.
+    """
+    n, large, high, low = sizes[N], sizes[LARGE] != 0, factors[0], factors[1]
+    x, y = operand(operands, 0, scratch), operand(operands, 1, scratch)
+    top, log_sum = operand(operands, 2, scratch), operand(operands, 3, scratch)
+    table = registers(GROUP, np.int32)
+    number_rows(table, x, sizes[SHARE], n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        start, count = part_of(sizes, piece)
+        p = _shown_rows(x, start, count, n, operands, 4, scratch)
+        m, log_s, q = top + start, log_sum + start, y + start * n
+        _log_softmax(p, count, n, high, low, factors[2], table, large, m, log_s, q)
+        _set_hidden(y, start, count, n, operands, 4, -np.inf)
+        piece = take(queue)
+    finish(large)
 
 
-@inner
-def _log_softmax_backward_task(start, stop, dy, y, high, low, inv_temperature, dx):
-    n = y.shape[1]
-    g, p, q = pointer(dy, start * n), pointer(y, start * n), pointer(dx, start * n)
-    _log_softmax_backward(g, p, stop - start, n, high, low, inv_temperature, q)
+@task
+def log_softmax_backward(sizes, factors, operands, queue, scratch):
+    """dx = (dy − exp(y) Σ_j dy_j) / τ, in which entries where y is −inf take no part.
+
+    Operands dy, y, dx; ``high + low`` is log2(e), without the temperature.
+    """
+    n, large, high, low = sizes[N], sizes[LARGE] != 0, factors[0], factors[1]
+    dy, y = operand(operands, 0, scratch), operand(operands, 1, scratch)
+    dx = operand(operands, 2, scratch)
+    table = registers(GROUP, np.int32)
+    number_rows(table, y, sizes[SHARE], n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        start, count = part_of(sizes, piece)
+        g, p, q = dy + start * n, y + start * n, dx + start * n
+        _log_softmax_backward(g, p, count, n, high, low, factors[2], table, large, q)
+        piece = take(queue)
+    finish(large)
 
 
-@inner
-def _logsumexp_task(start, stop, x, mask, mask_row, high, low, top, log_sum):
-    scratch = _scratch(x, start, stop, mask)
-    p = _shown_rows(x, start, stop, mask, mask_row, scratch)
-    m, s = pointer(top, start), pointer(log_sum, start)
-    tops_and_sums(p, stop - start, x.shape[1], high, low, m, s)
-    logarithms(s, stop - start)
-    keep(scratch)
+@task
+def logsumexp(sizes, factors, operands, queue, scratch):
+    """top[r] = max_j x[r, j] and log_sum[r] = lse[r] − top[r].
+
+    Operands x, top, log_sum, mask, its rows.
+    """
+    n, high, low = sizes[N], factors[0], factors[1]
+    x = operand(operands, 0, scratch)
+    top, log_sum = operand(operands, 1, scratch), operand(operands, 2, scratch)
+    table = registers(GROUP, np.int32)
+    number_rows(table, x, sizes[SHARE], n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        start, count = part_of(sizes, piece)
+        p = _shown_rows(x, start, count, n, operands, 3, scratch)
+        tops_and_sums(p, count, n, high, low, table, top + start, log_sum + start)
+        logarithms(log_sum + start, count)
+        piece = take(queue)
 
 
-@inner
-def _logsumexp_backward_task(start, stop, dlse, x, mask, mask_row, top, log_sum, high, low, dx):
-    n = x.shape[1]
-    scratch = _scratch(x, start, stop, mask)
-    p = _shown_rows(x, start, stop, mask, mask_row, scratch)
-    g, m, log_s = pointer(dlse, start), pointer(top, start), pointer(log_sum, start)
-    _logsumexp_backward(g, p, stop - start, n, m, log_s, high, low, pointer(dx, start * n))
-    keep(scratch)
-    _set_hidden(dx, start, stop, mask, mask_row, 0)
+@task
+def logsumexp_backward(sizes, factors, operands, queue, scratch):
+    """dx[r, j] = dlse[r] · exp(x[r, j] − lse[r]), 0 where that weight is 0.
 
-
-# --- Kernels -------------------------------------------------------------------------------------
-
-
-@kernel
-def softmax(x, mask, mask_row, high, low, y):
-    """y[r] = softmax(x[r] / τ), 0 where hidden."""
-    count, n = x.shape
-    if x.size <= GRAIN:
-        _softmax_task(0, count, x, mask, mask_row, high, low, y)
-    else:
-        share = rows_per_task(count, n)
-        for task in numba.prange(-(-count // share)):
-            start, stop = task * share, min(count, (task + 1) * share)
-            _softmax_task(start, stop, x, mask, mask_row, high, low, y)
-
-
-@kernel
-def softmax_backward(dy, y, inv_temperature, dx):
-    """dx = y · (dy − Σ_j dy_j y_j) / τ, in which entries of weight 0 take no part."""
-    count, n = y.shape
-    if y.size <= GRAIN:
-        _softmax_backward_task(0, count, dy, y, inv_temperature, dx)
-    else:
-        share = rows_per_task(count, n)
-        for task in numba.prange(-(-count // share)):
-            start, stop = task * share, min(count, (task + 1) * share)
-            _softmax_backward_task(start, stop, dy, y, inv_temperature, dx)
-
-
-@kernel
-def log_softmax(x, mask, mask_row, high, low, inv_temperature, y):
-    """y[r] = log softmax(x[r] / τ), −inf where hidden."""
-    count, n = x.shape
-    if x.size <= GRAIN:
-        _log_softmax_task(0, count, x, mask, mask_row, high, low, inv_temperature, y)
-    else:
-        share = rows_per_task(count, n)
-        for task in numba.prange(-(-count // share)):
-            start, stop = task * share, min(count, (task + 1) * share)
-            _log_softmax_task(start, stop, x, mask, mask_row, high, low, inv_temperature, y)
-
-
-@kernel
-def log_softmax_backward(dy, y, high, low, inv_temperature, dx):
-    """dx = (dy − exp(y) Σ_j dy_j) / τ, in which entries where y is −inf take no part."""
-    count, n = y.shape
-    if y.size <= GRAIN:
-        _log_softmax_backward_task(0, count, dy, y, high, low, inv_temperature, dx)
-    else:
-        share = rows_per_task(count, n)
-        for task in numba.prange(-(-count // share)):
-            start, stop = task * share, min(count, (task + 1) * share)
-            _log_softmax_backward_task(start, stop, dy, y, high, low, inv_temperature, dx)
-
-
-@kernel
-def logsumexp(x, mask, mask_row, high, low, top, log_sum):
-    """top[r] = max_j x[r, j] and log_sum[r] = lse[r] − top[r]."""
-    count, n = x.shape
-    if x.size <= GRAIN:
-        _logsumexp_task(0, count, x, mask, mask_row, high, low, top, log_sum)
-    else:
-        share = rows_per_task(count, n)
-        for task in numba.prange(-(-count // share)):
-            start, stop = task * share, min(count, (task + 1) * share)
-            _logsumexp_task(start, stop, x, mask, mask_row, high, low, top, log_sum)
-
-
-@kernel
-def logsumexp_backward(dlse, x, mask, mask_row, top, log_sum, high, low, dx):
-    """dx[r, j] = dlse[r] · exp(x[r, j] − lse[r]), 0 where that weight is 0."""
-    count, n = x.shape
-    if x.size <= GRAIN:
-        _logsumexp_backward_task(0, count, dlse, x, mask, mask_row, top, log_sum, high, low, dx)
-    else:
-        share = rows_per_task(count, n)
-        for task in numba.prange(-(-count // share)):
-            start, stop = task * share, min(count, (task + 1) * share)
-            _logsumexp_backward_task(
-                start, stop, dlse, x, mask, mask_row, top, log_sum, high, low, dx
-            )
+    Operands dlse, x, dx, top, log_sum, mask, its rows.
+    """
+    n, large, high, low = sizes[N], sizes[LARGE] != 0, factors[0], factors[1]
+    dlse, x = operand(operands, 0, scratch), operand(operands, 1, scratch)
+    dx = operand(operands, 2, scratch)
+    top, log_sum = operand(operands, 3, scratch), operand(operands, 4, scratch)
+    table = registers(GROUP, np.int32)
+    number_rows(table, x, sizes[SHARE], n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        start, count = part_of(sizes, piece)
+        p = _shown_rows(x, start, count, n, operands, 5, scratch)
+        g, m, log_s, q = dlse + start, top + start, log_sum + start, dx + start * n
+        _logsumexp_backward(g, p, count, n, m, log_s, high, low, table, large, q)
+        _set_hidden(dx, start, count, n, operands, 5, 0)
+        piece = take(queue)
+    finish(large)

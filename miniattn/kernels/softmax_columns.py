@@ -9,6 +9,7 @@ import numba
 import numpy as np
 
 from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.rows import GRAIN
 from miniattn.kernels.simd import (
     exp2_product,
     lanes,
@@ -20,7 +21,6 @@ from miniattn.kernels.simd import (
     splat,
     store_first,
 )
-from miniattn.kernels.softmax_rows import GRAIN
 
 # Entries added up before they join the total, which carries a correction: this bounds the rounding
 # error of a float32 sum, however long the column.

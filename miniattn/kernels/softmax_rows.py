@@ -4,10 +4,13 @@
 
 Wide rows are worked on one by one. Of narrow rows, as many as a register has lanes go together:
 what is left of each, a register of partial maxima or sums, is reduced for all of them by one tree
-of shuffles, because row by row these reductions took longer than the exponentials.
+of shuffles, because row by row these reductions took longer than the exponentials. Such a group of
+rows, which follow each other without a gap, is also a whole number of registers, however long its
+rows are: it is written from its first element to its last, and a table says to which row each of
+them belongs.
 
-A row is a pointer to its first element, and its length n; rows follow each other without a gap.
-``high + low`` is log2(e) / τ in twice the precision of x, so that exp(d / τ) = 2^(d (high + low)).
+A row is a pointer to its first element, and its length n. ``high + low`` is log2(e) / τ in twice
+the precision of x, so that exp(d / τ) = 2^(d (high + low)).
 """
 
 import numpy as np
@@ -25,6 +28,7 @@ from miniattn.kernels.simd import (
     load,
     load_first,
     log,
+    lookup,
     maximum,
     prefetch,
     registers,
@@ -33,37 +37,67 @@ from miniattn.kernels.simd import (
     store,
     store_first,
 )
-from miniattn.kernels.tiles import round_up
+from miniattn.kernels.writing import fill
 
-# Elements that one task works on; with fewer, one thread is done before a pool is awake.
-GRAIN = 16_384
 # Vectors added up in the array's own precision before they join a float64 total: this bounds the
 # rounding error of a float32 sum, however long the row.
 RUN = 32
 # Registers up to which a row is narrow: as many rows as a register has lanes fit the first cache.
 NARROW = 8
-TERMS = NARROW * LANES  # registers that hold the terms of narrow rows
+GROUP = NARROW * LANES + 1  # registers for the terms of a group, the last of which may be in full
 # Elements up to which the next row is fetched from memory while one is worked on: both stay in the
 # second cache.
 NEAR = 65_536
+# Elements at least that lie between what is worked on and what is fetched: memory takes as long.
+AHEAD = 1024
 
 
 @inner
 def distance_ahead(n):
     """Return how far ahead of a row to prefetch: to the next one, unless rows are too long."""
-    return n if n <= NEAR else 0
-
-
-@inner
-def rows_per_task(count, n):
-    """Return the share of one task; it depends on the shape alone."""
-    return max(1, min(count, GRAIN // max(1, n)))
+    return max(n, AHEAD) if n <= NEAR else 0
 
 
 @inner
 def is_narrow(x, n):
     """Return whether rows of n elements are worked on several at a time."""
     return n <= NARROW * lanes(x)
+
+
+@inner
+def number_rows(table, x, count, n):
+    """Write to which of up to ``lanes`` rows each element of a group belongs."""
+    if is_narrow(x, n):
+        for r in range(min(count, lanes(x))):
+            for j in range(n):
+                table[r * n + j] = r
+
+
+# --- What is written to a row or to a group ------------------------------------------------------
+#
+# A term of `fill` gets a number of its row by ``of(number, table + j)``: of a row alone that is the
+# number itself; of a group a register holds a number each, and `each` looks them up.
+
+
+@inner(forceinline=True)
+def one(number, places):
+    """Return the number of the only row."""
+    return number
+
+
+@inner(forceinline=True)
+def each(numbers, places):
+    """Return for each element from j on the number of its row."""
+    return lookup(numbers, places)
+
+
+@inner(forceinline=True)
+def weights(of, j, k, operands):
+    """Return exp(x − m − log s), 0 where x is −inf."""
+    table, x, m, log_s, high, low = operands
+    v = load_first(x + j, k)
+    w = exp2_product((v - of(m, table + j)) - of(log_s, table + j), high, low)
+    return select(v != -np.inf, w, 0.0)
 
 
 # --- One row -------------------------------------------------------------------------------------
@@ -118,26 +152,11 @@ def exponentials(x, n, m, high, low, y, keep):
     return total
 
 
-@inner(forceinline=True)
-def scaled_weights(x, n, m, log_s, high, low, factor, dx):
-    """Set dx[j] = factor · exp(x[j] − m − log s), 0 where x is −inf."""
-    step = lanes(x)
-    whole = n - n % step
-    for j in range(0, whole, step):
-        v = load(x + j)
-        w = exp2_product((v - m) - log_s, high, low) * factor
-        store(dx + j, select(v != -np.inf, w, 0.0))
-    if whole < n:
-        v = load_first(x + whole, n - whole)
-        w = exp2_product((v - m) - log_s, high, low) * factor
-        store_first(dx + whole, select(v != -np.inf, w, 0.0), n - whole)
-
-
-# --- Up to ``lanes`` narrow rows -----------------------------------------------------------------
+# --- A group: up to ``lanes`` narrow rows --------------------------------------------------------
 
 
 @inner(forceinline=True)
-def narrow_tops(x, count, n):
+def group_tops(x, count, n):
     """Return origins of the rows in the lanes of a vector."""
     step = lanes(x)
     partial = registers(LANES, x)
@@ -156,31 +175,55 @@ def narrow_tops(x, count, n):
 
 
 @inner(forceinline=True)
-def narrow_sums(x, count, n, m, high, low, terms, keep):
-    """Return the rows' Σ_j exp((x[j] − m) / τ) as a vector; the terms are kept if asked for.
+def group_sums(x, count, n, m, high, low, table, terms):
+    """Return the rows' Σ_j exp((x[j] − m) / τ) as a vector; the terms are left in ``terms``."""
+    if n < 2 * lanes(x):
+        fill(terms, count * n, False, _exponentials_of_group, each, (x, n, m, high, low, table))
+        return _sums(terms, count, n)
+    return _terms_and_sums(x, count, n, m, high, low, terms)
 
-    Each row of ``terms`` takes whole registers, because what a masked store wrote can't be read
-    back for a while.
-    """
+
+@inner(forceinline=True)
+def _exponentials_of_group(of, j, k, operands):
+    x, n, m, high, low, table = operands
+    prefetch(x + (j + max(AHEAD, lanes(x) * n)))
+    return exp2_product(load_first(x + j, k) - of(m, table + j), high, low)
+
+
+@inner(forceinline=True)
+def _sums(terms, count, n):
+    step = lanes(terms)
+    partial = registers(LANES, terms)
+    whole = n - n % step
+    for r in range(count):
+        p = terms + r * n
+        s = load_first(p + whole, n - whole)
+        for j in range(0, whole, step):
+            s = s + load(p + j)
+        store(partial + r * step, s)
+    return horizontal_sums(partial)
+
+
+@inner(forceinline=True)
+def _terms_and_sums(x, count, n, m, high, low, terms):
+    """Do both at once, row by row: rows of some registers waste little of their last one."""
     step = lanes(x)
     partial, tops = registers(LANES, x), registers(1, x)
     store(tops, m)
-    whole = n - n % step
+    whole, ahead = n - n % step, max(AHEAD, step * n)
     for r in range(count):
-        p, q = x + r * n, terms + r * round_up(n, lanes(x))
+        p, q = x + r * n, terms + r * n
         s = splat(0.0, x)
-        prefetch(p + (step * n + whole))  # of the next rows
+        prefetch(p + (ahead + whole))
         for j in range(0, whole, step):
-            prefetch(p + (step * n + j))
+            prefetch(p + (ahead + j))
             e = exp2_product(load(p + j) - tops[r], high, low)
-            if keep:
-                store(q + j, e)
+            store(q + j, e)
             s = s + e
         if whole < n:
             v = select(first(n - whole, x), load_first(p + whole, n - whole), -np.inf)
             e = exp2_product(v - tops[r], high, low)
-            if keep:
-                store(q + whole, e)
+            store(q + whole, e)  # in full: the next row is written over what is too much
             s = s + e
         store(partial + r * step, s)
     return horizontal_sums(partial)
@@ -190,14 +233,15 @@ def narrow_sums(x, count, n, m, high, low, terms, keep):
 
 
 @inner
-def tops_and_sums(x, count, n, high, low, top, total):
+def tops_and_sums(x, count, n, high, low, table, top, total):
     """Set top[r] to max_j x[r, j] and total[r] to Σ_j exp((x[r, j] − top[r]) / τ)."""
     if is_narrow(x, n):
+        terms = registers(GROUP, x)
         for r in range(0, count, lanes(x)):
             p, k = x + r * n, min(lanes(x), count - r)
-            m = narrow_tops(p, k, n)
+            m = group_tops(p, k, n)
             store_first(top + r, m, k)
-            store_first(total + r, narrow_sums(p, k, n, m, high, low, p, False), k)
+            store_first(total + r, group_sums(p, k, n, m, high, low, table, terms), k)
     else:
         for r in range(count):
             p = x + r * n
