@@ -149,6 +149,13 @@ def empty_like(x: NDArray[Any]) -> NDArray[Any]:
     return empty(x.shape, x.dtype)
 
 
+def copy(x: NDArray[Any]) -> NDArray[Any]:
+    """Return a C-contiguous copy of ``x``."""
+    y = empty_like(x)
+    y[...] = x
+    return y
+
+
 def keep_memory(n: int) -> None:
     """Set how many bytes are kept for later results; see `miniattn.runtime.keep_memory`."""
     _pool.limit = n

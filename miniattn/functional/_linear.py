@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from miniattn import _checks
+from miniattn._memory import empty
 from miniattn.functional._arrays import Array, kernel_input, rows
 from miniattn.functional._product import Sum, products
 from miniattn.kernels import columns
@@ -202,7 +203,10 @@ def embedding_forward(ids: Array, weight: Array) -> tuple[Array, EmbeddingContex
     _checks.shape("weight", weight, "V, E")
     _check_range(ids, weight.shape[0])
     # The ids are in range: mode="clip" only spares NumPy a buffered second copy.
-    y = weight.take(ids, axis=0, mode="clip") if ids.size else weight[ids]
+    if not ids.size:
+        return weight[ids], EmbeddingContext(ids, weight.shape, weight.dtype)
+    y = empty((*ids.shape, weight.shape[1]), weight.dtype)
+    weight.take(ids, axis=0, mode="clip", out=y)
     return y, EmbeddingContext(ids, weight.shape, weight.dtype)
 
 

@@ -68,6 +68,12 @@ def _binary(f):
 
 
 @elementwise
+def add(x, y):
+    """x + y."""
+    return x + y
+
+
+@elementwise
 def relu(x):
     """y = max(x, 0); NaN stays NaN."""
     return select(x <= 0.0, 0.0, x)

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._checks import Array
-from miniattn._memory import empty_like
+from miniattn._memory import copy, empty_like
 from miniattn.nn import _init
 from miniattn.nn._module import Module, Parameter
 
@@ -151,7 +151,7 @@ class LearnedPositions(Module):
             length, width = self.weight.shape
             table = F.EmbeddingContext(ids, (length, width), self.weight.dtype)
             self.weight.accumulate(F.embedding_backward(dy, table))
-        return dy.copy()
+        return copy(dy)
 
     def describe(self) -> str:
         """Return e.g. ``"64 x 128"``."""

@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._checks import Array
-from miniattn._memory import empty_like
+from miniattn.functional._sum import add
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._module import Module
 from miniattn.nn._norm import LayerNorm, RMSNorm
@@ -53,11 +53,11 @@ class ResidualLayer(Module):
             h, norm_ctx = norm.forward(x)
             h, sublayer_ctx = sublayer.forward(h, *inputs, rng=rng, **options)
             h, dropout_ctx = self.dropout.drop(h, rng)
-            y = np.add(x, h, out=empty_like(h))
+            y = add(x, h)
         else:
             h, sublayer_ctx = sublayer.forward(x, *inputs, rng=rng, **options)
             h, dropout_ctx = self.dropout.drop(h, rng)
-            y, norm_ctx = norm.forward(x + h)
+            y, norm_ctx = norm.forward(add(x, h))
         return y, Residual(norm_ctx, sublayer_ctx, dropout_ctx)
 
     def _backward(
@@ -71,16 +71,14 @@ class ResidualLayer(Module):
             dh, others = _first(sublayer.backward(dh, ctx.sublayer))
             # h = norm(x)
             dx = norm.backward(dh, ctx.norm)
-            dx += dy
-            return dx, others
+            return add(dx, dy), others
         # y = norm(x + h)
         dx = norm.backward(dy, ctx.norm)
         # h = dropout(h)
         dh = self.dropout.undrop(dx, ctx.dropout)
         # h = sublayer(x, ...)
         dh, others = _first(sublayer.backward(dh, ctx.sublayer))
-        dh += dx
-        return dh, others
+        return add(dh, dx), others
 
 
 def norm_layer(
