@@ -124,6 +124,8 @@ def axis(name: str, value: object, ndim: int) -> int:
 
 def integer(name: str, value: object, *, least: int | None = None) -> int:
     """Return ``value`` as an int, at least ``least``; bool and float are refused."""
+    if type(value) is int and least is None:
+        return value  # what is nearly always given, at a fifth of the time of the checks below
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected an int, got {_kind(value)}")
     if least is not None and value < least:
@@ -133,6 +135,8 @@ def integer(name: str, value: object, *, least: int | None = None) -> int:
 
 def number(name: str, value: object) -> float:
     """Return ``value`` as a finite float."""
+    if type(value) is float and math.isfinite(value):
+        return value
     if isinstance(value, bool | np.bool_) or not isinstance(
         value, int | float | np.integer | np.floating
     ):

@@ -7,8 +7,7 @@ import pytest
 import miniattn.functional as F
 from miniattn.functional import _rows
 from miniattn.kernels.simd import LANES, load_first, pointer
-from miniattn.kernels.softmax_rows import one
-from miniattn.kernels.writing import fill, finish
+from miniattn.kernels.writing import fill, finish, one
 
 
 @numba.njit
@@ -43,13 +42,20 @@ def both(name, *args):
 
 
 @pytest.mark.parametrize("n", [1, 3, 16, 17, 100, 128, 129, 1000])
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "cross_entropy"])
+@pytest.mark.parametrize(
+    "name", ["softmax", "log_softmax", "logsumexp", "cross_entropy", "layer_norm", "rms_norm"]
+)
 def test_past_the_caches_go_the_same_bits(monkeypatch, name, n):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(37, n)).astype(np.float32)
-    x[3, n // 2] = -np.inf
-    targets = [rng.integers(0, n, 37)] if name == "cross_entropy" else []
-    expected = both(name, x, *targets)
+    others = {
+        "cross_entropy": [rng.integers(0, n, 37)],
+        "layer_norm": [x[1], x[2]],
+        "rms_norm": [x[1]],
+    }.get(name, [])
+    if "norm" not in name:
+        x[3, n // 2] = -np.inf
+    expected = both(name, x, *others)
     monkeypatch.setattr(_rows, "LARGE", 0)
-    for got, want in zip(both(name, x, *targets), expected, strict=True):
+    for got, want in zip(both(name, x, *others), expected, strict=True):
         np.testing.assert_array_equal(got, want)

@@ -106,7 +106,7 @@ def cross_entropy_forward(
         (logit_rows, target_rows, losses, top, log_sum),
         ignore_index,
     )
-    loss = logits.dtype.type(losses.sum() / max(counted, 1))
+    loss = logits.dtype.type(np.add.reduce(losses) / max(counted, 1))
     ctx = CrossEntropyContext(logits, targets, top, log_sum, counted, ignore_index, label_smoothing)
     return loss, ctx
 
@@ -190,7 +190,8 @@ def _count_targets(targets: Array, classes: int, ignore_index: int) -> int:
     """Return how many rows count; raise ValueError for a target that is no class."""
     if targets.size == 0:
         return 0
-    least, most = int(targets.min()), int(targets.max())
+    flat = targets.reshape(-1)
+    least, most = int(np.minimum.reduce(flat)), int(np.maximum.reduce(flat))
     if least >= 0 and most < classes and not least <= ignore_index <= most:
         return targets.size  # nearly always, and a third of the work below
     ignored = targets == ignore_index

@@ -7,16 +7,16 @@ import numpy as np
 from miniattn import _checks
 from miniattn._memory import empty
 from miniattn.functional._arrays import Array, kernel_input, rows
-from miniattn.kernels import norm
+from miniattn.functional._rows import run_rows
+from miniattn.kernels import columns, norm
 
 
 class LayerNormContext(NamedTuple):
-    """What `layer_norm_backward` needs: inputs, and mean and 1/std of every row."""
+    """What `layer_norm_backward` needs: inputs, and mean and 1/std of every row (2, R)."""
 
     x: Array
     weight: Array
-    mean: Array
-    rstd: Array
+    moments: Array
     has_bias: bool
 
 
@@ -70,8 +70,8 @@ def layer_norm_forward(
 ) -> tuple[Array, LayerNormContext]:
     """Return ``layer_norm(x, weight, bias, eps)`` and the context for `layer_norm_backward`."""
     x, weight, bias, eps = _check(x, weight, bias, eps)
-    y, mean, rstd = _forward(x, weight, bias, eps, centred=True)
-    return y, LayerNormContext(x, weight, mean, rstd, bias is not None)
+    y, moments = _forward(x, weight, bias, eps, centred=True)
+    return y, LayerNormContext(x, weight, moments, bias is not None)
 
 
 def layer_norm_backward(
@@ -85,8 +85,8 @@ def layer_norm_backward(
     - dweight = Σ over rows of dy · x̂, shape (E,)
     - dbias = Σ over rows of dy, shape (E,)
     """
-    x, weight, mean, rstd, has_bias = ctx
-    dx, dweight, dbias = _backward(dy, x, weight, mean, rstd, centred=True)
+    x, weight, moments, has_bias = ctx
+    dx, dweight, dbias = _backward(dy, x, weight, moments, centred=True)
     return (
         dx if needs_grad[0] else None,
         dweight if needs_grad[1] else None,
@@ -95,11 +95,11 @@ def layer_norm_backward(
 
 
 class RmsNormContext(NamedTuple):
-    """What `rms_norm_backward` needs: inputs, and 1/rms of every row."""
+    """What `rms_norm_backward` needs: inputs, and 0 and 1/rms of every row (2, R)."""
 
     x: Array
     weight: Array
-    rrms: Array
+    moments: Array
 
 
 def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
@@ -148,8 +148,8 @@ def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
 def rms_norm_forward(x: Array, weight: Array, eps: float = 1e-6) -> tuple[Array, RmsNormContext]:
     """Return ``rms_norm(x, weight, eps)`` and the context for `rms_norm_backward`."""
     x, weight, _, eps = _check(x, weight, None, eps)
-    y, _, rrms = _forward(x, weight, None, eps, centred=False)
-    return y, RmsNormContext(x, weight, rrms)
+    y, moments = _forward(x, weight, None, eps, centred=False)
+    return y, RmsNormContext(x, weight, moments)
 
 
 def rms_norm_backward(
@@ -162,49 +162,38 @@ def rms_norm_backward(
     - dx = rrms · (g − x̂ · mean(g · x̂)), the mean along the row, shape (..., E)
     - dweight = Σ over rows of dy · x̂, shape (E,)
     """
-    x, weight, rrms = ctx
-    dx, dweight, _ = _backward(dy, x, weight, np.zeros_like(rrms), rrms, centred=False)
+    x, weight, moments = ctx
+    dx, dweight, _ = _backward(dy, x, weight, moments, centred=False)
     return dx if needs_grad[0] else None, dweight if needs_grad[1] else None
 
 
 def _forward(
     x: Array, weight: Array, bias: Array | None, eps: float, *, centred: bool
-) -> tuple[Array, Array, Array]:
-    """Return y, and the mean (0 unless ``centred``) and 1 / deviation of every row."""
+) -> tuple[Array, Array]:
+    """Return y, and for every row the mean (0 unless ``centred``) and 1 / deviation, (2, R)."""
     y = empty(x.shape, x.dtype)
-    mean, rstd = np.empty(x.shape[:-1], x.dtype), np.empty(x.shape[:-1], x.dtype)
+    x_rows = rows(x)
+    moments = np.empty((2, x_rows.shape[0]), x.dtype)
     offset = np.zeros(x.shape[-1], x.dtype) if bias is None else kernel_input(bias)
-    norm.forward(
-        rows(x),
-        kernel_input(weight),
-        offset,
-        eps,
-        centred,
-        rows(y),
-        mean.reshape(-1),
-        rstd.reshape(-1),
-    )
-    return y, mean, rstd
+    operands = x_rows, kernel_input(weight), offset, y, moments
+    run_rows(norm.forward, x_rows, (eps,), operands, centred)
+    return y, moments
 
 
 def _backward(
-    dy: Array, x: Array, weight: Array, mean: Array, rstd: Array, *, centred: bool
+    dy: Array, x: Array, weight: Array, moments: Array, *, centred: bool
 ) -> tuple[Array, Array, Array]:
     """Return dx, dweight and dbias."""
-    dy = _checks.gradient("dy", dy, x.shape, x.dtype)
+    dy = kernel_input(_checks.gradient("dy", dy, x.shape, x.dtype))
+    x_rows = rows(x)
+    count, n = x_rows.shape
     dx = empty(x.shape, x.dtype)
-    dweight, dbias = np.empty(x.shape[-1], x.dtype), np.empty(x.shape[-1], x.dtype)
-    norm.backward(
-        rows(dy),
-        rows(x),
-        kernel_input(weight),
-        mean.reshape(-1),
-        rstd.reshape(-1),
-        centred,
-        rows(dx),
-        dweight,
-        dbias,
-    )
+    share = columns.rows_per_task(count)
+    sums = np.empty((-(-count // share), 4, n))
+    operands = dy, x_rows, kernel_input(weight), moments, dx, sums
+    run_rows(norm.backward, x_rows, (), operands, centred, share=share)
+    parts = sums[:, :2]
+    dweight, dbias = (parts[0] if len(parts) == 1 else np.add.reduce(parts)).astype(x.dtype)
     return dx, dweight, dbias
 
 
@@ -216,8 +205,8 @@ def _check(
     weight = _checks.float_array("weight", weight)
     bias = None if bias is None else _checks.float_array("bias", bias)
     _checks.same_dtype(x=x, weight=weight, bias=bias)
-    _checks.shape("x", x, "..., E")
-    _checks.shape("weight", weight, "E", {"E": x.shape[-1]})
-    if bias is not None:
-        _checks.shape("bias", bias, "E", {"E": x.shape[-1]})
+    if x.ndim == 0 or any(a is not None and a.shape != x.shape[-1:] for a in (weight, bias)):
+        _checks.shape("x", x, "..., E")
+        _checks.shape("weight", weight, "E", {"E": x.shape[-1]})
+        _checks.shape("bias", weight if bias is None else bias, "E", {"E": x.shape[-1]})
     return x, weight, bias, _checks.positive("eps", eps)

@@ -1,23 +1,37 @@
-"""Running a task of row kernels: what depends on the shape alone is worked out once."""
+"""Running a task of row kernels: what depends on shapes and options alone is worked out once."""
 
 import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from miniattn._memory import empty
 from miniattn.functional._arrays import Array
 from miniattn.kernels._runtime import Task, get_num_threads
-from miniattn.kernels.launch import address_of, run
-from miniattn.kernels.rows import rows_per_piece
+from miniattn.kernels.launch import address_of, launch
+from miniattn.kernels.rows import GRAIN, rows_per_piece
 from miniattn.kernels.writing import LARGE
+
+APART = 32  # numbers between the scratch memories of two threads, which would share a cache line
+
+
+class _Plan(NamedTuple):
+    """How a task runs: its machine code, and what it is told."""
+
+    function: int
+    pieces: int
+    sizes: Array
+    factors: Array
+    scratch: int  # numbers that each thread needs, or 0
 
 
 def run_rows(
     task: Task,
     matrix: Array,
     factors: tuple[float, ...],
-    operands: tuple[Array | None, ...],
+    operands: tuple[Array, ...],
     *more: int,
+    share: int | None = None,
     masked: bool = False,
 ) -> None:
     """Run ``task`` over the rows of a matrix.
@@ -29,32 +43,44 @@ def run_rows(
     matrix : ndarray, shape (R, n)
         An operand, in dtype and shape like the result.
     factors : tuple of float
-    operands : tuple of ndarray or None
+    operands : tuple of ndarray
         Contiguous, in the order in which the task expects them.
     *more : int
         What follows the sizes that all tasks have.
+    share : int, optional
+        How many rows a piece of work has; by default as many as make up a piece's elements.
     masked : bool
         Whether the task copies its rows to hide parts of them.
     """
-    count, n = matrix.shape
-    large = matrix.nbytes > LARGE and not masked
-    pieces, share, sizes = _sizes(count, n, large, more)
-    workers = 1 if pieces < 2 else min(pieces, get_num_threads())
-    scratch = None
-    if large or masked:
-        scratch = empty((workers, (share if masked else 1) * n), matrix.dtype)
-    places = np.array([0 if x is None else address_of(x) for x in operands])
-    run(task, matrix.dtype, workers, pieces, sizes, _numbers(factors), places, scratch)
+    plan = _plan(task, matrix.dtype, matrix.shape, LARGE, share, masked, factors, more)
+    function, pieces, sizes, numbers, room = plan
+    places = np.array([address_of(x) for x in operands])
+    workers = min(pieces, get_num_threads()) if matrix.size > GRAIN else 1
+    if room:
+        scratch = empty((workers, room), matrix.dtype)
+        place, size = address_of(scratch), scratch.strides[0]
+    else:
+        place, size = 0, 0
+    launch(function, workers, pieces, sizes, numbers, places, place, size)
 
 
 @functools.lru_cache(1024)
-def _sizes(count: int, n: int, large: bool, more: tuple[int, ...]) -> tuple[int, int, Array]:
-    """Return how many pieces of work there are, their rows, and what a task is told."""
-    share = int(rows_per_piece(count, n))
+def _plan(
+    task: Task,
+    dtype: np.dtype[Any],
+    shape: tuple[int, int],
+    most: int,
+    share: int | None,
+    masked: bool,
+    factors: tuple[float, ...],
+    more: tuple[int, ...],
+) -> _Plan:
+    count, n = shape
+    large = count * n * dtype.itemsize > most and not masked
+    if share is None:
+        share = int(rows_per_piece(count, n))
     pieces = -(-count // share)
-    return pieces, share, np.array([count, n, share, pieces, large, *more])
-
-
-@functools.lru_cache(1024)
-def _numbers(values: tuple[float, ...]) -> Array:
-    return np.array(values, np.float64)
+    sizes = np.array([count, n, share, pieces, large, masked, *more])
+    rows = share if masked else int(large)
+    room = rows * n + APART if rows else 0
+    return _Plan(task.address(dtype), pieces, sizes, np.array(factors, np.float64), room)

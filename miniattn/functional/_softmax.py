@@ -370,10 +370,10 @@ def _columns(x: Array, axis: int) -> Array:
 
 def _mask_rows(
     mask: Array | None, shape: tuple[int, ...], axis: int
-) -> tuple[Array, Array] | tuple[None, None]:
-    """Return the distinct rows of a mask (M, n), and for each row of x which of them is its own."""
+) -> tuple[Array, Array] | tuple[()]:
+    """Return the distinct rows of a mask (M, n), and for each row of x which of them it has."""
     if mask is None:
-        return None, None
+        return ()
     mask = _checks.bool_array("mask", mask)
     _checks.broadcastable("mask", mask, "shape of x", shape)
     mask = mask.reshape((1,) * (len(shape) - mask.ndim) + mask.shape)
@@ -392,4 +392,6 @@ def _swapped(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 def _restore(y_rows: Array, shape: tuple[int, ...], axis: int) -> Array:
     """Undo ``rows(to_last_axis(x, axis))``."""
+    if axis == len(shape) - 1:
+        return y_rows if len(shape) == 2 else y_rows.reshape(shape)
     return from_last_axis(y_rows.reshape(_swapped(shape, axis)), axis)

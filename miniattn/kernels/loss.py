@@ -26,15 +26,13 @@ from miniattn.kernels.simd import (
 )
 from miniattn.kernels.softmax_rows import (
     GROUP,
-    each,
     is_narrow,
     logarithms,
     number_rows,
-    one,
     tops_and_sums,
     weights,
 )
-from miniattn.kernels.writing import fill, finish
+from miniattn.kernels.writing import each, fill, finish, one
 
 IGNORED = REST  # the place of ``ignore_index`` among the sizes
 

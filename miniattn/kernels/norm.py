@@ -7,36 +7,59 @@
 Root mean square normalisation is the same around 0: ``centred`` is False, mean is 0, and the
 term Σ g / n, which comes from the mean, is missing.
 
-A row of y or dx has one owner. dweight and dbias are sums over all rows: each task adds up a range
-of rows that is fixed by the shape, and the partial sums are added in order.
+A row of y or dx has one owner. dweight and dbias are sums over all rows: each piece of work adds up
+a range of rows that is fixed by the shape, and the caller adds these sums in order.
 """
 
-import math
-
-import numba
 import numpy as np
 
-from miniattn.kernels._runtime import inner, kernel
-from miniattn.kernels.columns import RUN, add_partials, rows_per_task
+from miniattn.kernels._runtime import inner, task
+from miniattn.kernels.columns import RUN
+from miniattn.kernels.queue import take
+from miniattn.kernels.rows import COUNT, LARGE, PIECES, REST, N, operand, part_of
 from miniattn.kernels.simd import (
+    LANES,
+    address,
     first,
     fma,
-    horizontal_sum,
+    horizontal_sums,
     lanes,
     load,
     load_first,
-    pointer,
+    prefetch,
+    registers,
     select,
     splat,
+    sqrt,
     store,
     store_first,
 )
+from miniattn.kernels.softmax_rows import distance_ahead
+from miniattn.kernels.writing import fill, finish, one
 
-# Elements below which one thread is done sooner than a pool is woken.
-SMALL = 8192
-# Vectors added up lane by lane before they join a float64 total: this bounds the rounding error
-# of a float32 sum, however long the row is.
+CENTRED = REST  # the place among the sizes of whether it is layer normalisation
+# Vectors added up lane by lane before they join a total, which carries a correction: this bounds
+# the rounding error of a float32 sum, however long the row is.
 VECTORS = 64
+# Elements that are worked on at once: the first cache keeps them, and the next as many.
+ROOM = 2048
+
+
+@inner
+def _rows_together(x, n):
+    """Return how many rows are worked on at once: up to a register of them, where there is room."""
+    count = lanes(x)
+    while count > 1 and count * n > ROOM:
+        count //= 2
+    return count
+
+
+@inner(forceinline=True)
+def _add(total, lost, s):
+    """Add s to total; return both the sum and what rounding has lost so far (Kahan)."""
+    s = s - lost
+    larger = total + s
+    return larger, (larger - total) - s
 
 
 @inner
@@ -50,16 +73,18 @@ def _squared_distance(v, centre):
     return d * d
 
 
-@inner
-def _total(term, x, n, centre):
-    """Return Σ term(x[j], centre) over j < n."""
-    step = lanes(x)
-    total = 0.0
+@inner(forceinline=True)
+def _part_sums(term, x, n, centre):
+    """Return a register whose lanes add up to Σ term(x[j], centre) over j < n."""
+    step, ahead = lanes(x), distance_ahead(n)
+    total, lost = splat(0.0, x), splat(0.0, x)
     for start in range(0, n, VECTORS * step):
         stop = min(start + VECTORS * step, n)
         a = b = c = d = splat(0.0, x)  # four chains of additions: one would wait for itself
         j = start
         while j + 4 * step <= stop:
+            for line in range(4):
+                prefetch(x + (j + line * step + ahead))
             a += term(load(x + j), centre)
             b += term(load(x + (j + step)), centre)
             c += term(load(x + (j + 2 * step)), centre)
@@ -71,51 +96,76 @@ def _total(term, x, n, centre):
         if j < stop:
             v = term(load_first(x + j, stop - j), centre)
             b += select(first(stop - j, x), v, 0.0)
-        total += horizontal_sum((a + b) + (c + d))
+        total, lost = _add(total, lost, (a + b) + (c + d))
     return total
 
 
+@inner(forceinline=True)
+def _clear(parts):
+    for r in range(lanes(parts)):
+        store(parts + r * lanes(parts), splat(0.0, parts))
+
+
 @inner
-def _forward_row(x, weight, bias, n, eps, centred, y):
-    mean = _total(_value, x, n, 0.0) / n if centred else 0.0
-    rstd = 1 / math.sqrt(_total(_squared_distance, x, n, mean) / n + eps)
-    for j in range(0, n - lanes(x) + 1, lanes(x)):
-        xhat = (load(x + j) - mean) * rstd
-        store(y + j, fma(xhat, load(weight + j), load(bias + j)))
-    rest = n % lanes(x)
-    if rest:
-        j = n - rest
-        xhat = (load_first(x + j, rest) - mean) * rstd
-        out = fma(xhat, load_first(weight + j, rest), load_first(bias + j, rest))
-        store_first(y + j, out, rest)
-    return mean, rstd
-
-
-@kernel
-def forward(x, weight, bias, eps, centred, y, mean, rstd):
-    """Fill y (R, n) and mean, rstd (R,) from x (R, n), weight (n,), bias (n,)."""
-    count, n = x.shape
-    w, b = pointer(weight, 0), pointer(bias, 0)
-    if x.size <= SMALL:
+def _forward(x, weight, bias, count, n, eps, centred, large, y, mean, rstd):
+    """Do up to ``lanes`` rows; what is left of each is reduced for all by one tree of shuffles."""
+    parts, means, rstds = registers(LANES, x), registers(1, x), registers(1, x)
+    _clear(parts)
+    if centred:
         for r in range(count):
-            mean[r], rstd[r] = _forward_row(
-                pointer(x, r * n), w, b, n, eps, centred, pointer(y, r * n)
-            )
-    else:
-        for r in numba.prange(count):
-            mean[r], rstd[r] = _forward_row(
-                pointer(x, r * n), w, b, n, eps, centred, pointer(y, r * n)
-            )
+            store(parts + r * lanes(x), _part_sums(_value, x + r * n, n, 0.0))
+    store(means, horizontal_sums(parts) * (1 / n))
+    for r in range(count):
+        store(parts + r * lanes(x), _part_sums(_squared_distance, x + r * n, n, means[r]))
+    store(rstds, 1.0 / sqrt(horizontal_sums(parts) * (1 / n) + eps))
+    for r in range(count):
+        i = r * n
+        fill(y + i, n, large, _normalised, one, (x + i, weight, bias, means[r], rstds[r]))
+    store_first(mean, load(means), count)
+    store_first(rstd, load(rstds), count)
 
 
-@inner
-def _backward_sums(dy, x, weight, n, mean, rstd, dweight, dbias):
-    """Return Σ g and Σ (g · x̂) of one row; add dy · x̂ to dweight and dy to dbias."""
-    sum_g, sum_gx = 0.0, 0.0
-    for start in range(0, n, VECTORS * lanes(x)):
-        stop = min(start + VECTORS * lanes(x), n)
+@inner(forceinline=True)
+def _normalised(of, j, k, operands):
+    x, weight, bias, mean, rstd = operands
+    xhat = (load_first(x + j, k) - mean) * rstd
+    return fma(xhat, load_first(weight + j, k), load_first(bias + j, k))
+
+
+@task
+def forward(sizes, factors, operands, queue, scratch):
+    """Fill y (R, n) and mean, rstd (R,) from x (R, n), weight (n,), bias (n,).
+
+    Operands in the order x, weight, bias, y, and mean and rstd in one array; factor eps.
+    """
+    n, large, centred, eps = sizes[N], sizes[LARGE] != 0, sizes[CENTRED] != 0, factors[0]
+    x, weight = operand(operands, 0, scratch), operand(operands, 1, scratch)
+    bias, y = operand(operands, 2, scratch), operand(operands, 3, scratch)
+    mean = operand(operands, 4, scratch)
+    rstd = mean + sizes[COUNT]
+    together = _rows_together(x, n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        start, count = part_of(sizes, piece)
+        for r in range(start, start + count, together):
+            k, i = min(together, start + count - r), r * n
+            _forward(x + i, weight, bias, k, n, eps, centred, large, y + i, mean + r, rstd + r)
+        piece = take(queue)
+    finish(large)
+
+
+@inner(forceinline=True)
+def _gradient_sums(dy, x, weight, n, mean, rstd, dweight, dbias):
+    """Return registers that add up to Σ g and Σ (g · x̂); add dy · x̂ to dweight, dy to dbias."""
+    step, ahead = lanes(x), distance_ahead(n)
+    total_g, lost_g = splat(0.0, x), splat(0.0, x)
+    total_gx, lost_gx = total_g, lost_g
+    for start in range(0, n, VECTORS * step):
+        stop = min(start + VECTORS * step, n)
         run_g, run_gx = splat(0.0, x), splat(0.0, x)
-        for j in range(start, stop - lanes(x) + 1, lanes(x)):
+        for j in range(start, stop - step + 1, step):
+            prefetch(dy + (j + ahead))
+            prefetch(x + (j + ahead))
             d = load(dy + j)
             xhat = (load(x + j) - mean) * rstd
             g = d * load(weight + j)
@@ -123,7 +173,7 @@ def _backward_sums(dy, x, weight, n, mean, rstd, dweight, dbias):
             run_gx = fma(g, xhat, run_gx)
             store(dweight + j, fma(d, xhat, load(dweight + j)))
             store(dbias + j, load(dbias + j) + d)
-        rest = (stop - start) % lanes(x)
+        rest = (stop - start) % step
         if rest:
             j = stop - rest
             d = load_first(dy + j, rest)
@@ -133,62 +183,71 @@ def _backward_sums(dy, x, weight, n, mean, rstd, dweight, dbias):
             run_gx += select(first(rest, x), g * xhat, 0.0)
             store_first(dweight + j, fma(d, xhat, load_first(dweight + j, rest)), rest)
             store_first(dbias + j, load_first(dbias + j, rest) + d, rest)
-        sum_g += horizontal_sum(run_g)
-        sum_gx += horizontal_sum(run_gx)
-    return sum_g, sum_gx
+        total_g, lost_g = _add(total_g, lost_g, run_g)
+        total_gx, lost_gx = _add(total_gx, lost_gx, run_gx)
+    return total_g, total_gx
 
 
 @inner
-def _backward_row(dy, x, weight, n, mean, rstd, centred, dx, dweight, dbias):
-    sum_g, sum_gx = _backward_sums(dy, x, weight, n, mean, rstd, dweight, dbias)
-    mean_g, mean_gx = sum_g / n if centred else 0.0, sum_gx / n
-    for j in range(0, n - lanes(x) + 1, lanes(x)):
-        xhat = (load(x + j) - mean) * rstd
-        g = load(dy + j) * load(weight + j)
-        store(dx + j, (g - mean_g - xhat * mean_gx) * rstd)
-    rest = n % lanes(x)
-    if rest:
-        j = n - rest
-        xhat = (load_first(x + j, rest) - mean) * rstd
-        g = load_first(dy + j, rest) * load_first(weight + j, rest)
-        store_first(dx + j, (g - mean_g - xhat * mean_gx) * rstd, rest)
+def _backward(dy, x, weight, count, n, centred, large, mean, rstd, dx, dweight, dbias):
+    """Do up to ``lanes`` rows; add to dweight and dbias what they contribute."""
+    step = lanes(x)
+    parts_g, parts_gx = registers(LANES, x), registers(LANES, x)
+    means_g, means_gx = registers(1, x), registers(1, x)
+    _clear(parts_g)
+    _clear(parts_gx)
+    for r in range(count):
+        i = r * n
+        g, gx = _gradient_sums(dy + i, x + i, weight, n, mean[r], rstd[r], dweight, dbias)
+        store(parts_g + r * step, g)
+        store(parts_gx + r * step, gx)
+    store(means_g, horizontal_sums(parts_g) * (1 / n if centred else 0.0))
+    store(means_gx, horizontal_sums(parts_gx) * (1 / n))
+    for r in range(count):
+        i = r * n
+        numbers = dy + i, x + i, weight, mean[r], rstd[r], means_g[r], means_gx[r]
+        fill(dx + i, n, large, _gradient, one, numbers)
 
 
-@inner
-def _backward_rows(dy, x, weight, mean, rstd, centred, dx, start, stop, dweight, dbias):
-    """Do rows start to stop; set dweight, dbias (n,) float64 to their sums over these rows."""
-    n = x.shape[1]
-    run_weight, run_bias = np.empty(n, x.dtype), np.empty(n, x.dtype)
-    dweight[:], dbias[:] = 0, 0
-    for top in range(start, stop, RUN):
-        run_weight[:], run_bias[:] = 0, 0
-        for r in range(top, min(top + RUN, stop)):
-            _backward_row(
-                pointer(dy, r * n), pointer(x, r * n), pointer(weight, 0), n, mean[r], rstd[r],
-                centred, pointer(dx, r * n), pointer(run_weight, 0), pointer(run_bias, 0),
-            )  # fmt: skip
-        dweight += run_weight
-        dbias += run_bias
+@inner(forceinline=True)
+def _gradient(of, j, k, operands):
+    dy, x, weight, mean, rstd, mean_g, mean_gx = operands
+    xhat = (load_first(x + j, k) - mean) * rstd
+    g = load_first(dy + j, k) * load_first(weight + j, k)
+    return (g - mean_g - xhat * mean_gx) * rstd
 
 
-@kernel
-def backward(dy, x, weight, mean, rstd, centred, dx, dweight, dbias):
-    """Fill dx (R, n), dweight and dbias (n,) from dy, x (R, n), weight (n,), mean, rstd (R,)."""
-    count, n = x.shape
-    share = rows_per_task(count)
-    tasks = -(-count // share)
-    dweights, dbiases = np.empty((tasks, n)), np.empty((tasks, n))
-    if x.size <= SMALL:
-        for task in range(tasks):
-            start, stop = task * share, min((task + 1) * share, count)
-            _backward_rows(
-                dy, x, weight, mean, rstd, centred, dx, start, stop, dweights[task], dbiases[task]
-            )
-    else:
-        for task in numba.prange(tasks):
-            start, stop = task * share, min((task + 1) * share, count)
-            _backward_rows(
-                dy, x, weight, mean, rstd, centred, dx, start, stop, dweights[task], dbiases[task]
-            )
-    add_partials(dweights, dweight)
-    add_partials(dbiases, dbias)
+@task
+def backward(sizes, factors, operands, queue, scratch):
+    """Fill dx (R, n), and for each piece of work its sums of dweight and dbias.
+
+    Operands dy, x (R, n), weight (n,), mean and rstd (2, R), dx, and float64 sums (pieces, 4, n):
+    dweight, dbias, and room for those of a few rows.
+    """
+    n, large, centred = sizes[N], sizes[LARGE] != 0, sizes[CENTRED] != 0
+    dy, x = operand(operands, 0, scratch), operand(operands, 1, scratch)
+    weight, dx = operand(operands, 2, scratch), operand(operands, 4, scratch)
+    mean = operand(operands, 3, scratch)
+    rstd = mean + sizes[COUNT]
+    together = _rows_together(x, 4 * n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        place = operands[5] + piece * 4 * n * 8
+        sums, run = address(place, np.float64), address(place + 2 * n * 8, scratch)
+        for j in range(2 * n):
+            sums[j] = 0
+        start, count = part_of(sizes, piece)
+        for top in range(start, start + count, RUN):
+            for j in range(2 * n):
+                run[j] = 0
+            bottom = min(top + RUN, start + count)
+            for r in range(top, bottom, together):
+                k, i = min(together, bottom - r), r * n
+                _backward(
+                    dy + i, x + i, weight, k, n, centred, large, mean + r, rstd + r, dx + i,
+                    run, run + n,
+                )  # fmt: skip
+            for j in range(2 * n):
+                sums[j] = sums[j] + run[j]
+        piece = take(queue)
+    finish(large)

@@ -1,14 +1,14 @@
 """Rows of a matrix as pieces of work, and what the tasks that do them are told.
 
-``sizes`` are R, n, how many rows a piece has, how many pieces there are, and whether the result is
-large (see `writing`); what else a task needs follows from REST on. Operands are contiguous, and
-each row of a result has one owner.
+``sizes`` are R, n, how many rows a piece has, how many pieces there are, whether the result is
+large (see `writing`), and whether there is a mask; what else a task needs follows from REST on.
+Operands are contiguous, and each row of a result has one owner.
 """
 
 from miniattn.kernels._runtime import inner
 from miniattn.kernels.simd import LANES, address
 
-COUNT, N, SHARE, PIECES, LARGE, REST = range(6)
+COUNT, N, SHARE, PIECES, LARGE, MASKED, REST = range(7)
 # Elements that one piece has; with fewer, one thread is done before a pool is awake.
 GRAIN = 16_384
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from miniattn.kernels._runtime import inner, task
 from miniattn.kernels.queue import take
-from miniattn.kernels.rows import LARGE, PIECES, SHARE, N, operand, part_of
+from miniattn.kernels.rows import LARGE, MASKED, PIECES, SHARE, N, operand, part_of
 from miniattn.kernels.simd import (
     LANES,
     exp2_product,
@@ -37,7 +37,6 @@ from miniattn.kernels.softmax_rows import (
     NEAR,
     RUN,
     distance_ahead,
-    each,
     exponentials,
     group_sums,
     group_tops,
@@ -45,11 +44,10 @@ from miniattn.kernels.softmax_rows import (
     largest,
     logarithms,
     number_rows,
-    one,
     tops_and_sums,
     weights,
 )
-from miniattn.kernels.writing import fill, finish
+from miniattn.kernels.writing import each, fill, finish, one
 
 # --- Some rows: a pointer to the first, their number and their length ----------------------------
 
@@ -233,10 +231,10 @@ def _share(of, j, k, operands):
 
 
 @inner
-def _shown_rows(x, start, count, n, operands, mask, scratch):
+def _shown_rows(x, start, count, n, sizes, operands, mask, scratch):
     """Return a pointer to rows of x, or to their copy in ``scratch`` with −inf where hidden."""
     p = x + start * n
-    if operands[mask] == 0:
+    if sizes[MASKED] == 0:
         return p
     visible, row = operand(operands, mask, np.uint8), operand(operands, mask + 1, np.int64) + start
     for r in range(count):
@@ -247,9 +245,9 @@ def _shown_rows(x, start, count, n, operands, mask, scratch):
 
 
 @inner
-def _set_hidden(y, start, count, n, operands, mask, value):
+def _set_hidden(y, start, count, n, sizes, operands, mask, value):
     """Put ``value`` where y is hidden: in a row that holds NaN the arithmetic can't."""
-    if operands[mask] != 0:
+    if sizes[MASKED] != 0:
         row, q = operand(operands, mask + 1, np.int64) + start, y + start * n
         for r in range(count):
             shown = operand(operands, mask, np.uint8) + row[r] * n
@@ -259,8 +257,8 @@ def _set_hidden(y, start, count, n, operands, mask, value):
 
 # --- Tasks ---------------------------------------------------------------------------------------
 #
-# ``factors`` are high, low, 1/τ. The last two operands of those that know masks are the distinct
-# rows of the mask (M, n), at address 0 if there is none, and which of them each row of x has.
+# ``factors`` are high, low, 1/τ. Where there is a mask, the last two operands are its distinct rows
+# (M, n), and which of them each row of x has.
 
 
 @task
@@ -273,9 +271,9 @@ def softmax(sizes, factors, operands, queue, scratch):
     piece = take(queue)
     while piece < sizes[PIECES]:
         start, count = part_of(sizes, piece)
-        p = _shown_rows(x, start, count, n, operands, 2, scratch)
+        p = _shown_rows(x, start, count, n, sizes, operands, 2, scratch)
         _softmax(p, count, n, high, low, table, scratch, large, y + start * n)
-        _set_hidden(y, start, count, n, operands, 2, 0)
+        _set_hidden(y, start, count, n, sizes, operands, 2, 0)
         piece = take(queue)
     finish(large)
 
@@ -314,10 +312,10 @@ def log_softmax(sizes, factors, operands, queue, scratch):
     piece = take(queue)
     while piece < sizes[PIECES]:
         start, count = part_of(sizes, piece)
-        p = _shown_rows(x, start, count, n, operands, 4, scratch)
+        p = _shown_rows(x, start, count, n, sizes, operands, 4, scratch)
         m, log_s, q = top + start, log_sum + start, y + start * n
         _log_softmax(p, count, n, high, low, factors[2], table, large, m, log_s, q)
-        _set_hidden(y, start, count, n, operands, 4, -np.inf)
+        _set_hidden(y, start, count, n, sizes, operands, 4, -np.inf)
         piece = take(queue)
     finish(large)
 
@@ -356,7 +354,7 @@ def logsumexp(sizes, factors, operands, queue, scratch):
     piece = take(queue)
     while piece < sizes[PIECES]:
         start, count = part_of(sizes, piece)
-        p = _shown_rows(x, start, count, n, operands, 3, scratch)
+        p = _shown_rows(x, start, count, n, sizes, operands, 3, scratch)
         tops_and_sums(p, count, n, high, low, table, top + start, log_sum + start)
         logarithms(log_sum + start, count)
         piece = take(queue)
@@ -377,9 +375,9 @@ def logsumexp_backward(sizes, factors, operands, queue, scratch):
     piece = take(queue)
     while piece < sizes[PIECES]:
         start, count = part_of(sizes, piece)
-        p = _shown_rows(x, start, count, n, operands, 5, scratch)
+        p = _shown_rows(x, start, count, n, sizes, operands, 5, scratch)
         g, m, log_s, q = dlse + start, top + start, log_sum + start, dx + start * n
         _logsumexp_backward(g, p, count, n, m, log_s, high, low, table, large, q)
-        _set_hidden(dx, start, count, n, operands, 5, 0)
+        _set_hidden(dx, start, count, n, sizes, operands, 5, 0)
         piece = take(queue)
     finish(large)

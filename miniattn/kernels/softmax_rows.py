@@ -28,7 +28,6 @@ from miniattn.kernels.simd import (
     load,
     load_first,
     log,
-    lookup,
     maximum,
     prefetch,
     registers,
@@ -37,7 +36,7 @@ from miniattn.kernels.simd import (
     store,
     store_first,
 )
-from miniattn.kernels.writing import fill
+from miniattn.kernels.writing import each, fill
 
 # Vectors added up in the array's own precision before they join a float64 total: this bounds the
 # rounding error of a float32 sum, however long the row.
@@ -71,33 +70,6 @@ def number_rows(table, x, count, n):
         for r in range(min(count, lanes(x))):
             for j in range(n):
                 table[r * n + j] = r
-
-
-# --- What is written to a row or to a group ------------------------------------------------------
-#
-# A term of `fill` gets a number of its row by ``of(number, table + j)``: of a row alone that is the
-# number itself; of a group a register holds a number each, and `each` looks them up.
-
-
-@inner(forceinline=True)
-def one(number, places):
-    """Return the number of the only row."""
-    return number
-
-
-@inner(forceinline=True)
-def each(numbers, places):
-    """Return for each element from j on the number of its row."""
-    return lookup(numbers, places)
-
-
-@inner(forceinline=True)
-def weights(of, j, k, operands):
-    """Return exp(x − m − log s), 0 where x is −inf."""
-    table, x, m, log_s, high, low = operands
-    v = load_first(x + j, k)
-    w = exp2_product((v - of(m, table + j)) - of(log_s, table + j), high, low)
-    return select(v != -np.inf, w, 0.0)
 
 
 # --- One row -------------------------------------------------------------------------------------
@@ -230,6 +202,15 @@ def _terms_and_sums(x, count, n, m, high, low, terms):
 
 
 # --- Any number of rows --------------------------------------------------------------------------
+
+
+@inner(forceinline=True)
+def weights(of, j, k, operands):
+    """Return exp(x − m − log s), 0 where x is −inf: a term of `fill`."""
+    table, x, m, log_s, high, low = operands
+    v = load_first(x + j, k)
+    w = exp2_product((v - of(m, table + j)) - of(log_s, table + j), high, low)
+    return select(v != -np.inf, w, 0.0)
 
 
 @inner

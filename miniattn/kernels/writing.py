@@ -9,6 +9,7 @@ from miniattn.kernels._runtime import inner
 from miniattn.kernels.simd import (
     drain,
     lanes,
+    lookup,
     store,
     store_first,
     store_streaming,
@@ -22,15 +23,28 @@ LARGE = 2**25
 
 
 @inner(forceinline=True)
+def one(number, places):
+    """Return a number of the only row."""
+    return number
+
+
+@inner(forceinline=True)
+def each(numbers, places):
+    """Return for each element a number of its row; ``places`` says which of the numbers that is."""
+    return lookup(numbers, places)
+
+
+@inner(forceinline=True)
 def fill(y, n, large, term, of, operands):
     """Set y[j] for j < n, a register at a time, to ``term(of, j, k, operands)``.
 
     ``term`` is a function of the k elements from j on, which it reads by `load_first`: where k is a
-    full register, as it nearly always is, LLVM makes plain loads of that. Once all of y is filled,
-    `finish`.
+    full register, as it nearly always is, LLVM makes plain loads of that. ``of`` is how it gets the
+    numbers that a row has: `one` for a row, `each` for several that are filled as if they were one.
+    Once all of y is filled, `finish`.
     """
     step = lanes(y)
-    head = min(n, to_boundary(y))
+    head = min(n, to_boundary(y)) if large else 0
     if head > 0:
         store_first(y, term(of, 0, head, operands), head)
     rest = (n - head) % step
