@@ -15,7 +15,15 @@ import miniattn.functional as F
 from miniattn import masks
 from miniattn.functional import _plan
 from miniattn.kernels.launch import address_of
-from miniattn.kernels.masking import GROUP, Rule, Tile, keys_seen, queries_that_see, visible
+from miniattn.kernels.masking import (
+    GROUP,
+    PARTIAL,
+    Rule,
+    Tile,
+    keys_seen,
+    queries_that_see,
+    visible,
+)
 
 
 def formula(q, k, v, *, mask=None, bias=None, scale=None, softcap=None, dtype=np.float64):
@@ -498,7 +506,7 @@ def test_both_views_of_a_tile_leave_the_same_groups_and_nothing_visible_out(
     lo, hi, sinks, i0, j0, n, m
 ):
     rule = Rule(lo, hi, sinks, j0 + m, None, None, False, None, 0, 0, False)
-    tile = Tile(0, 0, i0, n, j0, m, 64, True)
+    tile = Tile(0, 0, i0, n, j0, m, 64, True, PARTIAL)
     computed, read = np.zeros((2, 64, 64), bool)
     for c in range(0, n, GROUP):
         start, stop = keys_seen(rule, tile, c, GROUP)

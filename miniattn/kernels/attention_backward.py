@@ -43,11 +43,10 @@ from miniattn.kernels.masking import (
     GROUP,
     HIDDEN,
     PARTIAL,
-    Tile,
-    classify,
     end_of_keys,
     first_key,
     keys_seen,
+    tile_of,
     visible,
 )
 from miniattn.kernels.products import add_to_keys, multiply_keys, multiply_queries
@@ -279,6 +278,13 @@ def prepare(problem, operands, b, h, i0, work):
 
 
 @inner
+def block_tile(block, j0, m):
+    """Return the tile of a block's queries and ``m`` keys."""
+    rule, width = block.head.rule, block.width
+    return tile_of(rule, block.b, block.h, block.i0, block.n, j0, m, width, True)
+
+
+@inner
 def first_tile(block):
     """Return where the tiles of a block of queries begin."""
     return first_key(block.head.rule, block.i0, KEYS)
@@ -302,29 +308,28 @@ def _backward_block(problem, block, dk, d_width, dv, v_width):
     stop = last_tile(problem, block)
     for j0 in range(first_tile(block), stop, KEYS):
         m = min(KEYS, stop - j0)
-        kind = classify(block.head.rule, block.i0, block.i0 + block.n, j0, j0 + m)
-        if kind == HIDDEN:
+        tile = block_tile(block, j0, m)
+        if tile.kind == HIDDEN:
             continue
-        tile = Tile(block.b, block.h, block.i0, block.n, j0, m, width, True)
-        score_gradients(problem, block, tile, kind)
+        score_gradients(problem, block, tile)
         if block.head.softcap > 0.0:
             multiply_elements(block.ds, block.slopes, m * width)
         k_tile, k_row = block.k + j0 * block.k_row, block.k_row
         dk_tile, dv_tile = dk + j0 * d_width, dv + j0 * v_width
-        if kind == PARTIAL and not (block.is_finite and is_finite(k_tile, k_row, m, D)):
+        if tile.kind == PARTIAL and not (block.is_finite and is_finite(k_tile, k_row, m, D)):
             _add_visible(problem, block, tile, k_tile, dk_tile, d_width, dv_tile, v_width)
             continue
         if d_width != D:
             pack(block.k_packed, d_width, k_tile, k_row, m, D)
             k_tile, k_row = block.k_packed, d_width
         rule, s, ds = block.head.rule, block.s, block.ds
-        add_to_keys(dv_tile, v_width, s, block.dout_rows, block.dout_row, rule, tile, kind)
-        add_to_keys(dk_tile, d_width, ds, block.q_rows, block.q_row, rule, tile, kind)
-        multiply_queries(block.dq, d_width, ds, k_tile, k_row, rule, tile, kind, True)
+        add_to_keys(dv_tile, v_width, s, block.dout_rows, block.dout_row, rule, tile)
+        add_to_keys(dk_tile, d_width, ds, block.q_rows, block.q_row, rule, tile)
+        multiply_queries(block.dq, d_width, ds, k_tile, k_row, rule, tile, True)
 
 
 @inner
-def score_gradients(problem, block, tile, kind):
+def score_gradients(problem, block, tile):
     """Leave a tile's weights, with dropout, in ``block.s`` and its dscores in ``block.ds``.
 
     dscores are those of the scores after softcap and bias. Rows up to the next row group are 0;
@@ -333,9 +338,9 @@ def score_gradients(problem, block, tile, kind):
     w, width, m = lanes(block.s), tile.width, tile.m
     s, ds, head = block.s, block.ds, block.head
     k, v = block.k + tile.j0 * block.k_row, block.v + tile.j0 * block.v_row
-    multiply_keys(s, k, block.k_row, block.q_packed, problem.D, head.rule, tile, kind)
-    multiply_keys(ds, v, block.v_row, block.dout_packed, problem.Dv, head.rule, tile, kind)
-    finish_scores(s, head, tile, kind, block.slopes)
+    multiply_keys(s, k, block.k_row, block.q_packed, problem.D, head.rule, tile)
+    multiply_keys(ds, v, block.v_row, block.dout_packed, problem.Dv, head.rule, tile)
+    finish_scores(s, head, tile, block.slopes)
     if head.dropout > 0.0:
         drop(ds, head, tile)
     for c in range(0, width, w):
@@ -346,7 +351,7 @@ def score_gradients(problem, block, tile, kind):
             score = load(s + at)
             weight = exp2_nonpositive(fma(score, head.factor, -lse) - rest)
             dscore = weight * (load(ds + at) - delta)
-            if kind == PARTIAL:
+            if tile.kind == PARTIAL:
                 # Also where lse, delta or a hidden value is NaN.
                 weight = select(score == -np.inf, 0.0, weight)
                 dscore = select(score == -np.inf, 0.0, dscore)
@@ -438,11 +443,10 @@ def _add_to_bias(problem, operands, block, dbias):
     stop = last_tile(problem, block)
     for j0 in range(first_tile(block), stop, KEYS):
         m = min(KEYS, stop - j0)
-        kind = classify(block.head.rule, block.i0, block.i0 + block.n, j0, j0 + m)
-        if kind == HIDDEN:
+        tile = block_tile(block, j0, m)
+        if tile.kind == HIDDEN:
             continue
-        tile = Tile(block.b, block.h, block.i0, block.n, j0, m, block.width, True)
-        score_gradients(problem, block, tile, kind)
+        score_gradients(problem, block, tile)
         for i in range(block.n):
             seen = keys_seen(block.head.rule, tile, i // GROUP * GROUP, GROUP)
             for j in range(seen[0], seen[1]):

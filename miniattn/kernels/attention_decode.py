@@ -33,8 +33,7 @@ from miniattn.kernels.arguments import (
 from miniattn.kernels.masking import (
     HIDDEN,
     PARTIAL,
-    Tile,
-    classify,
+    tile_of,
     visible,
 )
 from miniattn.kernels.queue import take
@@ -147,10 +146,9 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
         for member in range(group):
             h = g * group + member
             head = head_of(problem, operands, b, h, scratch)
-            kind = classify(head.rule, 0, T, j0, j0 + m)
-            if kind == HIDDEN:
+            tile = tile_of(head.rule, b, h, 0, T, j0, m, KEYS, False)
+            if tile.kind == HIDDEN:
                 continue
-            tile = Tile(b, h, 0, T, j0, m, KEYS, False)
             q = part_of(operands, Q, b, h, scratch)
             k_tile, v_tile = k + j0 * k_row, v + j0 * v_row
             pack(q_packed, d_width, q, q_row, T, D)
@@ -164,12 +162,12 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
                 D,
                 partial,
             )
-            finish_scores(s, head, tile, kind, slopes)
+            finish_scores(s, head, tile, slopes)
             own = states + member * T * state
             _exponentiate(s, head.factor, tile, own, state)
             if head.dropout > 0.0:
                 drop(s, head, tile)
-            if kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
+            if tile.kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
                 _add_visible(own, state, s, v_tile, v_row, Dv, head.rule, tile)
                 continue
             if Dv != v_width:

@@ -30,7 +30,7 @@ from miniattn.kernels.arguments import (
     step_of,
 )
 from miniattn.kernels.attention_decode import KEYS, add_rows, multiply_rows
-from miniattn.kernels.masking import FULL, HIDDEN, Tile, classify, visible
+from miniattn.kernels.masking import FULL, HIDDEN, tile_of, visible
 from miniattn.kernels.queue import take
 from miniattn.kernels.scores import LOG2_E, drop, finish_scores, head_of
 from miniattn.kernels.simd import exp2_nonpositive, fma, lanes, load, select, store
@@ -189,10 +189,9 @@ def _keys(problem, operands, b, g, j0, queries, dq):
     for member in range(group):
         h, first = g * group + member, member * T
         head = head_of(problem, operands, b, h, dq)
-        kind = classify(head.rule, 0, T, j0, j0 + m)
-        partial = partial or kind != FULL
-        tile = Tile(b, h, 0, T, j0, m, KEYS, False)
-        _score_gradients(problem, queries, first, head, tile, kind, k, k_row, v, v_row)
+        tile = tile_of(head.rule, b, h, 0, T, j0, m, KEYS, False)
+        partial = partial or tile.kind != FULL
+        _score_gradients(problem, queries, first, head, tile, k, k_row, v, v_row)
     weights, dscores, count = queries.weights, queries.dscores, queries.n
     d_width, v_width, rows = queries.q_width, queries.v_width, queries.rows
     dk_row, dv_row = step_of(operands, DK, 2), step_of(operands, DV, 2)
@@ -214,11 +213,11 @@ def _keys(problem, operands, b, g, j0, queries, dq):
 
 
 @inner
-def _score_gradients(problem, queries, first, head, tile, kind, k, k_row, v, v_row):
+def _score_gradients(problem, queries, first, head, tile, k, k_row, v, v_row):
     """Leave the weights of one head's queries, with dropout, and the gradients of their scores."""
     weights, dscores = queries.weights + first * KEYS, queries.dscores + first * KEYS
     slopes, w = queries.slopes + first * KEYS, lanes(queries.weights)
-    if kind == HIDDEN:
+    if tile.kind == HIDDEN:
         fill(weights, tile.n * KEYS, 0.0)
         fill(dscores, tile.n * KEYS, 0.0)
         return
@@ -227,7 +226,7 @@ def _score_gradients(problem, queries, first, head, tile, kind, k, k_row, v, v_r
     D, Dv, partial = problem.D, problem.Dv, queries.partial
     multiply_rows(weights, q, d_width, k, k_row, tile, D, partial)
     multiply_rows(dscores, dout, v_width, v, v_row, tile, Dv, partial)
-    finish_scores(weights, head, tile, kind, slopes)
+    finish_scores(weights, head, tile, slopes)
     if head.dropout > 0.0:
         drop(dscores, head, tile)
     for i in range(tile.n):

@@ -22,11 +22,10 @@ from miniattn.kernels.masking import (
     GROUP,
     HIDDEN,
     PARTIAL,
-    Tile,
-    classify,
     end_of_keys,
     first_key,
     keys_seen,
+    tile_of,
     visible,
 )
 from miniattn.kernels.products import multiply_keys, multiply_queries
@@ -125,19 +124,18 @@ def _block(problem, operands, b, h, i0, scratch):
     stop = end_of_keys(head.rule, i0 + n)
     for j0 in range(first_key(head.rule, i0, KEYS), stop, KEYS):
         m = min(KEYS, stop - j0)
-        kind = classify(head.rule, i0, i0 + n, j0, j0 + m)
-        if kind == HIDDEN:
+        tile = tile_of(head.rule, b, h, i0, n, j0, m, width, True)
+        if tile.kind == HIDDEN:
             continue
-        tile = Tile(b, h, i0, n, j0, m, width, True)
-        multiply_keys(s, k + j0 * k_row, k_row, packed, D, head.rule, tile, kind)
-        finish_scores(s, head, tile, kind, slopes)
+        multiply_keys(s, k + j0 * k_row, k_row, packed, D, head.rule, tile)
+        finish_scores(s, head, tile, slopes)
         exponentiate(s, head, tile, top, total, decay)
         if not fresh:
             _rescale(o, n, v_width, decay)
         if head.dropout > 0.0:
             drop(s, head, tile)
         v_tile = v + j0 * v_row
-        if kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
+        if tile.kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
             if fresh:
                 fill(o, width * v_width, 0.0)
             _add_visible(o, v_width, s, v_tile, v_row, Dv, head.rule, tile)
@@ -146,7 +144,7 @@ def _block(problem, operands, b, h, i0, scratch):
             if Dv != v_width:
                 pack(v_packed, v_width, v_tile, v_row, m, Dv)
                 v_tile, row = v_packed, v_width
-            multiply_queries(o, v_width, s, v_tile, row, head.rule, tile, kind, not fresh)
+            multiply_queries(o, v_width, s, v_tile, row, head.rule, tile, not fresh)
         fresh = False
     if fresh:
         fill(o, width * v_width, 0.0)

@@ -17,11 +17,10 @@ from miniattn.kernels.attention_forward import KEYS, QUERIES, exponentiate
 from miniattn.kernels.masking import (
     GROUP,
     HIDDEN,
-    Tile,
-    classify,
     end_of_keys,
     first_key,
     keys_seen,
+    tile_of,
 )
 from miniattn.kernels.products import multiply_keys
 from miniattn.kernels.queue import take
@@ -99,12 +98,11 @@ def _block(problem, operands, b, h, i0, n, scratch):
     for adds in range(2):
         for j0 in range(first_key(head.rule, i0, KEYS), stop, KEYS):
             m = min(KEYS, stop - j0)
-            kind = classify(head.rule, i0, i0 + n, j0, j0 + m)
-            if kind == HIDDEN:
+            tile = tile_of(head.rule, b, h, i0, n, j0, m, width, True)
+            if tile.kind == HIDDEN:
                 continue
-            tile = Tile(b, h, i0, n, j0, m, width, True)
-            multiply_keys(s, k + j0 * k_row, k_row, packed, D, head.rule, tile, kind)
-            finish_scores(s, head, tile, kind, slopes)
+            multiply_keys(s, k + j0 * k_row, k_row, packed, D, head.rule, tile)
+            finish_scores(s, head, tile, slopes)
             if adds == 0:
                 exponentiate(s, head, tile, top, total, decay)
                 continue

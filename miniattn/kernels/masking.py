@@ -56,6 +56,15 @@ class Tile(NamedTuple):
     m: int
     width: int
     keys_in_rows: bool
+    kind: int
+    """HIDDEN, PARTIAL or FULL."""
+
+
+@inner
+def tile_of(rule, b, h, i0, n, j0, m, width, keys_in_rows):
+    """Return the tile of queries ``i0 <= i < i0 + n`` and keys ``j0 <= j < j0 + m``."""
+    kind = classify(rule, i0, i0 + n, j0, j0 + m)
+    return Tile(b, h, i0, n, j0, m, width, keys_in_rows, kind)
 
 
 @inner
@@ -145,6 +154,8 @@ def keys_seen(rule, tile, c, step):
     Rounded to whole groups, as `queries_that_see` is, so that both mean the same pairs of groups.
     What lies outside is neither computed nor read: 6 of 16 pairs on a causal mask's diagonal.
     """
+    if tile.kind == FULL:
+        return 0, tile.m
     first, last = tile.i0 + c, tile.i0 + min(c + step, tile.n) - 1
     start = first + rule.lo - tile.j0 if tile.j0 >= rule.sinks else 0
     return _whole_groups(start, last + rule.hi + 1 - tile.j0, tile.m)
@@ -153,6 +164,8 @@ def keys_seen(rule, tile, c, step):
 @inner
 def queries_that_see(rule, tile, r, step):
     """Return the range of a tile's queries to which bounds leave a key ``r <= j < r + step``."""
+    if tile.kind == FULL:
+        return 0, tile.n
     first, last = tile.j0 + r, tile.j0 + min(r + step, tile.m) - 1
     stop = last - rule.lo + 1 - tile.i0 if first >= rule.sinks else tile.n
     return _whole_groups(first - rule.hi - tile.i0, stop, tile.n)

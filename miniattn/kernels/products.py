@@ -15,11 +15,11 @@ PANEL = 2 * GROUP  # queries of a product over d, whose register tiles would els
 
 
 @inner
-def multiply_keys(s, keys, row, packed, depth, rule, tile, kind):
+def multiply_keys(s, keys, row, packed, depth, rule, tile):
     """Set ``s[j, i] = sum_d keys[j, d] packed[d, i]`` for the pairs that bounds leave of a tile."""
     w, width = lanes(s), tile.width
     step = width
-    if kind == PARTIAL and width > PANEL:
+    if tile.kind == PARTIAL and width > PANEL:
         left = keys_seen(rule, tile, 0, PANEL) != keys_seen(rule, tile, PANEL, PANEL)
         step = PANEL if left else width
     for c in range(0, width, step):
@@ -40,12 +40,12 @@ def multiply_keys(s, keys, row, packed, depth, rule, tile, kind):
 
 
 @inner
-def multiply_queries(target, row, s, source, source_row, rule, tile, kind, accumulate):
+def multiply_queries(target, row, s, source, source_row, rule, tile, accumulate):
     """Set ``target[i, e] = sum_j s[j, i] source[j, e]``, or add that, for the pairs that are left.
 
     For the output, ``P v``, and for dq, ``dS k``. ``row`` is a whole number of vectors.
     """
-    step = GROUP if kind == PARTIAL else tile.n
+    step = GROUP if tile.kind == PARTIAL else tile.n
     for c in range(0, tile.n, step):
         start, stop = keys_seen(rule, tile, c, step)
         multiply(
@@ -64,13 +64,13 @@ def multiply_queries(target, row, s, source, source_row, rule, tile, kind, accum
 
 
 @inner
-def add_to_keys(target, row, s, source, source_row, rule, tile, kind):
+def add_to_keys(target, row, s, source, source_row, rule, tile):
     """Add ``sum_i s[j, i] source[i, e]`` to ``target[j, e]``, for the pairs that are left.
 
     For dv, ``P^T dout``, and for dk, ``dS^T q``. Rows of ``s`` are 0 up to the next row group.
     """
     rows = round_up(tile.m, ROW_GROUP)
-    step = GROUP if kind == PARTIAL else rows
+    step = GROUP if tile.kind == PARTIAL else rows
     for r in range(0, rows, step):
         start, stop = queries_that_see(rule, tile, r, step)
         multiply(

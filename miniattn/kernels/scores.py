@@ -69,7 +69,7 @@ def head_of(problem, operands, b, h, like):
 
 
 @inner
-def finish_scores(scores, head, tile, kind, slopes):
+def finish_scores(scores, head, tile, slopes):
     """Turn products into scores: softcap, bias and mask, in this order.
 
     Where there is a softcap, ``slopes`` receives its derivative 1 - tanh(s / c)^2.
@@ -80,7 +80,7 @@ def finish_scores(scores, head, tile, kind, slopes):
         _scale(scores, head.scale, tile)
     if head.has_bias:
         _add_bias(scores, head, tile)
-    if kind == PARTIAL:
+    if tile.kind == PARTIAL:
         hide(scores, head.rule, tile)
 
 
