@@ -23,6 +23,7 @@ import numpy as np
 
 from miniattn.kernels._runtime import inner, task
 from miniattn.kernels.arguments import (
+    BOUNDS,
     DBIAS,
     DK,
     DOUT,
@@ -35,6 +36,7 @@ from miniattn.kernels.arguments import (
     Problem,
     Q,
     V,
+    given,
     part_of,
     problem_of,
     step_of,
@@ -238,7 +240,10 @@ def prepare(problem, operands, b, h, i0, work):
     if Dv != v_width:
         pack(dout_copy, v_width, dout, dout_row, n, Dv)
         dout_rows, dout_step = dout_copy, v_width
-    finite = is_finite(q, q_row, n, D) and is_finite(dout, dout_row, n, Dv)
+    # Without a mask nothing is hidden from anything.
+    finite = not given(operands, BOUNDS) or (
+        is_finite(q, q_row, n, D) and is_finite(dout, dout_row, n, Dv)
+    )
 
     natural = part_of(operands, LSE, b, h, work) + i0
     for i in range(width):
