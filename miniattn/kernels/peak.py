@@ -6,9 +6,10 @@ of what is possible.
 
 import numba
 
-from miniattn.kernels._runtime import kernel
-from miniattn.kernels.simd import lanes, load, pointer, product, store
+from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.simd import lanes, load, load_first, pointer, product, store
 from miniattn.kernels.tiles import WIDE
+from miniattn.kernels.writing import LARGE, fill, finish, one
 
 ROWS = 6  # of the register tile, as in the products of attention
 BLOCK = 65_536  # elements that one task copies
@@ -41,12 +42,22 @@ def multiply_add(a, b, c, times):
 
 @kernel
 def copy(x, y):
-    """y = x, for 1-D arrays, by all threads."""
+    """y = x, for 1-D arrays, by all threads; large ones past the caches."""
+    large = y.size * y.itemsize > LARGE
     for task in numba.prange(-(-x.size // BLOCK)):
         start, stop = task * BLOCK, min((task + 1) * BLOCK, x.size)
         p, q = pointer(x, start), pointer(y, start)
-        whole = (stop - start) // lanes(p) * lanes(p)
-        for i in range(0, whole, lanes(p)):
-            store(q + i, load(p + i))
-        for i in range(start + whole, stop):
-            y[i] = x[i]
+        if large:
+            fill(q, stop - start, large, _same, one, p)
+            finish(large)
+        else:  # the same, but for what `fill` asks for: 10 % faster on 4 MiB
+            whole = (stop - start) // lanes(p) * lanes(p)
+            for i in range(0, whole, lanes(p)):
+                store(q + i, load(p + i))
+            for i in range(start + whole, stop):
+                y[i] = x[i]
+
+
+@inner(forceinline=True)
+def _same(of, j, k, x):
+    return load_first(x + j, k)
