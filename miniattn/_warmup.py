@@ -67,6 +67,7 @@ def _calls(dtype: np.dtype[Any]) -> Iterator[Call]:
     yield _pair("attention", many, many, many, bias=np.zeros((80, 80), dtype))
     yield "attention_weights", partial(_call, "attention_weights", x, x)
     yield "attention_map", partial(_call, "attention_map", x, x, bins=(1, 1))
+    yield "add", partial(_add, row)
     yield "adam", partial(_adam_step, row)
     yield "flow", partial(_flow, np.ones((1, 1, 1), dtype))
 
@@ -85,6 +86,12 @@ def _call(name: str, *args: Any, **kwargs: Any) -> Any:
     from miniattn import functional  # here, because `import miniattn` imports no kernels
 
     return getattr(functional, name)(*args, **kwargs)
+
+
+def _add(x: _checks.Array) -> None:
+    from miniattn.functional._sum import add
+
+    add(x, x)
 
 
 def _adam_step(data: _checks.Array) -> None:

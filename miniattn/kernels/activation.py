@@ -11,11 +11,22 @@ import numba
 
 from miniattn.kernels import elementary
 from miniattn.kernels._runtime import inner, kernel
-from miniattn.kernels.simd import lanes, load, load_first, pointer, select, store, store_first
+from miniattn.kernels.simd import (
+    lanes,
+    load,
+    load_first,
+    pointer,
+    prefetch,
+    select,
+    store,
+    store_first,
+)
 from miniattn.kernels.simd import tanh as vector_tanh
 
 # Elements of one task. Up to this many are done by the calling thread: waking a pool takes longer.
 BLOCK = 8192
+# Elements from here to what is asked for ahead: the processor alone sees too late what it needs.
+AHEAD = 1024
 
 
 def elementwise(function):
@@ -31,6 +42,7 @@ def _unary(f):
     def part(x, y, start, stop):
         whole = stop - (stop - start) % lanes(x)
         for i in range(start, whole, lanes(x)):
+            prefetch(pointer(y, i + AHEAD))
             store(pointer(y, i), f(load(pointer(x, i))))
         if whole < stop:
             rest = stop - whole
@@ -51,6 +63,9 @@ def _binary(f):
     def part(dy, saved, dx, start, stop):
         whole = stop - (stop - start) % lanes(dx)
         for i in range(start, whole, lanes(dx)):
+            prefetch(pointer(dy, i + AHEAD))
+            prefetch(pointer(saved, i + AHEAD))
+            prefetch(pointer(dx, i + AHEAD))
             store(pointer(dx, i), f(load(pointer(dy, i)), load(pointer(saved, i))))
         if whole < stop:
             rest = stop - whole
