@@ -144,6 +144,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return an array of zeros, as `numpy.zeros` does."""
+    array = empty(shape, dtype)
+    array.fill(0)
+    return array
+
+
 def empty_like(x: NDArray[Any]) -> NDArray[Any]:
     """Return a C-contiguous array of any content with the shape and the dtype of ``x``."""
     return empty(x.shape, x.dtype)

@@ -124,6 +124,10 @@ MASKS = {
     ),
     "dense": lambda rng, B, H, T, S: rng.random((B, 1, T, S)) < 0.3,
     "keys": lambda rng, B, H, T, S: rng.random((1, H, 1, S)) < 0.5,
+    "queries": lambda rng, B, H, T, S: rng.random((B, 1, T, 1)) < 0.5,
+    "dense band": lambda rng, B, H, T, S: (
+        masks.as_mask(rng.random((B, H, T, S)) < 0.7) & masks.window(20, 9)
+    ),
 }
 
 
@@ -148,6 +152,7 @@ def test_against_the_formula(dtype, mask, B, H, G, T, S, D, Dv):
     bias = rng.standard_normal((1, H, T, S)).astype(dtype)
     check(q, k, v, dout, mask=rule, bias=bias, softcap=2.0, scale=0.4)
     check(q, k, v, dout, mask=rule, bias=bias[0, 0, 0])
+    check(q, k, v, dout, mask=rule, bias=bias[0, :, :, :1])
 
 
 def test_forward_and_backward_at_a_glance():

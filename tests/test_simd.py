@@ -227,6 +227,7 @@ def memory(x, out, n, step, counts):
     room = registers(2, x)
     store(room + w, load(p))
     store(q + 7 * w, load(room + w))
+    store(q + 9 * w, gather(p, 1, n, x))  # a step written as 1 is a load
     (q + 8 * w)[0] = p[2]
     return fetch_and_add(pointer(counts, 0), 2), fetch_and_add(pointer(counts, 0), -1)
 
@@ -237,7 +238,7 @@ def test_memory(dtype, part):
     w = width(dtype)
     n = int(part * w) if isinstance(part, float) else part
     x = np.arange(1, w * w + 1, dtype=dtype)
-    out = np.full((9, w), -7, dtype)
+    out = np.full((10, w), -7, dtype)
     counts = np.array([5])
     assert memory(x, out.ravel(), n, 2, counts) == (5, 7)
     assert counts[0] == 6
@@ -251,6 +252,7 @@ def test_memory(dtype, part):
     np.testing.assert_array_equal(out[6], x.reshape(w, w).max(axis=1))
     np.testing.assert_array_equal(out[7], x[:w])
     assert out[8, 0] == 3
+    np.testing.assert_array_equal(out[9], out[0])
 
 
 @numba.njit

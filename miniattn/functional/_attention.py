@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniattn import _checks, masks
-from miniattn._memory import empty
+from miniattn._memory import empty, zeros
 from miniattn.functional import _plan
 from miniattn.functional._plan import Options, execute
 
@@ -262,7 +262,7 @@ def attention_backward(
     arrays |= {"dq": dq, "dk": dk, "dv": dv}
     dbias = None
     if ctx.bias is not None and needs_bias_grad:
-        dbias = np.zeros(ctx.bias.shape, q.dtype)
+        dbias = zeros(ctx.bias.shape, q.dtype)
         arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
     options = Options(ctx.scale, ctx.softcap, ctx.dropout)
     execute(_plan.backward, arrays, options, ctx.mask, ctx.bias, ctx.seed)
@@ -388,7 +388,7 @@ def _pooled(
     scale, softcap = _scale(scale, q), _softcap(softcap)
     checked_mask = masks.as_mask(mask)
     four_q, four_k = _four_axes(q), _four_axes(k)
-    pooled = np.zeros((*four_q.shape[:2], *bins), q.dtype)
+    pooled = zeros((*four_q.shape[:2], *bins), q.dtype)
     arrays = {"q": four_q, "k": four_k, "out": pooled}
     execute(_plan.attention_map, arrays, Options(scale, softcap, bins=bins), checked_mask, bias)
     return _drop_axes(pooled, 4 - q.ndim)

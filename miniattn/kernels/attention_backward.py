@@ -61,12 +61,17 @@ from miniattn.kernels.scores import (
     head_of,
 )
 from miniattn.kernels.simd import (
+    LANES,
     exp2_nonpositive,
     fma,
     lanes,
     load,
+    load_first,
+    registers,
     select,
     store,
+    store_first,
+    transpose,
 )
 from miniattn.kernels.tiles import (
     ROW_GROUP,
@@ -447,7 +452,7 @@ def plan_bias(problem: Problem, lanes: int, shape: tuple[int, ...]) -> tuple[int
 @inner
 def _add_to_bias(problem, operands, block, dbias):
     """Add the dscores of a block of queries to dbias."""
-    row, column = step_of(operands, DBIAS, 2), step_of(operands, DBIAS, 3)
+    w = lanes(dbias)
     stop = last_tile(problem, block)
     for j0 in range(first_tile(block), stop, KEYS):
         m = min(KEYS, stop - j0)
@@ -455,8 +460,22 @@ def _add_to_bias(problem, operands, block, dbias):
         if tile.kind == HIDDEN:
             continue
         score_gradients(problem, block, tile)
-        for i in range(block.n):
-            seen = keys_seen(block.head.rule, tile, i // GROUP * GROUP, GROUP)
-            for j in range(seen[0], seen[1]):
-                at = (block.i0 + i) * row + (j0 + j) * column
-                dbias[at] = dbias[at] + block.ds[j * block.width + i]
+        for c in range(0, block.n, w):
+            seen = keys_seen(block.head.rule, tile, c // GROUP * GROUP, GROUP)
+            for r in range(seen[0], seen[1], w):
+                _add_square(dbias, operands, block, tile, c, r, min(w, seen[1] - r))
+
+
+@inner
+def _add_square(dbias, operands, block, tile, c, r, keys):
+    """Add the dscores of a vector of queries and of as many keys, or fewer."""
+    w, row, column = lanes(dbias), step_of(operands, DBIAS, 2), step_of(operands, DBIAS, 3)
+    square = registers(LANES, dbias)
+    transpose(square, w, block.ds + (r * tile.width + c), tile.width, keys)
+    for i in range(min(w, tile.n - c)):
+        p = dbias + ((tile.i0 + c + i) * row + (tile.j0 + r) * column)
+        if column == 1:
+            store_first(p, load_first(p, keys) + load(square + i * w), keys)
+        else:  # the bias is the same for all keys
+            for j in range(keys):
+                p[j * column] = p[j * column] + square[i * w + j]

@@ -15,7 +15,20 @@ import numpy as np
 
 from miniattn.kernels._runtime import inner
 from miniattn.kernels.arguments import BOUNDS, DENSE, K_IDS, Q_IDS, given, part_of, step_of
-from miniattn.kernels.simd import gather, iota, lanes, load, select, splat, store
+from miniattn.kernels.simd import (
+    LANES,
+    any_true,
+    first,
+    gather,
+    iota,
+    lanes,
+    load,
+    registers,
+    select,
+    splat,
+    store,
+    transpose,
+)
 
 HIDDEN, PARTIAL, FULL = 0, 1, 2
 
@@ -126,10 +139,10 @@ def classify(rule, i0, i1, j0, j1):
 
     PARTIAL is always a safe answer; the other two are exact.
     """
-    least, most = j0 - (i1 - 1), (j1 - 1) - i0  # of j - i
-    if j0 >= rule.length or least > rule.hi or (most < rule.lo and j0 >= rule.sinks):
+    kind = _classify_by_bounds(rule, i0, i1, j0, j1)
+    if kind == HIDDEN:
         return HIDDEN
-    full = j1 <= rule.length and most <= rule.hi and (least >= rule.lo or j1 <= rule.sinks)
+    full = kind == FULL
     if rule.by_document:
         q_least, q_most = _extent(rule.q_ids, i0, i1)
         k_least, k_most = _extent(rule.k_ids, j0, j1)
@@ -137,13 +150,20 @@ def classify(rule, i0, i1, j0, j1):
             return HIDDEN
         full = full and q_least == q_most and k_least == k_most
     if rule.is_dense:
-        seen = 0
-        for i in range(i0, i1):
-            for j in range(j0, j1):
-                seen += rule.dense[i * rule.dense_i + j * rule.dense_j] != 0
-        if seen == 0:
+        some, every = _some_and_every(rule, i0, i1, j0, j1)
+        if not some:
             return HIDDEN
-        full = full and seen == (i1 - i0) * (j1 - j0)
+        full = full and every
+    return FULL if full else PARTIAL
+
+
+@inner
+def _classify_by_bounds(rule, i0, i1, j0, j1):
+    """Return the same for the bounds alone."""
+    least, most = j0 - (i1 - 1), (j1 - 1) - i0  # of j - i
+    if j0 >= rule.length or least > rule.hi or (most < rule.lo and j0 >= rule.sinks):
+        return HIDDEN
+    full = j1 <= rule.length and most <= rule.hi and (least >= rule.lo or j1 <= rule.sinks)
     return FULL if full else PARTIAL
 
 
@@ -189,6 +209,28 @@ def _extent(ids, start, stop):
 
 
 @inner
+def _some_and_every(rule, i0, i1, j0, j1):
+    """Return whether a bool array shows any of these pairs, and whether it shows all."""
+    bytes_ = rule.dense
+    rows = i1 - i0 if rule.dense_i != 0 else 1
+    columns = j1 - j0 if rule.dense_j != 0 else 1
+    shown = hidden = first(0, bytes_)
+    for i in range(i0, i0 + rows):
+        for j in range(0, columns, lanes(bytes_)):
+            place = bytes_ + (i * rule.dense_i + (j0 + j) * rule.dense_j)
+            entries = read_run(place, rule.dense_j, columns - j, bytes_)
+            shown = shown | (entries != 0)
+            hidden = hidden | ((entries == 0) & first(columns - j, bytes_))
+    return any_true(shown), not any_true(hidden)
+
+
+@inner
+def read_run(p, step, n, like):
+    """Return ``gather(p, step, n, like)``, by a load where that is the same."""
+    return gather(p, 1, n, like) if step == 1 else gather(p, step, n, like)
+
+
+@inner
 def _near(x):
     """Clip a bound to what 32-bit lanes hold; a tile's own coordinates are far smaller."""
     return max(-_FAR, min(_FAR, x))
@@ -199,24 +241,25 @@ def hide(scores, rule, tile):
     """Set the scores of hidden keys to -inf, where `keys_seen` has not left them out."""
     w = lanes(scores)
     rows, columns = rows_and_columns(tile)
-    by_bounds = not (rule.by_document or rule.is_dense)
     for c in range(0, columns, w):
         start, stop = 0, rows
         if tile.keys_in_rows:
             start, stop = keys_seen(rule, tile, c // GROUP * GROUP, GROUP)
         for r in range(start, stop, GROUP):
             end = min(r + GROUP, stop)
-            if not (by_bounds and _is_full(rule, tile, r, end, c, min(c + w, columns))):
+            if rule.by_document or not _is_full(rule, tile, r, end, c, min(c + w, columns)):
                 _hide_rows(scores, rule, tile, r, end, c)
+            if rule.is_dense:
+                _hide_by_array(scores, rule, tile, r, end, c)
 
 
 @inner
 def _is_full(rule, tile, r0, r1, c0, c1):
-    """Return whether bounds hide nothing in these rows and columns of a tile's scratch."""
+    """Return whether the bounds hide nothing in these rows and columns of a tile's scratch."""
     if not tile.keys_in_rows:
         r0, r1, c0, c1 = c0, c1, r0, r1
     i, j = tile.i0, tile.j0
-    return classify(rule, i + c0, i + c1, j + r0, j + r1) == FULL
+    return _classify_by_bounds(rule, i + c0, i + c1, j + r0, j + r1) == FULL
 
 
 @inner
@@ -227,11 +270,7 @@ def _hide_rows(scores, rule, tile, r0, r1, c):
     lo, hi = _near(rule.lo - tile.j0 + tile.i0), _near(rule.hi - tile.j0 + tile.i0)
     sinks, length = _near(rule.sinks - tile.j0), _near(rule.length - tile.j0)
     q_ids, k_ids = rule.q_ids + tile.i0, rule.k_ids + tile.j0
-    dense = rule.dense + (tile.i0 * rule.dense_i + tile.j0 * rule.dense_j)
     row_ids, lane_ids = (k_ids, q_ids) if tile.keys_in_rows else (q_ids, k_ids)
-    row_step, lane_step = rule.dense_j, rule.dense_i
-    if not tile.keys_in_rows:
-        row_step, lane_step = lane_step, row_step
     ids = gather(lane_ids + c, 1, columns - c if rule.by_document else 0, scores)
     for r in range(r0, r1):
         if tile.keys_in_rows:
@@ -241,8 +280,31 @@ def _hide_rows(scores, rule, tile, r0, r1, c):
         seen = ((j - i >= lo) | (j < sinks)) & (j - i <= hi) & (j < length)
         if rule.by_document:
             seen = seen & (ids == row_ids[r])
-        if rule.is_dense:
-            place = dense + (r * row_step + c * lane_step)
-            seen = seen & (gather(place, lane_step, columns - c, scores) != 0)
         p = scores + (r * tile.width + c)
         store(p, select(seen, load(p), -np.inf))
+
+
+@inner
+def _hide_by_array(scores, rule, tile, r0, r1, c):
+    """Hide what the user's bool array hides, in the same vectors."""
+    w = lanes(scores)
+    entries, turned = registers(LANES, scores), registers(LANES, scores)
+    _, columns = rows_and_columns(tile)
+    i_step, j_step = rule.dense_i, rule.dense_j
+    dense = rule.dense + (tile.i0 * i_step + tile.j0 * j_step)
+    for r in range(r0, r1, w):
+        n, valid = min(w, r1 - r), columns - c
+        if tile.keys_in_rows:
+            for lane in range(w):
+                place = dense + (min(c + lane, columns - 1) * i_step + r * j_step)
+                seen = read_run(place, j_step, n, scores) != 0
+                store(entries + lane * w, select(seen, splat(0.0, scores), -np.inf))
+            transpose(turned, w, entries, w, w)
+        else:
+            for row in range(n):
+                place = dense + ((r + row) * i_step + c * j_step)
+                seen = read_run(place, j_step, valid, scores) != 0
+                store(turned + row * w, select(seen, splat(0.0, scores), -np.inf))
+        for row in range(n):
+            p = scores + ((r + row) * tile.width + c)
+            store(p, select(load(turned + row * w) == 0.0, load(p), -np.inf))

@@ -11,18 +11,20 @@ import numpy as np
 
 from miniattn.kernels._runtime import inner
 from miniattn.kernels.arguments import BIAS, SEED, given, part_of, step_of
-from miniattn.kernels.masking import PARTIAL, Rule, hide, rows_and_columns, rule_of
+from miniattn.kernels.masking import PARTIAL, Rule, hide, read_run, rows_and_columns, rule_of
 from miniattn.kernels.random import stream_key, threefry
 from miniattn.kernels.simd import (
+    LANES,
     fma,
-    gather,
     iota,
     lanes,
     load,
+    registers,
     select,
     splat,
     store,
     tanh,
+    transpose,
 )
 
 LOG2_E = 1.4426950408889634
@@ -107,16 +109,27 @@ def _cap(scores, head, tile, slopes):
 
 @inner
 def _add_bias(scores, head, tile):
+    """Add the bias, which lies in memory queries by keys, square by square."""
+    w = lanes(scores)
+    lines, turned = registers(LANES, scores), registers(LANES, scores)
     rows, columns = rows_and_columns(tile)
-    bias = head.bias + (tile.i0 * head.bias_i + tile.j0 * head.bias_j)
-    row_step, lane_step = head.bias_j, head.bias_i
-    if not tile.keys_in_rows:
-        row_step, lane_step = lane_step, row_step
-    for r in range(rows):
-        for c in range(0, columns, lanes(scores)):
-            p = scores + (r * tile.width + c)
-            b = gather(bias + (r * row_step + c * lane_step), lane_step, columns - c, scores)
-            store(p, fma(b, LOG2_E, load(p)))
+    i_step, j_step = head.bias_i, head.bias_j
+    bias = head.bias + (tile.i0 * i_step + tile.j0 * j_step)
+    for c in range(0, columns, w):
+        for r in range(0, rows, w):
+            n = min(w, rows - r)
+            if tile.keys_in_rows:
+                for lane in range(w):
+                    place = bias + (min(c + lane, columns - 1) * i_step + r * j_step)
+                    store(lines + lane * w, read_run(place, j_step, n, scores))
+                transpose(turned, w, lines, w, w)
+            else:
+                for row in range(n):
+                    place = bias + ((r + row) * i_step + c * j_step)
+                    store(turned + row * w, read_run(place, j_step, columns - c, scores))
+            for row in range(n):
+                p = scores + ((r + row) * tile.width + c)
+                store(p, fma(load(turned + row * w), LOG2_E, load(p)))
 
 
 @inner

@@ -522,18 +522,22 @@ def load_first(typing_context, p, n):
     vector = _full(p.dtype)
 
     def emit(context, builder, signature, args):
-        mask = _first(builder, context.cast(builder, args[1], n, types.intp), vector.count)
-        kind = _vector_type(vector)
-        typed = builder.bitcast(args[0], kind.as_pointer())
-        align = ir.Constant(ir.IntType(32), vector.dtype.bitwidth // 8)
-        letter = "f" if _is_float(vector) else "i"
-        name = f"llvm.masked.load.v{vector.count}{letter}{vector.dtype.bitwidth}.p0"
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(kind, [typed.type, align.type, mask.type, kind]), name
-        )
-        return builder.call(function, [typed, align, mask, _constant(vector, 0)])
+        return _load_first(builder, args[0], context.cast(builder, args[1], n, types.intp), vector)
 
     return vector(p, n), emit
+
+
+def _load_first(builder: Any, p: Any, n: Any, vector: Vector) -> Any:
+    """Emit a load of the first ``n`` lanes."""
+    mask, kind = _first(builder, n, vector.count), _vector_type(vector)
+    typed = builder.bitcast(p, kind.as_pointer())
+    align = ir.Constant(ir.IntType(32), vector.dtype.bitwidth // 8)
+    letter = "f" if _is_float(vector) else "i"
+    name = f"llvm.masked.load.v{vector.count}{letter}{vector.dtype.bitwidth}.p0"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [typed.type, align.type, mask.type, kind]), name
+    )
+    return builder.call(function, [typed, align, mask, _constant(vector, 0)])
 
 
 @intrinsic
@@ -583,18 +587,23 @@ def iota(typing_context, like, dtype):
     )
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def gather(typing_context, p, step, n, like):
     """Return ``p[0], p[step], p[2 * step], ...``, the first ``n`` of as many as ``like`` has lanes.
 
-    The other lanes are 0 and nothing is read for them. The dtype is that of ``p``.
+    The other lanes are 0 and nothing is read for them. The dtype is that of ``p``. With a step of
+    1, written as such, it is a load.
     """
     if not isinstance(p, Pointer):
         return None
     count = like.count if isinstance(like, Vector) else _count(like.dtype)
     vector = Vector(p.dtype, count)
+    contiguous = isinstance(step, types.IntegerLiteral) and step.literal_value == 1
 
     def emit(context, builder, signature, args):
+        if contiguous:
+            limit = context.cast(builder, args[2], n, types.intp)
+            return _load_first(builder, args[0], limit, vector)
         bits, kind = vector.dtype.bitwidth, _vector_type(vector)
         mask = _first(builder, context.cast(builder, args[2], n, types.intp), count)
         stride = context.cast(builder, args[1], step, types.intp)

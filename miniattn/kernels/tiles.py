@@ -46,7 +46,7 @@ def multiply(c, c_row, a, a_row, a_step, b, b_row, rows, vectors, depth, accumul
     """
     w = lanes(c)
     n = 0
-    # Of 5 vectors, 3 and 2 are faster than 4 and 1: a register tile one vector wide waits for loads.
+    # Of 5 vectors, 3 and 2 are faster than 4 and 1: a tile one vector wide waits for its loads.
     while vectors - n >= WIDE and not (WIDE == 4 and vectors - n == 5):
         c_n, b_n = c + n * w, b + n * w
         m = 0
