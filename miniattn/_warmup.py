@@ -89,7 +89,7 @@ def _call(name: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def _add(x: _checks.Array) -> None:
-    from miniattn.functional._sum import add
+    from miniattn.functional._elementwise import add
 
     add(x, x)
 

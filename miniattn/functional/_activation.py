@@ -3,8 +3,8 @@
 from typing import Any, Literal, NamedTuple
 
 from miniattn import _checks
-from miniattn._memory import empty
-from miniattn.functional._arrays import Array, kernel_input
+from miniattn.functional._arrays import Array
+from miniattn.functional._elementwise import apply
 from miniattn.kernels import activation
 
 
@@ -52,13 +52,13 @@ def relu(x: Array) -> Array:
 
 def relu_forward(x: Array) -> tuple[Array, ReluContext]:
     """Return ``relu(x)`` and the context for `relu_backward`."""
-    y = _map(activation.relu, _checks.float_array("x", x))
+    y = apply(activation.relu, _checks.float_array("x", x))
     return y, ReluContext(y)
 
 
 def relu_backward(dy: Array, ctx: ReluContext) -> Array:
     """Return ``dx`` = dy where y > 0, else 0."""
-    return _map_backward(activation.relu_backward, dy, ctx.y)
+    return _backward(activation.relu_backward, dy, ctx.y)
 
 
 class SigmoidContext(NamedTuple):
@@ -100,13 +100,13 @@ def sigmoid(x: Array) -> Array:
 
 def sigmoid_forward(x: Array) -> tuple[Array, SigmoidContext]:
     """Return ``sigmoid(x)`` and the context for `sigmoid_backward`."""
-    y = _map(activation.sigmoid, _checks.float_array("x", x))
+    y = apply(activation.sigmoid, _checks.float_array("x", x))
     return y, SigmoidContext(y)
 
 
 def sigmoid_backward(dy: Array, ctx: SigmoidContext) -> Array:
     """Return ``dx`` = dy · y · (1 − y)."""
-    return _map_backward(activation.sigmoid_backward, dy, ctx.y)
+    return _backward(activation.sigmoid_backward, dy, ctx.y)
 
 
 class TanhContext(NamedTuple):
@@ -148,13 +148,13 @@ def tanh(x: Array) -> Array:
 
 def tanh_forward(x: Array) -> tuple[Array, TanhContext]:
     """Return ``tanh(x)`` and the context for `tanh_backward`."""
-    y = _map(activation.tanh, _checks.float_array("x", x))
+    y = apply(activation.tanh, _checks.float_array("x", x))
     return y, TanhContext(y)
 
 
 def tanh_backward(dy: Array, ctx: TanhContext) -> Array:
     """Return ``dx`` = dy · (1 − y²)."""
-    return _map_backward(activation.tanh_backward, dy, ctx.y)
+    return _backward(activation.tanh_backward, dy, ctx.y)
 
 
 class SiluContext(NamedTuple):
@@ -202,12 +202,12 @@ def silu(x: Array) -> Array:
 def silu_forward(x: Array) -> tuple[Array, SiluContext]:
     """Return ``silu(x)`` and the context for `silu_backward`."""
     x = _checks.float_array("x", x)
-    return _map(activation.silu, x), SiluContext(x)
+    return apply(activation.silu, x), SiluContext(x)
 
 
 def silu_backward(dy: Array, ctx: SiluContext) -> Array:
     """Return ``dx`` = dy · s · (1 + x · (1 − s)) with s = sigmoid(x)."""
-    return _map_backward(activation.silu_backward, dy, ctx.x)
+    return _backward(activation.silu_backward, dy, ctx.x)
 
 
 Approximation = Literal["none", "tanh"]
@@ -266,26 +266,16 @@ def gelu_forward(x: Array, approximate: Approximation = "none") -> tuple[Array, 
     x = _checks.float_array("x", x)
     _checks.choice("approximate", approximate, ("none", "tanh"))
     kernel = activation.gelu if approximate == "none" else activation.gelu_tanh
-    return _map(kernel, x), GeluContext(x, approximate)
+    return apply(kernel, x), GeluContext(x, approximate)
 
 
 def gelu_backward(dy: Array, ctx: GeluContext) -> Array:
     """Return ``dx`` = dy · (Φ(x) + x · φ(x)), with φ = Φ' the density that belongs to Φ."""
     exact = ctx.approximate == "none"
     kernel = activation.gelu_backward if exact else activation.gelu_tanh_backward
-    return _map_backward(kernel, dy, ctx.x)
+    return _backward(kernel, dy, ctx.x)
 
 
-def _map(kernel: Any, x: Array) -> Array:
-    """Return y = kernel(x), element by element."""
-    y = empty(x.shape, x.dtype)
-    kernel(kernel_input(x).reshape(-1), y.reshape(-1))
-    return y
-
-
-def _map_backward(kernel: Any, dy: Array, saved: Array) -> Array:
+def _backward(kernel: Any, dy: Array, saved: Array) -> Array:
     """Return dx = kernel(dy, saved), element by element."""
-    dy = _checks.gradient("dy", dy, saved.shape, saved.dtype)
-    dx = empty(saved.shape, saved.dtype)
-    kernel(kernel_input(dy).reshape(-1), kernel_input(saved).reshape(-1), dx.reshape(-1))
-    return dx
+    return apply(kernel, _checks.gradient("dy", dy, saved.shape, saved.dtype), saved)

@@ -1,21 +1,20 @@
 """Element-wise activations and their gradients, over flat arrays.
 
-Each function below is written on vector registers; `elementwise` makes the kernel of it that fills
+Each function below is written on vector registers; `elementwise` makes the task of it that fills
 ``y[i] = f(x[i])``, or ``dx[i] = f(dy[i], saved[i])``.
 """
 
 import inspect
 import math
 
-import numba
-
 from miniattn.kernels import elementary
-from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels._runtime import inner, task
+from miniattn.kernels.queue import take
 from miniattn.kernels.simd import (
+    address,
     lanes,
     load,
     load_first,
-    pointer,
     prefetch,
     select,
     store,
@@ -23,61 +22,61 @@ from miniattn.kernels.simd import (
 )
 from miniattn.kernels.simd import tanh as vector_tanh
 
-# Elements of one task. Up to this many are done by the calling thread: waking a pool takes longer.
+# Elements of one piece of work. Up to this many are done by the calling thread: waking another
+# takes longer.
 BLOCK = 8192
 # Elements from here to what is asked for ahead: the processor alone sees too late what it needs.
 AHEAD = 1024
 
 
 def elementwise(function):
-    """Return the kernel that applies ``function``, of one or two vectors, to flat arrays."""
+    """Return the task that applies ``function``, of one or two vectors, to flat arrays.
+
+    Its sizes are the number of elements, its operands the addresses of the arguments and of the
+    result.
+    """
     f = inner(function)
     run = (_unary if len(inspect.signature(function).parameters) == 1 else _binary)(f)
     run.__name__, run.__doc__ = function.__name__, function.__doc__
-    return kernel(run)
+    return task(run)
 
 
 def _unary(f):
-    @inner
-    def part(x, y, start, stop):
-        whole = stop - (stop - start) % lanes(x)
-        for i in range(start, whole, lanes(x)):
-            prefetch(pointer(y, i + AHEAD))
-            store(pointer(y, i), f(load(pointer(x, i))))
-        if whole < stop:
-            rest = stop - whole
-            store_first(pointer(y, whole), f(load_first(pointer(x, whole), rest)), rest)
-
-    def run(x, y):
-        if x.size <= BLOCK:
-            part(x, y, 0, x.size)
-        else:
-            for task in numba.prange(-(-x.size // BLOCK)):
-                part(x, y, task * BLOCK, min((task + 1) * BLOCK, x.size))
+    def run(sizes, factors, operands, queue, scratch):
+        x, y = address(operands[0], scratch), address(operands[1], scratch)
+        start = take(queue) * BLOCK
+        while start < sizes[0]:
+            stop = min(start + BLOCK, sizes[0])
+            whole = stop - (stop - start) % lanes(x)
+            for i in range(start, whole, lanes(x)):
+                prefetch(y + (i + AHEAD))
+                store(y + i, f(load(x + i)))
+            if whole < stop:
+                rest = stop - whole
+                store_first(y + whole, f(load_first(x + whole, rest)), rest)
+            start = take(queue) * BLOCK
 
     return run
 
 
 def _binary(f):
-    @inner
-    def part(dy, saved, dx, start, stop):
-        whole = stop - (stop - start) % lanes(dx)
-        for i in range(start, whole, lanes(dx)):
-            prefetch(pointer(dy, i + AHEAD))
-            prefetch(pointer(saved, i + AHEAD))
-            prefetch(pointer(dx, i + AHEAD))
-            store(pointer(dx, i), f(load(pointer(dy, i)), load(pointer(saved, i))))
-        if whole < stop:
-            rest = stop - whole
-            last = f(load_first(pointer(dy, whole), rest), load_first(pointer(saved, whole), rest))
-            store_first(pointer(dx, whole), last, rest)
-
-    def run(dy, saved, dx):
-        if dx.size <= BLOCK:
-            part(dy, saved, dx, 0, dx.size)
-        else:
-            for task in numba.prange(-(-dx.size // BLOCK)):
-                part(dy, saved, dx, task * BLOCK, min((task + 1) * BLOCK, dx.size))
+    def run(sizes, factors, operands, queue, scratch):
+        dy, saved = address(operands[0], scratch), address(operands[1], scratch)
+        dx = address(operands[2], scratch)
+        start = take(queue) * BLOCK
+        while start < sizes[0]:
+            stop = min(start + BLOCK, sizes[0])
+            whole = stop - (stop - start) % lanes(dx)
+            for i in range(start, whole, lanes(dx)):
+                prefetch(dy + (i + AHEAD))
+                prefetch(saved + (i + AHEAD))
+                prefetch(dx + (i + AHEAD))
+                store(dx + i, f(load(dy + i), load(saved + i)))
+            if whole < stop:
+                rest = stop - whole
+                last = f(load_first(dy + whole, rest), load_first(saved + whole, rest))
+                store_first(dx + whole, last, rest)
+            start = take(queue) * BLOCK
 
     return run
 

@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._checks import Array
-from miniattn.functional._sum import add
+from miniattn.functional._elementwise import add
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._module import Module
 from miniattn.nn._norm import LayerNorm, RMSNorm

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miniattn.functional._sum import add
+from miniattn.functional._elementwise import add
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

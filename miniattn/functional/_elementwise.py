@@ -1,0 +1,28 @@
+"""Functions of each element alone, by all threads, each the rows that it has at hand."""
+
+import numpy as np
+
+from miniattn._memory import empty
+from miniattn.functional._arrays import Array, kernel_input
+from miniattn.kernels import activation
+from miniattn.kernels._runtime import Task, get_num_threads
+from miniattn.kernels.launch import address_of, run
+
+_NO_FACTORS = np.empty(0)
+
+
+def apply(task: Task, *inputs: Array) -> Array:
+    """Return what an element-wise task makes of arrays of one shape and dtype."""
+    arrays = [kernel_input(x) for x in inputs]
+    result = empty(arrays[0].shape, arrays[0].dtype)
+    arrays.append(result)
+    pieces = -(-result.size // activation.BLOCK)
+    workers = max(1, min(pieces, get_num_threads()))
+    operands = np.array([address_of(x) for x in arrays])
+    run(task, result.dtype, workers, pieces, np.array([result.size]), _NO_FACTORS, operands)
+    return result
+
+
+def add(x: Array, y: Array) -> Array:
+    """Return x + y for arrays of one shape and dtype."""
+    return apply(activation.add, np.asarray(x), y)
