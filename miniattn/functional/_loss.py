@@ -96,8 +96,8 @@ def cross_entropy_forward(
     counted = _count_targets(targets, logits.shape[-1], ignore_index)
 
     logit_rows, target_rows = rows(logits), kernel_input(targets).reshape(-1)
-    losses = np.empty(target_rows.size, np.float64)
-    top, log_sum = np.empty((2, target_rows.size), logits.dtype)
+    losses = empty(target_rows.size, np.float64)
+    top, log_sum = empty((2, target_rows.size), logits.dtype)
     _, high, low = slopes(1.0, logits.dtype)
     run_rows(
         kernels.cross_entropy,

@@ -173,7 +173,7 @@ def _forward(
     """Return y, and for every row the mean (0 unless ``centred``) and 1 / deviation, (2, R)."""
     y = empty(x.shape, x.dtype)
     x_rows = rows(x)
-    moments = np.empty((2, x_rows.shape[0]), x.dtype)
+    moments = empty((2, x_rows.shape[0]), x.dtype)
     offset = np.zeros(x.shape[-1], x.dtype) if bias is None else kernel_input(bias)
     operands = x_rows, kernel_input(weight), offset, y, moments
     run_rows(norm.forward, x_rows, (eps,), operands, centred)
