@@ -379,6 +379,7 @@ MODULES = {
 
 def built(build):
     """The module with every parameter moved off its initial value, which may be 0 or 1."""
+    DTYPE["rng"] = dice()  # the same weights whichever tests ran before
     module = build()
     scatter = np.random.default_rng(3)
     for parameter in module.parameters():
@@ -396,7 +397,8 @@ EVERY_MODULE = [
 @pytest.mark.parametrize(("build", "inputs", "options"), EVERY_MODULE)
 def test_module(build, inputs, options):
     module = built(build)
-    report = ma.gradcheck(module, inputs, **options)
+    # Some weights make a softmax so sharp that a longer step does not resolve it.
+    report = ma.gradcheck(module, inputs, step=3e-4, **options)
     trainable = {name for name, p in module.named_parameters() if p.trainable and p.size}
     moved = {name for name, x in inputs.items() if x.dtype == np.float64}
     assert set(report.errors) == trainable | moved
