@@ -49,6 +49,7 @@ def _unary(f):
             stop = min(start + BLOCK, sizes[0])
             whole = stop - (stop - start) % lanes(x)
             for i in range(start, whole, lanes(x)):
+                prefetch(x + (i + AHEAD))
                 prefetch(y + (i + AHEAD))
                 store(y + i, f(load(x + i)))
             if whole < stop:
