@@ -39,9 +39,9 @@ def _header(results: Mapping[str, Any]) -> Iterator[str]:
         unit = "GFLOP/s" if name == "multiply_add" else "GB/s, read and written"
         yield f"{name.replace('_', '-'):<18}{limit / 1e9:.1f} {unit}"
     yield ""
-    yield "±: half the range of the rounds' medians. Of limit: of multiply-adds, or of the speed of"
-    yield "copying as many elements, as the run that timed the case measured them; above is the last"
-    yield "run. Peers: their time divided by miniattn's."
+    yield "±: half the range of the rounds' medians. Of limit: of multiply-adds, or of the speed"
+    yield "of copying as many elements, as the run that timed the case measured them; above is"
+    yield "the last run. Peers: their time divided by miniattn's."
 
 
 def _table(title: str, entries: list[Record], peers: list[str]) -> Iterator[str]:
