@@ -329,14 +329,22 @@ class Interrupt(Callback):
                 signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_finishes_the_step_saves_and_returns(tmp_path):
-    path, handler = tmp_path / "run.safetensors", signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def sigint():
+    """Python's own handling of Ctrl-C: a shell that starts tests in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_returns(tmp_path, sigint):
+    path = tmp_path / "run.safetensors"
     trainer = make(dropout=0.2, callbacks=[Interrupt(5)])
     history = trainer.fit(examples(32), steps=20, save_to=path)
     assert trainer.step == 5
     assert trainer.stopped == "interrupted"
     assert len(history["loss"].values) == 5
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is sigint
 
     whole = make(dropout=0.2)
     whole.fit(examples(32), steps=20)
@@ -346,11 +354,10 @@ def test_ctrl_c_finishes_the_step_saves_and_returns(tmp_path):
     assert same(resumed.model.state_dict(), whole.model.state_dict())
 
 
-def test_a_second_ctrl_c_acts_at_once():
-    handler = signal.getsignal(signal.SIGINT)
+def test_a_second_ctrl_c_acts_at_once(sigint):
     with pytest.raises(KeyboardInterrupt):
         make(callbacks=[Interrupt(5, times=2)]).fit(examples(32), steps=20)
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is sigint
 
 
 def test_it_trains_in_a_thread_too():
