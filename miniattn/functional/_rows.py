@@ -1,14 +1,14 @@
 """Running a task of row kernels: what depends on shapes and options alone is worked out once."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from miniattn._memory import empty
 from miniattn.functional._arrays import Array
 from miniattn.kernels._runtime import Task, get_num_threads
-from miniattn.kernels.launch import address_of, launch
+from miniattn.kernels.launch import address_of, run
 from miniattn.kernels.rows import GRAIN, rows_per_piece
 from miniattn.kernels.writing import LARGE
 
@@ -16,9 +16,8 @@ APART = 32  # numbers between the scratch memories of two threads, which would s
 
 
 class _Plan(NamedTuple):
-    """How a task runs: its machine code, and what it is told."""
+    """How a task runs, and what it is told."""
 
-    function: int
     pieces: int
     sizes: Array
     factors: Array
@@ -52,23 +51,18 @@ def run_rows(
     masked : bool
         Whether the task copies its rows to hide parts of them.
     """
-    plan = _plan(task, matrix.dtype, matrix.shape, LARGE, share, masked, factors, more)
-    function, pieces, sizes, numbers, room = plan
+    plan = _plan(matrix.shape, matrix.itemsize, LARGE, share, masked, factors, more)
+    pieces, sizes, numbers, room = plan
     places = np.array([address_of(x) for x in operands])
     workers = min(pieces, get_num_threads()) if matrix.size > GRAIN else 1
-    if room:
-        scratch = empty((workers, room), matrix.dtype)
-        place, size = address_of(scratch), scratch.strides[0]
-    else:
-        place, size = 0, 0
-    launch(function, workers, pieces, sizes, numbers, places, place, size)
+    scratch = empty((workers, room), matrix.dtype) if room else None
+    run(task, matrix.dtype, workers, pieces, sizes, numbers, places, scratch)
 
 
 @functools.lru_cache(1024)
 def _plan(
-    task: Task,
-    dtype: np.dtype[Any],
     shape: tuple[int, int],
+    itemsize: int,
     most: int,
     share: int | None,
     masked: bool,
@@ -76,11 +70,11 @@ def _plan(
     more: tuple[int, ...],
 ) -> _Plan:
     count, n = shape
-    large = count * n * dtype.itemsize > most and not masked
+    large = count * n * itemsize > most and not masked
     if share is None:
         share = int(rows_per_piece(count, n))
     pieces = -(-count // share)
     sizes = np.array([count, n, share, pieces, large, masked, *more])
     rows = share if masked else int(large)
     room = rows * n + APART if rows else 0
-    return _Plan(task.address(dtype), pieces, sizes, np.array(factors, np.float64), room)
+    return _Plan(pieces, sizes, np.array(factors, np.float64), room)
