@@ -287,24 +287,39 @@ def _hide_rows(scores, rule, tile, r0, r1, c):
 @inner
 def _hide_by_array(scores, rule, tile, r0, r1, c):
     """Hide what the user's bool array hides, in the same vectors."""
-    w = lanes(scores)
-    entries, turned = registers(LANES, scores), registers(LANES, scores)
-    _, columns = rows_and_columns(tile)
+    w, square = lanes(scores), registers(LANES, scores)
     i_step, j_step = rule.dense_i, rule.dense_j
     dense = rule.dense + (tile.i0 * i_step + tile.j0 * j_step)
     for r in range(r0, r1, w):
-        n, valid = min(w, r1 - r), columns - c
-        if tile.keys_in_rows:
-            for lane in range(w):
-                place = dense + (min(c + lane, columns - 1) * i_step + r * j_step)
-                seen = read_run(place, j_step, n, scores) != 0
-                store(entries + lane * w, select(seen, splat(0.0, scores), -np.inf))
-            transpose(turned, w, entries, w, w)
-        else:
-            for row in range(n):
-                place = dense + ((r + row) * i_step + c * j_step)
-                seen = read_run(place, j_step, valid, scores) != 0
-                store(turned + row * w, select(seen, splat(0.0, scores), -np.inf))
+        n = min(w, r1 - r)
+        read_square(square, dense, i_step, j_step, tile, r, n, c, _hidden_as_infinity)
         for row in range(n):
             p = scores + ((r + row) * tile.width + c)
-            store(p, select(load(turned + row * w) == 0.0, load(p), -np.inf))
+            store(p, select(load(square + row * w) == 0.0, load(p), -np.inf))
+
+
+@inner
+def _hidden_as_infinity(entries, like):
+    return select(entries != 0, splat(0.0, like), -np.inf)
+
+
+@inner
+def read_square(square, source, i_step, j_step, tile, r, n, c, convert):
+    """Read what a user's array, queries by keys, says of ``n`` vectors of a tile of scores.
+
+    These are the vectors at ``c`` of the rows from ``r`` on; ``source`` is the entry of the tile's
+    first pair. Entries are read in lines of keys, go through ``convert``, and are turned in the
+    registers where the tile's rows belong to keys.
+    """
+    w = lanes(square)
+    _, columns = rows_and_columns(tile)
+    if tile.keys_in_rows:
+        lines = registers(LANES, square)
+        for lane in range(w):
+            place = source + (min(c + lane, columns - 1) * i_step + r * j_step)
+            store(lines + lane * w, convert(read_run(place, j_step, n, square), square))
+        transpose(square, w, lines, w, w)
+    else:
+        for row in range(n):
+            place = source + ((r + row) * i_step + c * j_step)
+            store(square + row * w, convert(read_run(place, j_step, columns - c, square), square))

@@ -11,7 +11,7 @@ import numpy as np
 
 from miniattn.kernels._runtime import inner
 from miniattn.kernels.arguments import BIAS, SEED, given, part_of, step_of
-from miniattn.kernels.masking import PARTIAL, Rule, hide, read_run, rows_and_columns, rule_of
+from miniattn.kernels.masking import PARTIAL, Rule, hide, read_square, rows_and_columns, rule_of
 from miniattn.kernels.random import stream_key, threefry
 from miniattn.kernels.simd import (
     LANES,
@@ -24,7 +24,6 @@ from miniattn.kernels.simd import (
     splat,
     store,
     tanh,
-    transpose,
 )
 
 LOG2_E = 1.4426950408889634
@@ -109,27 +108,23 @@ def _cap(scores, head, tile, slopes):
 
 @inner
 def _add_bias(scores, head, tile):
-    """Add the bias, which lies in memory queries by keys, square by square."""
-    w = lanes(scores)
-    lines, turned = registers(LANES, scores), registers(LANES, scores)
+    """Add the bias, square by square."""
+    w, square = lanes(scores), registers(LANES, scores)
     rows, columns = rows_and_columns(tile)
     i_step, j_step = head.bias_i, head.bias_j
     bias = head.bias + (tile.i0 * i_step + tile.j0 * j_step)
     for c in range(0, columns, w):
         for r in range(0, rows, w):
             n = min(w, rows - r)
-            if tile.keys_in_rows:
-                for lane in range(w):
-                    place = bias + (min(c + lane, columns - 1) * i_step + r * j_step)
-                    store(lines + lane * w, read_run(place, j_step, n, scores))
-                transpose(turned, w, lines, w, w)
-            else:
-                for row in range(n):
-                    place = bias + ((r + row) * i_step + c * j_step)
-                    store(turned + row * w, read_run(place, j_step, columns - c, scores))
+            read_square(square, bias, i_step, j_step, tile, r, n, c, _as_it_is)
             for row in range(n):
                 p = scores + ((r + row) * tile.width + c)
-                store(p, fma(load(turned + row * w), LOG2_E, load(p)))
+                store(p, fma(load(square + row * w), LOG2_E, load(p)))
+
+
+@inner
+def _as_it_is(entries, like):
+    return entries
 
 
 @inner
