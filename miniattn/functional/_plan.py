@@ -12,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import miniattn.kernels.attention_backward as backward_kernels
+import miniattn.kernels.attention_backward_amx as backward_amx_kernels
 import miniattn.kernels.attention_decode as decode_kernels
 import miniattn.kernels.attention_decode_backward as decode_backward_kernels
 import miniattn.kernels.attention_forward as forward_kernels
+import miniattn.kernels.attention_forward_amx as forward_amx_kernels
 import miniattn.kernels.attention_weights as map_kernels
 from miniattn import masks
 from miniattn._memory import empty
 from miniattn.kernels import simd
 from miniattn.kernels._runtime import get_num_threads
+from miniattn.kernels.amx import ALWAYS, AMX, CHUNK
 from miniattn.kernels.arguments import (
     AXES,
     OPERANDS,
@@ -28,6 +31,7 @@ from miniattn.kernels.arguments import (
     STRIDES,
     SUMS,
     TASKS,
+    UNFIT,
     Problem,
 )
 from miniattn.kernels.launch import address_of, run
@@ -40,6 +44,7 @@ Layout: TypeAlias = tuple[str, Shape, Shape, int]
 Part: TypeAlias = tuple[Any, tuple[int, int]]
 
 WORTH_A_THREAD = 2**18  # multiply-adds: to wake a thread takes as long
+WORTH_SPLITTING = 2**13  # features times queries of a head, or keys
 FEW_QUERIES = 4  # up to which reading K and V is the work, not the products
 
 _NUMBER = {name: i for i, name in enumerate(OPERANDS)}
@@ -73,6 +78,8 @@ class Plan(NamedTuple):
     """The table of operands, in which only addresses and the seed are missing."""
     sums: Shape | None
     """The shape of what steps leave for later ones."""
+    otherwise: "Kind | None"
+    """What to do instead, if a kernel finds its operands unfit."""
 
 
 class Outline(NamedTuple):
@@ -81,6 +88,7 @@ class Outline(NamedTuple):
     problem: Problem
     parts: list[Part]
     sums: Shape | None = None
+    otherwise: "Kind | None" = None
 
 
 Kind: TypeAlias = Callable[[Problem, int, dict[str, Shape]], Outline]
@@ -104,15 +112,22 @@ def execute(
         lower = _lower_once if mask.is_fixed else _lower
         arrays |= lower(mask, B, H, T, arrays["k"].shape[2])
     layouts = tuple([(name, x.shape, x.strides, x.itemsize) for name, x in arrays.items()])
-    plan = plan_of(kind, layouts, dtype, options, get_num_threads())
-    if plan.sums is not None:
-        arrays["sums"] = empty(plan.sums, dtype)
-    operands = plan.operands.copy()
-    for name, x in arrays.items():
-        operands[_NUMBER[name]] = address_of(x)
-    operands[SEED] = seed
-    for task, workers, pieces, sizes, scratch in plan.steps:
-        run(task, dtype, workers, pieces, sizes, plan.factors, operands, empty(scratch, dtype))
+    addresses = [(_NUMBER[name], address_of(x)) for name, x in arrays.items()]
+    way: Kind | None = kind
+    while way is not None:
+        plan = plan_of(way, layouts, dtype, options, get_num_threads())
+        operands = plan.operands.copy()
+        for number, address in addresses:
+            operands[number] = address
+        operands[SEED] = seed
+        sums = None if plan.sums is None else empty(plan.sums, dtype)
+        if sums is not None:
+            operands[SUMS] = address_of(sums)
+        for task, workers, pieces, sizes, scratch in plan.steps:
+            run(task, dtype, workers, pieces, sizes, plan.factors, operands, empty(scratch, dtype))
+            if operands[UNFIT]:  # what would follow is for the other way to do
+                break
+        way = plan.otherwise if operands[UNFIT] else None
 
 
 # --- Kinds of calls ------------------------------------------------------------------------------
@@ -120,6 +135,14 @@ def execute(
 
 def forward(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
     """Outline attention forward."""
+    if _for_amx(problem, lanes):
+        plan = forward_amx_kernels.plan(problem, lanes)
+        return Outline(problem, [(forward_amx_kernels.forward, plan)], otherwise=forward_in_vectors)
+    return forward_in_vectors(problem, lanes, shapes)
+
+
+def forward_in_vectors(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
+    """Outline attention forward by the vector registers alone, which do for all numbers."""
     if problem.T > FEW_QUERIES:
         return Outline(problem, [(forward_kernels.forward, forward_kernels.plan(problem, lanes))])
     kernels, problem = decode_kernels, problem._replace(parts=_key_parts(problem))
@@ -132,6 +155,16 @@ def forward(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
 
 def backward(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
     """Outline attention backward, with the bias's only where its gradient is among the operands."""
+    outline = backward_in_vectors(problem, lanes, shapes)
+    if _for_amx(problem, lanes):
+        kernels = backward_amx_kernels
+        outline.parts[0] = kernels.backward, kernels.plan(outline.problem, lanes)
+        return outline._replace(otherwise=backward_in_vectors)
+    return outline
+
+
+def backward_in_vectors(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
+    """Outline attention backward by the vector registers alone, which do for all numbers."""
     few = problem.T <= FEW_QUERIES
     outline = (_backward_of_few_queries if few else _backward_of_blocks)(problem, lanes)
     if "dbias" in shapes:
@@ -164,6 +197,18 @@ def attention_map(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Out
     return Outline(problem, [(map_kernels.attention_map, map_kernels.plan(problem, lanes))])
 
 
+def _for_amx(problem: Problem, lanes: int) -> bool:
+    """Return whether the matrix unit is there, and faster: splitting numbers has to pay for itself.
+
+    Below this, and with fewer features than a pair of blocks holds, the vector registers are.
+    """
+    if not AMX or lanes != simd.LANES or problem.T <= FEW_QUERIES:
+        return False
+    features, pairs = min(problem.D, problem.Dv), min(problem.T, problem.S)
+    worth = features >= CHUNK and pairs >= 128 and features * pairs >= WORTH_SPLITTING
+    return ALWAYS or worth
+
+
 def _key_parts(problem: Problem) -> int:
     """Return among how many tasks the keys of one head are dealt, by the shape alone."""
     return max(1, min(problem.S // 512, -(-16 // max(1, problem.B * problem.G))))
@@ -189,7 +234,7 @@ def plan_of(
     """Return how a call runs on operands that lie in memory like this."""
     shapes = {layout[0]: layout[1] for layout in layouts}
     lanes = simd.LANES * 4 // dtype.itemsize
-    problem, parts, sums = kind(_problem(shapes, options), lanes, shapes)
+    problem, parts, sums, otherwise = kind(_problem(shapes, options), lanes, shapes)
     pairs = problem.B * problem.H * problem.T * problem.S
     threads = min(threads, 1 + pairs * (problem.D + problem.Dv) // WORTH_A_THREAD)
     steps = []
@@ -199,7 +244,7 @@ def plan_of(
         sizes[TASKS] = pieces
         # Each worker's part is a whole number of cache lines.
         steps.append(Step(task, workers, pieces, sizes, (workers, -(-scratch // 16) * 16)))
-    return Plan(tuple(steps), np.array(problem[SIZES:]), _table(layouts, sums), sums)
+    return Plan(tuple(steps), np.array(problem[SIZES:]), _table(layouts, sums), sums, otherwise)
 
 
 def _problem(shapes: dict[str, Shape], options: Options) -> Problem:

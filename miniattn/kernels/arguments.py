@@ -11,8 +11,8 @@ from miniattn.kernels._runtime import inner
 from miniattn.kernels.simd import address
 
 # The table of operands begins with what differs from call to call: the address of each, 0 where it
-# is absent, and the seed of dropout. Then come the strides of its four axes in elements, 0 along an
-# axis of length 1.
+# is absent, the seed of dropout, and what a kernel answers: whether numbers are UNFIT for the way
+# it takes. Then come the strides of its four axes in elements, 0 along an axis of length 1.
 OPERANDS = (
     *("q", "k", "v", "out", "lse", "bias", "dout", "dq", "dk", "dv", "dbias", "sums"),
     *("bounds", "q_ids", "k_ids", "dense"),
@@ -20,7 +20,8 @@ OPERANDS = (
 Q, K, V, OUT, LSE, BIAS, DOUT, DQ, DK, DV, DBIAS, SUMS = range(12)
 BOUNDS, Q_IDS, K_IDS, DENSE = range(12, 16)
 SEED = 16
-STRIDES = 17
+UNFIT = 17
+STRIDES = 18
 AXES = 4
 
 

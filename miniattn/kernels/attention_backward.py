@@ -141,7 +141,7 @@ def backward(sizes, factors, operands, queue, scratch):
         sums = part_of(operands, SUMS, 0, piece, scratch) if parts > 1 else scratch
         _sum_queries(problem, operands, b, g, piece % parts, sums, work)
         if parts == 1:
-            _write_sums(problem, operands, b, g, 0, problem.S, sums)
+            write_sums(problem, operands, b, g, 0, problem.S, sums)
         piece = take(queue)
 
 
@@ -155,7 +155,7 @@ def add_sums(sizes, factors, operands, queue, scratch):
         head, j0 = piece // chunks, piece % chunks * KEYS
         sums = part_of(operands, SUMS, 0, head * problem.parts, scratch)
         b, g = head // problem.G, head % problem.G
-        _write_sums(problem, operands, b, g, j0, min(problem.S, j0 + KEYS), sums)
+        write_sums(problem, operands, b, g, j0, min(problem.S, j0 + KEYS), sums)
         piece = take(queue)
 
 
@@ -197,7 +197,7 @@ def _sum_queries(problem, operands, b, g, part, sums, work):
     dv = dk + rows * d_width
     fill(dk, rows * (d_width + v_width), 0.0)
     group = problem.H // problem.G
-    blocks = _blocks(problem)
+    blocks = blocks_of_queries(problem)
     for h in range(g * group, (g + 1) * group):
         for number in range(part, blocks, problem.parts):
             block = prepare(problem, operands, b, h, number * QUERIES, work)
@@ -216,14 +216,9 @@ def prepare(problem, operands, b, h, i0, work):
     width = round_up(n, max(w, ROW_GROUP))
     d_width, v_width = round_up(D, w), round_up(Dv, w)
     g = h // (problem.H // problem.G)
-    q_row, dout_row, out_row = (
-        step_of(operands, Q, 2),
-        step_of(operands, DOUT, 2),
-        step_of(operands, OUT, 2),
-    )
+    q_row, dout_row = step_of(operands, Q, 2), step_of(operands, DOUT, 2)
     q = part_of(operands, Q, b, h, work) + i0 * q_row
     dout = part_of(operands, DOUT, b, h, work) + i0 * dout_row
-    out = part_of(operands, OUT, b, h, work) + i0 * out_row
 
     tile = width * (KEYS + ROW_GROUP)
     q_packed = work
@@ -253,14 +248,7 @@ def prepare(problem, operands, b, h, i0, work):
         is_finite(q, q_row, n, D) and is_finite(dout, dout_row, n, Dv)
     )
 
-    natural = part_of(operands, LSE, b, h, work) + i0
-    for i in range(width):
-        # Padding and rows without a visible key have no weights.
-        seen = i < n and natural[i] != -np.inf
-        in_base_2 = natural[i] * LOG2_E if seen else _NEVER
-        lse[i] = in_base_2
-        rest[i] = in_base_2 - lse[i] if seen else 0.0  # what the rounding took
-        delta[i] = dot(dout + i * dout_row, out + i * out_row, Dv) if seen else 0.0
+    read_sums(problem, operands, b, h, i0, n, width, lse, rest, delta)
     return Block(
         b,
         h,
@@ -288,6 +276,22 @@ def prepare(problem, operands, b, h, i0, work):
         dq,
         k_packed,
     )
+
+
+@inner
+def read_sums(problem, operands, b, h, i0, n, width, lse, rest, delta):
+    """Write ``lse + rest``, the log-sum-exp in base 2, and ``delta`` of a block of queries."""
+    dout_row, out_row = step_of(operands, DOUT, 2), step_of(operands, OUT, 2)
+    dout = part_of(operands, DOUT, b, h, lse) + i0 * dout_row
+    out = part_of(operands, OUT, b, h, lse) + i0 * out_row
+    natural = part_of(operands, LSE, b, h, lse) + i0
+    for i in range(width):
+        # Padding and rows without a visible key have no weights.
+        seen = i < n and natural[i] != -np.inf
+        in_base_2 = natural[i] * LOG2_E if seen else _NEVER
+        lse[i] = in_base_2
+        rest[i] = in_base_2 - lse[i] if seen else 0.0  # what the rounding took
+        delta[i] = dot(dout + i * dout_row, out + i * out_row, problem.Dv) if seen else 0.0
 
 
 @inner
@@ -348,22 +352,35 @@ def score_gradients(problem, block, tile):
     dscores are those of the scores after softcap and bias. Rows up to the next row group are 0;
     what the bounds of the mask leave out is left alone.
     """
-    w, width, m = lanes(block.s), tile.width, tile.m
+    width, m = tile.width, tile.m
     s, ds, head = block.s, block.ds, block.head
     k, v = block.k + tile.j0 * block.k_row, block.v + tile.j0 * block.v_row
     multiply_keys(s, k, block.k_row, block.q_packed, problem.D, head.rule, tile)
     multiply_keys(ds, v, block.v_row, block.dout_packed, problem.Dv, head.rule, tile)
-    finish_scores(s, head, tile, block.slopes)
+    weigh(s, ds, head, tile, block.slopes, block.lse, block.rest, block.delta)
+    padding = (round_up(m, ROW_GROUP) - m) * width
+    fill(s + m * width, padding, 0.0)
+    fill(ds + m * width, padding, 0.0)
+
+
+@inner
+def weigh(s, ds, head, tile, slopes, lse, rest, delta):
+    """Turn products q·k into weights, and products dout·v into dscores.
+
+    ``lse + rest``, in base 2, and ``delta`` belong to the tile's queries; see `read_sums`.
+    """
+    w, width = lanes(s), tile.width
+    finish_scores(s, head, tile, slopes)
     if head.dropout > 0.0:
         drop(ds, head, tile)
     for c in range(0, width, w):
         start, stop = keys_seen(head.rule, tile, c // GROUP * GROUP, GROUP)
-        lse, delta, rest = load(block.lse + c), load(block.delta + c), load(block.rest + c)
+        lse_c, rest_c, delta_c = load(lse + c), load(rest + c), load(delta + c)
         for r in range(start, stop):
             at = r * width + c
             score = load(s + at)
-            weight = exp2_nonpositive(fma(score, head.factor, -lse) - rest)
-            dscore = weight * (load(ds + at) - delta)
+            weight = exp2_nonpositive(fma(score, head.factor, -lse_c) - rest_c)
+            dscore = weight * (load(ds + at) - delta_c)
             if tile.kind == PARTIAL:
                 # Also where lse, delta or a hidden value is NaN.
                 weight = select(score == -np.inf, 0.0, weight)
@@ -372,9 +389,6 @@ def score_gradients(problem, block, tile):
             store(ds + at, dscore)
     if head.dropout > 0.0:
         drop(s, head, tile)
-    padding = (round_up(m, ROW_GROUP) - m) * width
-    fill(s + m * width, padding, 0.0)
-    fill(ds + m * width, padding, 0.0)
 
 
 @inner
@@ -396,7 +410,7 @@ def _add_visible(problem, block, tile, k, dk, d_width, dv, v_width):
 
 
 @inner
-def _write_sums(problem, operands, b, g, j0, j1, sums):
+def write_sums(problem, operands, b, g, j0, j1, sums):
     """Write rows ``j0 <= j < j1`` of dk and dv: the sums of all parts, added in order."""
     w = lanes(sums)
     d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
@@ -424,21 +438,21 @@ def bias_backward(sizes, factors, operands, queue, scratch):
     problem = problem_of(sizes, factors)
     batch = problem.B if step_of(operands, DBIAS, 0) != 0 else 1
     heads = problem.H if step_of(operands, DBIAS, 1) != 0 else 1
-    blocks = _blocks(problem) if step_of(operands, DBIAS, 2) != 0 else 1
+    blocks = blocks_of_queries(problem) if step_of(operands, DBIAS, 2) != 0 else 1
     piece = take(queue)
     while piece < problem.tasks:
         own, number = piece // blocks, piece % blocks
         for b in range(own // heads, problem.B, batch):
             for h in range(own % heads, problem.H, heads):
                 dbias = part_of(operands, DBIAS, b, h, scratch)
-                for n in range(number, _blocks(problem), blocks):
+                for n in range(number, blocks_of_queries(problem), blocks):
                     block = prepare(problem, operands, b, h, n * QUERIES, scratch)
                     _add_to_bias(problem, operands, block, dbias)
         piece = take(queue)
 
 
 @inner
-def _blocks(problem):
+def blocks_of_queries(problem):
     """Return the number of blocks of queries of a head."""
     return (problem.T + QUERIES - 1) // QUERIES
 

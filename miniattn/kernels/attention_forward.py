@@ -151,11 +151,11 @@ def _block(problem, operands, b, h, i0, scratch):
 
     out = part_of(operands, OUT, b, h, scratch) + i0 * step_of(operands, OUT, 2)
     _normalise(out, step_of(operands, OUT, 2), o, v_width, n, Dv, total)
-    _log_sum_exp(part_of(operands, LSE, b, h, scratch) + i0, top, total, n)
+    write_lse(part_of(operands, LSE, b, h, scratch) + i0, top, total, n)
 
 
 @inner
-def _log_sum_exp(lse, top, total, n):
+def write_lse(lse, top, total, n):
     """Write ``lse = log(2^top total)``, -inf where a query saw nothing."""
     sums = registers(_DOUBLES, np.float64)  # lse shall be rounded once, at the end
     for i in range(n):

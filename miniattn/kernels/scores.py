@@ -130,16 +130,21 @@ def _as_it_is(entries, like):
 @inner
 def drop(values, head, tile):
     """Set dropped entries to 0 and divide the others by 1 - p."""
-    threshold = np.uint32(head.dropout * 4294967296.0)
     factor = 1.0 / (1.0 - head.dropout)
     rows, columns = rows_and_columns(tile)
-    lane = iota(values, np.uint32)
     for c in range(0, columns, lanes(values)):
         for r in range(rows):
-            if tile.keys_in_rows:
-                i, j = lane + (tile.i0 + c), splat(tile.j0 + r, lane)
-            else:
-                i, j = splat(tile.i0 + r, lane), lane + (tile.j0 + c)
-            kept = threefry(head.key[0], head.key[1], i, j) >= threshold
             p = values + (r * tile.width + c)
-            store(p, select(kept, load(p) * factor, 0.0))
+            store(p, select(kept(head, tile, r, c, values), load(p) * factor, 0.0))
+
+
+@inner
+def kept(head, tile, r, c, like):
+    """Return which lanes of the vector at ``c`` of a tile's row ``r`` are not dropped."""
+    threshold = np.uint32(head.dropout * 4294967296.0)
+    lane = iota(like, np.uint32)
+    if tile.keys_in_rows:
+        i, j = lane + (tile.i0 + c), splat(tile.j0 + r, lane)
+    else:
+        i, j = splat(tile.i0 + r, lane), lane + (tile.j0 + c)
+    return threefry(head.key[0], head.key[1], i, j) >= threshold

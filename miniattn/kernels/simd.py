@@ -1,4 +1,4 @@
-"""Vector registers for Numba: NumPy on 16 numbers at a time. The only file that emits LLVM IR.
+"""Vector registers for Numba: NumPy on 16 numbers at a time. Emits LLVM IR, as only `amx` does too.
 
 LLVM's own vectoriser stops at 256 bits on server processors and leaves ``exp`` scalar. Here a
 kernel says which values sit in one register::
