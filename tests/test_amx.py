@@ -1,0 +1,258 @@
+"""The matrix unit: float32 in three parts, packing, products, and attention on it.
+
+Attention's own tests are run on the unit in another process, by `test_attention_on_the_unit`: their
+shapes are too small for it to be chosen.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+from miniattn import functional as F
+from miniattn import masks
+from miniattn.functional import _plan
+from miniattn.kernels import amx, kept
+from miniattn.kernels.amx import BLOCK, CHUNK, PARTS, configure, release, store_parts
+from miniattn.kernels.blocks import finish, idle, multiply, pack, write_turned
+from miniattn.kernels.simd import load, pointer
+
+pytestmark = pytest.mark.skipif(not amx.AMX, reason="this processor has no AMX, or it is off")
+
+
+def halves(words):
+    """The two bfloat16 numbers in each word, as float32."""
+    bits = words.view(np.uint32)
+    return (bits << 16).view(np.float32), (bits & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+@numba.njit
+def split(low, high, parts):
+    store_parts(pointer(parts, 0), load(pointer(low, 0)), load(pointer(high, 0)))
+
+
+def test_three_parts_make_up_the_number():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        bits = rng.integers(0, 2**32, (2, BLOCK), dtype=np.uint64).astype(np.uint32)
+        exponents = rng.integers(127 - 50, 127 + 40, (2, BLOCK)).astype(np.uint32)
+        x = ((bits & np.uint32(0x807FFFFF)) | (exponents << 23)).view(np.float32)
+        words = np.zeros((3, BLOCK, BLOCK), np.float32)
+        split(x[0], x[1], words.reshape(-1))
+        for number, parts in zip(x, halves(words[:, 0]), strict=True):
+            exact = parts.astype(np.float64)
+            np.testing.assert_array_equal(exact.sum(axis=0), number)
+            assert (np.abs(exact[1]) <= 2.0**-8 * np.abs(number)).all()
+            assert (np.abs(exact[2]) <= 2.0**-15 * np.abs(number)).all()
+        assert not words[:, 1:].any()
+
+
+@numba.njit
+def pack_rows(x, n, columns, along, turned, out):
+    return pack(pointer(out, 0), pointer(x, 0), x.shape[1], n, columns, along, turned)
+
+
+def packed(x, along, turned):
+    """Pack a matrix, and return the words by block, chunk, part, row and lane, and the answer."""
+    n, columns = x.shape
+    terms, others = (columns, n) if along else (n, columns)
+    blocks = -(-others // CHUNK) * 2 if along else -(-others // BLOCK)
+    out = np.full((blocks, -(-terms // CHUNK), 3, BLOCK, BLOCK), np.nan, np.float32)
+    fits = pack_rows(x, n, columns, along, turned, out.reshape(-1))
+    return out, fits
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("along", [False, True])
+@pytest.mark.parametrize("shape", [(16, 32), (64, 64), (1, 1), (17, 33), (40, 16), (5, 70)])
+def test_packing(shape, along, turned):
+    """Each number stands where `amx` says, and there are zeros where there is none."""
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    # Room behind the rows holds NaN, which must not be read.
+    wide = np.full((shape[0] + 3, shape[1] + 5), np.nan, np.float32)
+    wide[: shape[0], : shape[1]] = x
+    n, columns = shape
+    terms, others = (columns, n) if along else (n, columns)
+    blocks = -(-others // CHUNK) * 2 if along else -(-others // BLOCK)
+    out = np.full((blocks, -(-terms // CHUNK), 3, BLOCK, BLOCK), np.nan, np.float32)
+    assert pack_rows(wide, n, columns, along, turned, out.reshape(-1))
+    low, high = (half.sum(axis=2) for half in halves(out))
+    by_others = x if along else x.T  # one row for each row of A, or column of B
+    want = np.zeros((blocks * BLOCK, out.shape[1] * CHUNK), np.float32)
+    want[:others, :terms] = by_others
+    want = want.reshape(blocks, BLOCK, -1, 2, BLOCK).transpose(3, 0, 2, 1, 4)
+    # Of A a row of the block belongs to one row; of B, a lane to one column.
+    if along == turned:
+        want = want.swapaxes(-1, -2)
+    np.testing.assert_array_equal(low, want[0])
+    np.testing.assert_array_equal(high, want[1])
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 3e38, 2.0**40, 2.0**-51])
+def test_what_does_not_fit_is_noticed(value):
+    x = np.zeros((40, 40), np.float32)
+    assert packed(x, True, False)[1]
+    x[39, 7] = value
+    for along in (False, True):
+        for turned in (False, True):
+            assert not packed(x, along, turned)[1]
+    if abs(value) < 1:
+        x[0, 0] = 1.0  # a small number beside a larger one loses nothing that counts
+        assert packed(x, True, False)[1]
+
+
+@numba.njit(error_model="numpy")
+def product(a, b, c, rows, columns, chunks, accumulate):
+    configure()
+    step = chunks * PARTS
+    left, right, to = pointer(a, 0), pointer(b, 0), pointer(c, 0)
+    unit = multiply(
+        to, c.shape[1], left, step, right, step, rows, columns, chunks, accumulate, idle, 0, 3
+    )
+    finish(idle, 0, unit, 5)
+    release()
+    return unit
+
+
+@pytest.mark.parametrize("sizes", [(16, 16, 32), (32, 32, 64), (48, 80, 33), (64, 16, 100)])
+def test_products(sizes):
+    m, n, k = sizes
+    rng = np.random.default_rng(2)
+    a, b = (rng.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    c = np.ones((m, n), np.float32)
+    for start in (0.0, 1.0):
+        product(
+            packed(a, True, False)[0].reshape(-1),
+            packed(b, False, False)[0].reshape(-1),
+            c,
+            m // BLOCK,
+            n // BLOCK,
+            -(-k // CHUNK),
+            start == 1.0,
+        )
+        error = np.sqrt(np.mean((c - start - exact) ** 2))
+        if start == 0.0:
+            # Half of NumPy's own, in fact: an instruction adds 32 products before it rounds to C.
+            assert error <= np.sqrt(np.mean((a @ b - exact) ** 2))
+            c[:] = 1.0
+        assert error <= 2e-6
+
+
+@numba.njit
+def turn_and_write(source, n, columns, factors, out):
+    width = source.shape[1]
+    write_turned(
+        pointer(out, 0), out.shape[1], pointer(source, 0), width, n, columns, pointer(factors, 0)
+    )
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (5, 3), (33, 40)])
+def test_results_are_turned_back(shape):
+    n, columns = shape
+    rng = np.random.default_rng(3)
+    width, rows = -(-n // BLOCK) * BLOCK, -(-columns // BLOCK) * BLOCK
+    source, factors = (rng.standard_normal(s).astype(np.float32) for s in ((rows, width), width))
+    out = np.full((n + 1, columns + 1), 7.0, np.float32)
+    turn_and_write(source, n, columns, factors, out)
+    want = (source * factors).T[:n, :columns]
+    np.testing.assert_array_equal(out[:n, :columns], want)
+    assert (out[n:] == 7.0).all()
+    assert (out[:, columns:] == 7.0).all()
+
+
+def test_when_it_is_chosen():
+    def tasks(T, S, D, dtype=np.float32):
+        q, k = (1, 1, T, D), (1, 1, S, D)
+        size = np.dtype(dtype).itemsize
+        layouts = tuple(
+            (name, shape, tuple(size * n for n in (T * D, T * D, D, 1)), size)
+            for name, shape in (("q", q), ("k", k), ("v", k), ("out", q))
+        )
+        plan = _plan.plan_of(_plan.forward, layouts, np.dtype(dtype), _plan.Options(1.0), 1)
+        return plan.steps[0].task, plan.otherwise
+
+    unit, vectors = _plan.forward_amx_kernels.forward, _plan.forward_kernels.forward
+    assert tasks(256, 256, 64) == (unit, _plan.forward_in_vectors)
+    if not amx.ALWAYS:
+        for sizes in [(256, 256, 16), (100, 256, 64), (256, 64, 64), (128, 128, 32)]:
+            assert tasks(*sizes) == (vectors, None)
+    assert tasks(256, 256, 64, np.float64) == (vectors, None)
+
+
+def run(q, k, v, dout, **options):
+    out, ctx = F.attention_forward(q, k, v, **options)
+    return [out, ctx.lse, *F.attention_backward(dout, ctx)[:3]]
+
+
+def inputs(T, S, D, seed=4):
+    rng = np.random.default_rng(seed)
+    shapes = ((2, 2, T, D), (2, 1, S, D), (2, 1, S, D), (2, 2, T, D))
+    return [rng.standard_normal(s).astype(np.float32) for s in shapes]
+
+
+def test_numbers_that_do_not_fit_take_the_other_way():
+    """To the last bit: the vector registers' kernels, whatever the unit had written before."""
+    q, k, v, dout = inputs(160, 140, 64)
+    v[0, 0, 70, 3] = np.inf
+    dout[1, 1, 150, 60] = np.nan
+    got = run(q, k, v, dout, mask=masks.causal())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_plan, "_for_amx", lambda problem, lanes: False)
+        _plan.plan_of.cache_clear()
+        want = run(q, k, v, dout, mask=masks.causal())
+    _plan.plan_of.cache_clear()
+    for x, y in zip(got, want, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert np.isfinite(got[0][1]).all()
+
+
+def test_a_bias_gradient_is_not_added_twice():
+    q, k, v, dout = inputs(130, 130, 64)
+    bias = np.zeros((130, 130), np.float32)
+    _, ctx = F.attention_forward(q, k, v, bias=bias)
+    clean = F.attention_backward(dout, ctx).dbias
+    dout[0, 0, 0, 0] = 1e20  # redone by the other way, of which this is the last step
+    dirty = F.attention_backward(dout, ctx).dbias
+    np.testing.assert_allclose(dirty[1:], clean[1:], rtol=1e-4, atol=1e-5)
+
+
+def test_more_tiles_than_a_thread_keeps():
+    """Keys and values of 1,024 features: a thread keeps 32 tiles, and the sequence has 37."""
+    q, k, v, dout = inputs(130, 37 * kept.KEYS - 5, 1024)
+    assert kept.MOST // (2 * kept.KEYS * 1024 * 3 // 2) < 37
+    got = run(q, k, v, dout)
+    exact = run(*(x.astype(np.float64) for x in (q, k, v, dout)))
+    for x, y in zip(got, exact, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
+
+
+ENVIRONMENT = {**os.environ, "MINIATTN_AMX": "always"}
+
+
+@pytest.mark.skipif(amx.ALWAYS, reason="this is the other process")
+def test_attention_on_the_unit():
+    """All that attention promises, with every call on the unit that can be."""
+    here = Path(__file__).parent
+    files = ["test_amx.py", "test_attention.py", "test_semantics.py", "test_nn_attention.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0"]
+    command += [str(here / name) for name in files]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=here.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_another_word_is_refused():
+    env = {**os.environ, "MINIATTN_AMX": "yes"}
+    code = "import miniattn.kernels.amx"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "MINIATTN_AMX: expected 0, 1 or always, got 'yes'" in done.stderr
+
+
+def test_off():
+    env = {**os.environ, "MINIATTN_AMX": "0"}
+    code = "from miniattn.kernels import amx; assert not amx.AMX and not amx.ALWAYS"
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
