@@ -65,6 +65,8 @@ def _calls(dtype: np.dtype[Any]) -> Iterator[Call]:
     yield _pair("attention", x, x, x)  # few queries have their own kernels
     many = np.ones((80, 4), dtype)  # in two blocks, whose gradients are added up
     yield _pair("attention", many, many, many, bias=np.zeros((80, 80), dtype))
+    long = np.ones((128, 64), dtype)  # enough for the matrix unit, where there is one
+    yield _pair("attention", long, long, long)
     yield "attention_weights", partial(_call, "attention_weights", x, x)
     yield "attention_map", partial(_call, "attention_map", x, x, bins=(1, 1))
     yield "add", partial(_add, row)

@@ -187,13 +187,14 @@ def _processors() -> str:
 def _registers() -> str:
     from llvmlite import binding
 
-    from miniattn.kernels import simd
+    from miniattn.kernels import amx, simd
 
     features = binding.get_host_cpu_features()
     known = [
         name for name in ("avx", "avx2", "fma", "avx512f", "neon", "sve") if features.get(name)
     ]
-    return f"{simd.LANES} x float32 ({', '.join(known) or 'no vector extensions known'})"
+    unit = "; matrix unit (amx)" if amx.AMX else ""
+    return f"{simd.LANES} x float32 ({', '.join(known) or 'no vector extensions known'}){unit}"
 
 
 def _compiled() -> str:
