@@ -5,8 +5,10 @@ shapes are too small for it to be chosen.
 """
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numba
@@ -229,6 +231,32 @@ def test_more_tiles_than_a_thread_keeps():
     exact = run(*(x.astype(np.float64) for x in (q, k, v, dout)))
     for x, y in zip(got, exact, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_threads_and_signals_do_not_disturb_it():
+    """The unit's registers belong to a thread, and are kept for it when that is interrupted."""
+    q = np.random.default_rng(5).standard_normal((4, 256, 64)).astype(np.float32)
+    want = F.attention(q, q, q)
+    equal, signals = [], []
+    before = signal.signal(signal.SIGALRM, lambda *_: signals.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        work = [threading.Thread(target=lambda: equal.append(run_often(q, want))) for _ in range(3)]
+        for thread in work:
+            thread.start()
+        equal.append(run_often(q, want))
+        for thread in work:
+            thread.join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert equal == [True] * 4
+    assert signals
+
+
+def run_often(q, want):
+    return all(np.array_equal(F.attention(q, q, q), want) for _ in range(20))
 
 
 ENVIRONMENT = {**os.environ, "MINIATTN_AMX": "always"}
