@@ -276,7 +276,7 @@ def test_warmup_refuses_other_dtypes():
         ma.warmup(dtypes=["float16"])
 
 
-def test_warmup_compiles_every_kernel(python):
+def test_warmup_compiles_every_kernel_and_keeps_it(python):
     code = """
 import importlib, pkgutil
 import miniattn as ma
@@ -289,5 +289,10 @@ for module in pkgutil.iter_modules(kernels.__path__):
     for name, value in vars(importlib.import_module(f"miniattn.kernels.{module.name}")).items():
         if isinstance(value, Kernel) and not value.dispatcher.overloads:
             print(module.name, name)
+        if isinstance(value, Kernel):
+            for signature in value.dispatcher.overloads:
+                codegen = value.dispatcher.targetdescr.target_context.codegen()
+                if not value._cache._path(signature, codegen).is_file():
+                    print(module.name, name, "is not kept")
 """
     assert python(code, timeout=300) == ""

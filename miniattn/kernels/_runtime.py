@@ -8,6 +8,7 @@ from typing import Any
 
 import numba
 from numba.core import config, types
+from numba.core.imputils import lower_constant
 from numba.extending import models, register_model
 
 from miniattn.kernels import _threads
@@ -68,6 +69,16 @@ class _InnerType(numba.types.Dispatcher):
 
 
 register_model(_InnerType)(models.OpaqueModel)
+
+
+@lower_constant(_InnerType)
+def _stand_in(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """Lower an inner function that is handed to another: nobody looks at it, only at its type.
+
+    Numba would put the address of the Python object there, and code with an address of this process
+    in it cannot be kept for the next.
+    """
+    return context.get_dummy_value()
 
 
 class Inner:
