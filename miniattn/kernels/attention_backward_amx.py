@@ -31,6 +31,7 @@ from miniattn.kernels.block_products import (
     add_to_keys,
     chunk_rows,
     hide_rest,
+    key_step,
     multiply_queries,
     square_of,
 )
@@ -323,7 +324,7 @@ def _add_tile(problem, k_columns, tile, rule, dk, dv, room):
     dk_tile, dv_tile = dk + tile.j0 * d_width, dv + tile.j0 * v_width
     add_to_keys(dv_tile, v_width, v_blocks, room.p, room.dout_rows, rule, tile)
     add_to_keys(dk_tile, d_width, d_blocks, room.ds_keys, room.q_rows, rule, tile)
-    step = chunks_of(min(KEYS, problem.S - tile.j0)) * PARTS
+    step = key_step(problem, tile)
     multiply_queries(
         room.dq, k_columns, step, d_blocks, room.ds_queries, rule, tile, True, idle, 0, 0
     )

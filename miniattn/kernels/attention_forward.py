@@ -178,26 +178,37 @@ def exponentiate(s, head, tile, top, total, decay):
     fill(s + tile.m * width, (round_up(tile.m, 4) - tile.m) * width, -np.inf)
     for c in range(0, width, w):
         start, stop = keys_seen(head.rule, tile, c // GROUP * GROUP, GROUP)
-        old = load(top + c)
-        peak = splat(-np.inf, s)
-        for r in range(start, stop, 4):  # in fours: a chain of maxima waits 4 cycles for each
-            p = s + (r * width + c)
-            first = maximum(load(p), load(p + width))
-            second = maximum(load(p + 2 * width), load(p + 3 * width))
-            peak = maximum(maximum(first, second), peak)
-        peak = maximum(peak * factor, old)
-        # A row that has seen nothing so far: -inf - (-inf) would be NaN.
-        base = select(peak == -np.inf, 0.0, peak)
-        ratio = exp2_nonpositive(old - base)
+        base, ratio = raise_top(s, head, tile, top, decay, c, start, stop)
         added = splat(0.0, s)
         for r in range(start, stop):
             p = s + (r * width + c)
             weight = exp2_nonpositive(fma(load(p), factor, -base))
             store(p, weight)
             added = added + weight
-        store(top + c, peak)
-        store(decay + c, ratio)
         store(total + c, load(total + c) * ratio + added)
+
+
+@inner
+def raise_top(s, head, tile, top, decay, c, start, stop):
+    """Bring the maxima of a vector of queries up to date with the rows ``start <= r < stop``.
+
+    Returns what is to be subtracted from scores, and what is left in ``decay``.
+    """
+    width = tile.width
+    old = load(top + c)
+    peak = splat(-np.inf, s)
+    for r in range(start, stop, 4):  # in fours: a chain of maxima waits 4 cycles for each
+        p = s + (r * width + c)
+        first = maximum(load(p), load(p + width))
+        second = maximum(load(p + 2 * width), load(p + 3 * width))
+        peak = maximum(maximum(first, second), peak)
+    peak = maximum(peak * head.factor, old)
+    # A row that has seen nothing so far: -inf - (-inf) would be NaN.
+    base = select(peak == -np.inf, 0.0, peak)
+    ratio = exp2_nonpositive(old - base)
+    store(top + c, peak)
+    store(decay + c, ratio)
+    return base, ratio
 
 
 @inner

@@ -26,10 +26,11 @@ from miniattn.kernels.arguments import (
     problem_of,
     step_of,
 )
-from miniattn.kernels.attention_forward import QUERIES, write_lse
+from miniattn.kernels.attention_forward import QUERIES, raise_top, write_lse
 from miniattn.kernels.block_products import (
     chunk_rows,
     hide_rest,
+    key_step,
     multiply_keys,
     multiply_queries,
 )
@@ -52,7 +53,6 @@ from miniattn.kernels.simd import (
     exp2_nonpositive,
     fma,
     load,
-    maximum,
     select,
     splat,
     store,
@@ -162,7 +162,7 @@ def _block(problem, operands, b, h, i0, room):
     # computed: o is one tile behind.
     fresh, waiting = True, False
     stop = end_of_keys(rule, i0 + n)
-    before = tile_of(rule, b, h, i0, n, 0, 0, width, True)
+    before = Tile(b, h, i0, n, 0, 0, width, True, HIDDEN)
     values_before, p_before, p = s, room.p, room.p_next
     for j0 in range(first_key(rule, i0, KEYS), stop, KEYS):
         m = min(KEYS, stop - j0)
@@ -180,7 +180,7 @@ def _block(problem, operands, b, h, i0, room):
             unit = multiply_queries(
                 o,
                 values_before,
-                _values_step(problem, before),
+                key_step(problem, before),
                 v_blocks,
                 p_before,
                 rule,
@@ -198,7 +198,7 @@ def _block(problem, operands, b, h, i0, room):
         before, waiting = tile, True
         values_before, p_before, p = values, p, p_before
     if waiting:
-        step = _values_step(problem, before)
+        step = key_step(problem, before)
         multiply_queries(
             o, values_before, step, v_blocks, p_before, rule, before, not fresh, idle, 0, 0
         )
@@ -232,32 +232,14 @@ def _packed_tile(problem, operands, b, h, j0, kept):
 
 
 @inner
-def _values_step(problem, tile):
-    """Return how far apart the blocks of a tile's values lie."""
-    return chunks_of(min(KEYS, problem.S - tile.j0)) * PARTS
-
-
-@inner
 def _raise_tops(s, head, tile, room):
     """Bring the maxima of scores up to date, and the sums so far into their measure.
 
     ``room.decay`` receives ``exp2(old top - new top)``, by which older sums are multiplied.
     """
-    width = tile.width
-    for c in range(0, width, BLOCK):
-        old = load(room.top + c)
-        peak = splat(-np.inf, s)
+    for c in range(0, tile.width, BLOCK):
         start, stop = chunk_rows(head.rule, tile, c)
-        for r in range(start, stop, 4):  # in fours: a chain of maxima waits 4 cycles for each
-            p = s + (r * width + c)
-            first = maximum(load(p), load(p + width))
-            second = maximum(load(p + 2 * width), load(p + 3 * width))
-            peak = maximum(maximum(first, second), peak)
-        peak = maximum(peak * head.factor, old)
-        # A row that has seen nothing so far: -inf - (-inf) would be NaN.
-        ratio = exp2_nonpositive(old - select(peak == -np.inf, 0.0, peak))
-        store(room.top + c, peak)
-        store(room.decay + c, ratio)
+        _, ratio = raise_top(s, head, tile, room.top, room.decay, c, start, stop)
         store(room.total + c, load(room.total + c) * ratio)
         store(room.added + c, splat(0.0, s))
 

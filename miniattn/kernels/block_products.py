@@ -9,6 +9,7 @@ import numpy as np
 from miniattn.kernels._runtime import inner
 from miniattn.kernels.amx import BLOCK, CHUNK, PARTS
 from miniattn.kernels.blocks import blocks_of, chunks_of, idle, multiply
+from miniattn.kernels.kept import KEYS
 from miniattn.kernels.masking import FULL, PARTIAL, Tile, classify, keys_seen
 from miniattn.kernels.simd import splat, store
 from miniattn.kernels.tiles import round_up
@@ -70,6 +71,12 @@ def multiply_queries(
                 for x in range(c, min(c + CHUNK, tile.width), BLOCK):
                     store(target + (e * tile.width + x), splat(0.0, target))
     return unit
+
+
+@inner
+def key_step(problem, tile):
+    """Return how far apart the blocks of a packed operand lie whose terms are a tile's keys."""
+    return chunks_of(min(KEYS, problem.S - tile.j0)) * PARTS
 
 
 @inner
