@@ -3,12 +3,12 @@
 import os
 import subprocess
 import sys
-import zlib
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import numpy as np
 import pytest
+import samples
 from hypothesis import settings
 
 # No deadline: the first example of a test may compile a kernel.
@@ -17,10 +17,27 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+def own_name(node):
+    """The name of a test without its folder, so that a move changes no number."""
+    return node.nodeid.rpartition("/")[2]
+
+
+def pytest_runtest_setup(item):
+    samples.begin(own_name(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    try:
+        return (yield)
+    finally:
+        samples.end()
+
+
 @pytest.fixture
 def rng(request):
     """Random numbers of the test's own: the same in every run, whatever runs before."""
-    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+    return np.random.default_rng(samples.seed(own_name(request.node)))
 
 
 @pytest.fixture

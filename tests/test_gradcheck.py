@@ -7,41 +7,16 @@ when one is missing.
 
 import numpy as np
 import pytest
+from samples import begin, choose, dice, fresh, normal, off_zero, sees_some
 
 import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks, nn
 from miniattn.models import GPT, EncoderDecoder, SequenceClassifier
 
-rng = np.random.default_rng(0)
-
-
-def normal(*shape):
-    return rng.standard_normal(shape)
-
-
-def off_zero(*shape):
-    """Numbers that keep away from the kink at 0."""
-    x = normal(*shape)
-    return x + np.sign(x) * 0.1
-
-
-def dice():
-    return np.random.default_rng(7)
-
-
-def choose(*shape, share=0.6):
-    return rng.random(shape) < share
-
+begin(__name__)
 
 # ------------------------------------------------------------------------------- pairs, by name
-
-
-def sees_some(*shape):
-    """A random mask with one row that may attend to nothing."""
-    mask = choose(*shape)
-    mask[..., 0, :] = False
-    return mask
 
 
 def qkv(B=2, H=4, G=2, T=3, S=5, D=4, Dv=3):
@@ -101,7 +76,7 @@ PAIRS = {
         ({"ids": np.array([[0, 2, 2], [4, 0, 2]]), "weight": normal(5, 3)}, {}),
         ({"ids": np.array(1), "weight": normal(2, 3)}, {}),
     ],
-    "dropout": [({"x": normal(4, 5)}, {"p": 0.4, "rng": dice()})],
+    "dropout": [({"x": normal(4, 5)}, {"p": 0.4, "rng": dice})],
     "layer_norm": [
         ({"x": normal(3, 5), "weight": normal(5), "bias": normal(5)}, {}),
         ({"x": normal(2, 2, 5), "weight": normal(5)}, {"eps": 0.1}),
@@ -147,7 +122,7 @@ PAIRS = {
         (with_bias(4, 1, 5), {"mask": masks.causal()}),
         (with_bias(2, 1, 3, 1), {"softcap": 2.0}),
         (with_bias(2, 4, 3, 5), {"mask": masks.padding([4, 0])}),
-        (qkv(), {"dropout": 0.3, "rng": dice()}),
+        (qkv(), {"dropout": 0.3, "rng": dice}),
         (
             with_bias(1, 4, 3, 5),
             {
@@ -155,7 +130,7 @@ PAIRS = {
                 "scale": 0.9,
                 "softcap": 2.0,
                 "dropout": 0.4,
-                "rng": dice(),
+                "rng": dice,
             },
         ),
         ({"q": normal(3, 4), "k": normal(5, 4), "v": normal(5, 2)}, {}),
@@ -164,7 +139,7 @@ PAIRS = {
         (qkv(**LONG), {"samples": 12}),
         (qkv(**LONG, D=17, Dv=33), {"mask": masks.causal(), "samples": 12}),
         (with_bias(1, 2, 1, 131, **LONG), {"mask": masks.window(40, 3), "samples": 12}),
-        (qkv(**LONG), {"dropout": 0.2, "rng": dice(), "samples": 12}),
+        (qkv(**LONG), {"dropout": 0.2, "rng": dice, "samples": 12}),
     ],
 }
 
@@ -178,24 +153,27 @@ PAIRS = {
     ],
 )
 def test_pair(name, inputs, options):
-    ma.gradcheck(getattr(F, f"{name}_forward"), inputs, **options)
+    ma.gradcheck(getattr(F, f"{name}_forward"), inputs, **fresh(options))
 
 
 # ----------------------------------------------------------------------------- modules, by class
 
-DTYPE = {"dtype": np.float64, "rng": dice()}
+
+def double():
+    """Options of a module in float64 with weights that do not depend on what was built before."""
+    return {"dtype": np.float64, "rng": dice()}
 
 
 def heads(**options):
-    return lambda: nn.MultiHeadAttention(8, 4, **DTYPE, **options)
+    return lambda: nn.MultiHeadAttention(8, 4, **double(), **options)
 
 
 def encoder_layer(**options):
-    return lambda: nn.TransformerEncoderLayer(4, 2, ffn_dim=6, **DTYPE, **options)
+    return lambda: nn.TransformerEncoderLayer(4, 2, ffn_dim=6, **double(), **options)
 
 
 def decoder_layer(**options):
-    return lambda: nn.TransformerDecoderLayer(4, 2, ffn_dim=6, **DTYPE, **options)
+    return lambda: nn.TransformerDecoderLayer(4, 2, ffn_dim=6, **double(), **options)
 
 
 def frozen(build, *names):
@@ -221,13 +199,13 @@ RAGGED = masks.causal() & masks.padding([3, 1])
 # (build, inputs, other arguments of forward); gradcheck also moves every trainable parameter.
 MODULES = {
     "Linear": [
-        (lambda: nn.Linear(4, 3, **DTYPE), X, {}),
-        (lambda: nn.Linear(4, 3, bias=False, **DTYPE), {"x": normal(5, 4)}, {}),
-        (frozen(lambda: nn.Linear(4, 3, **DTYPE), "weight"), X, {}),
+        (lambda: nn.Linear(4, 3, **double()), X, {}),
+        (lambda: nn.Linear(4, 3, bias=False, **double()), {"x": normal(5, 4)}, {}),
+        (frozen(lambda: nn.Linear(4, 3, **double()), "weight"), X, {}),
     ],
     "Embedding": [
-        (lambda: nn.Embedding(5, 3, **DTYPE), TOKENS, {}),
-        (lambda: nn.Embedding(5, 3, scale=2.0, **DTYPE), TOKENS, {}),
+        (lambda: nn.Embedding(5, 3, **double()), TOKENS, {}),
+        (lambda: nn.Embedding(5, 3, scale=2.0, **double()), TOKENS, {}),
     ],
     "LayerNorm": [
         (lambda: nn.LayerNorm(4, dtype=np.float64), X, {}),
@@ -241,29 +219,29 @@ MODULES = {
     "SiLU": [(nn.SiLU, X, {})],
     "GELU": [(nn.GELU, X, {}), (lambda: nn.GELU("tanh"), X, {})],
     "Dropout": [
-        (lambda: nn.Dropout(0.4), X, {"rng": dice()}),
+        (lambda: nn.Dropout(0.4), X, {"rng": dice}),
         (lambda: nn.Dropout(0.4), X, {}),
-        (lambda: nn.Dropout(0.0), X, {"rng": dice()}),
+        (lambda: nn.Dropout(0.0), X, {"rng": dice}),
     ],
     "Sequential": [
-        (lambda: nn.Sequential(nn.Linear(4, 3, **DTYPE), nn.Tanh(), nn.Dropout(0.3)), X, {}),
+        (lambda: nn.Sequential(nn.Linear(4, 3, **double()), nn.Tanh(), nn.Dropout(0.3)), X, {}),
         (
-            lambda: nn.Sequential(nn.Linear(4, 3, **DTYPE), nn.Tanh(), nn.Dropout(0.3)),
+            lambda: nn.Sequential(nn.Linear(4, 3, **double()), nn.Tanh(), nn.Dropout(0.3)),
             X,
-            {"rng": dice()},
+            {"rng": dice},
         ),
     ],
     "FeedForward": [
-        (lambda: nn.FeedForward(4, 6, **DTYPE), X, {}),
-        (lambda: nn.FeedForward(4, 6, dropout=0.3, bias=False, **DTYPE), X, {"rng": dice()}),
+        (lambda: nn.FeedForward(4, 6, **double()), X, {}),
+        (lambda: nn.FeedForward(4, 6, dropout=0.3, bias=False, **double()), X, {"rng": dice}),
     ],
-    "SwiGLU": [(lambda: nn.SwiGLU(4, 6, **DTYPE), X, {})],
+    "SwiGLU": [(lambda: nn.SwiGLU(4, 6, **double()), X, {})],
     "Rotary": [(nn.Rotary, {"x": normal(2, 2, 3, 4)}, {"positions": np.arange(3)})],
     "SinusoidalPositions": [(lambda: nn.SinusoidalPositions(4), X, {})],
     "LearnedPositions": [
-        (lambda: nn.LearnedPositions(5, 4, **DTYPE), X, {}),
+        (lambda: nn.LearnedPositions(5, 4, **double()), X, {}),
         (
-            lambda: nn.LearnedPositions(5, 4, **DTYPE),
+            lambda: nn.LearnedPositions(5, 4, **double()),
             X,
             {"positions": np.array([[0, 1, 4], [2, 2, 0]])},
         ),
@@ -274,7 +252,7 @@ MODULES = {
         (heads(num_kv_heads=1), {"query": normal(2, 3, 8), "key": normal(2, 5, 8)}, {}),
         (heads(kdim=6, vdim=7, softcap=2.0), {**CROSS, "bias": normal(4, 1, 5)}, {}),
         (heads(), {"query": normal(2, 3, 8), "bias": normal(2, 1, 3, 3)}, {}),
-        (heads(dropout=0.3), {"query": normal(2, 3, 8)}, {"rng": dice()}),
+        (heads(dropout=0.3), {"query": normal(2, 3, 8)}, {"rng": dice}),
         (heads(dropout=0.3), {"query": normal(2, 3, 8)}, {}),
         (heads(rotary=nn.Rotary(), num_kv_heads=2), {"query": normal(2, 3, 8)}, {"mask": RAGGED}),
         (heads(alibi=True, window=(1, 0), sinks=1), {"query": normal(2, 4, 8)}, {}),
@@ -284,13 +262,13 @@ MODULES = {
         (encoder_layer(), X, {"mask": RAGGED}),
         (encoder_layer(norm_first=False, norm="rms"), X, {}),
         (encoder_layer(activation="swiglu", bias=False), X, {}),
-        (encoder_layer(dropout=0.3), X, {"rng": dice()}),
+        (encoder_layer(dropout=0.3), X, {"rng": dice}),
         (encoder_layer(norm_first=False, num_kv_heads=1), {**X, "bias": normal(2, 1, 3)}, {}),
         (frozen(encoder_layer(), "attn", "norm2"), X, {}),
     ],
     "TransformerDecoderLayer": [
         (decoder_layer(), MEMORY, {"memory_mask": masks.padding([5, 2])}),
-        (decoder_layer(norm_first=False, dropout=0.3), MEMORY, {"rng": dice()}),
+        (decoder_layer(norm_first=False, dropout=0.3), MEMORY, {"rng": dice}),
         (
             decoder_layer(memory_dim=6, causal=False, activation="swiglu"),
             {"x": normal(2, 3, 4), "memory": normal(2, 2, 6)},
@@ -298,37 +276,37 @@ MODULES = {
         ),
     ],
     "TransformerEncoder": [
-        (lambda: nn.TransformerEncoder(2, 4, 2, ffn_dim=6, **DTYPE), X, {"mask": RAGGED}),
-        (lambda: nn.TransformerEncoder(2, 4, 2, norm_first=False, **DTYPE), X, {"samples": 12}),
-        (lambda: nn.TransformerEncoder(0, 4, 2, **DTYPE), X, {}),
+        (lambda: nn.TransformerEncoder(2, 4, 2, ffn_dim=6, **double()), X, {"mask": RAGGED}),
+        (lambda: nn.TransformerEncoder(2, 4, 2, norm_first=False, **double()), X, {"samples": 12}),
+        (lambda: nn.TransformerEncoder(0, 4, 2, **double()), X, {}),
     ],
     "TransformerDecoder": [
-        (lambda: nn.TransformerDecoder(2, 4, 2, ffn_dim=6, **DTYPE), MEMORY, {"samples": 12}),
+        (lambda: nn.TransformerDecoder(2, 4, 2, ffn_dim=6, **double()), MEMORY, {"samples": 12}),
         (
-            lambda: nn.TransformerDecoder(1, 4, 2, norm_first=False, norm="rms", **DTYPE),
+            lambda: nn.TransformerDecoder(1, 4, 2, norm_first=False, norm="rms", **double()),
             MEMORY,
             {"samples": 12, "memory_mask": masks.padding([0, 5])},
         ),
     ],
-    "Adapter": [(lambda: nn.Adapter(4, 2, **DTYPE), X, {})],
-    "LoRA": [(lambda: nn.LoRA(nn.Linear(4, 3, **DTYPE), 2, rng=dice()), X, {})],
+    "Adapter": [(lambda: nn.Adapter(4, 2, **double()), X, {})],
+    "LoRA": [(lambda: nn.LoRA(nn.Linear(4, 3, **double()), 2, rng=dice()), X, {})],
     "SequenceClassifier": [
         (
-            lambda: SequenceClassifier(3, vocab_size=5, embed_dim=4, num_heads=2, **DTYPE),
+            lambda: SequenceClassifier(3, vocab_size=5, embed_dim=4, num_heads=2, **double()),
             {"inputs": TOKENS["ids"]},
             {"lengths": [4, 2], "samples": 12},
         ),
         (
             lambda: SequenceClassifier(
-                3, input_dim=3, embed_dim=4, num_heads=2, pooling="first", dropout=0.2, **DTYPE
+                3, input_dim=3, embed_dim=4, num_heads=2, pooling="first", dropout=0.2, **double()
             ),
             {"inputs": normal(2, 5, 3)},
-            {"lengths": [5, 1], "rng": dice(), "samples": 12},
+            {"lengths": [5, 1], "rng": dice, "samples": 12},
         ),
     ],
     "GPT": [
         (
-            lambda: GPT(5, 4, embed_dim=4, num_heads=2, num_layers=2, **DTYPE),
+            lambda: GPT(5, 4, embed_dim=4, num_heads=2, num_layers=2, **double()),
             TOKENS,
             {"samples": 12},
         ),
@@ -346,14 +324,14 @@ MODULES = {
                 dropout=0.2,
                 tied=False,
                 softcap=5.0,
-                **DTYPE,
+                **double(),
             ),
             TOKENS,
-            {"rng": dice(), "samples": 12},
+            {"rng": dice, "samples": 12},
         ),
         (
             frozen(
-                lambda: GPT(5, 4, embed_dim=4, num_heads=2, num_layers=2, **DTYPE),
+                lambda: GPT(5, 4, embed_dim=4, num_heads=2, num_layers=2, **double()),
                 "blocks.layers.0",
             ),
             TOKENS,
@@ -362,16 +340,23 @@ MODULES = {
     ],
     "EncoderDecoder": [
         (
-            lambda: EncoderDecoder(5, embed_dim=4, num_heads=2, **DTYPE),
+            lambda: EncoderDecoder(5, embed_dim=4, num_heads=2, **double()),
             SOURCE,
             {"source_lengths": [3, 1], "samples": 8},
         ),
         (
             lambda: EncoderDecoder(
-                5, 6, embed_dim=4, num_heads=2, tied=False, dropout=0.2, norm_first=False, **DTYPE
+                5,
+                6,
+                embed_dim=4,
+                num_heads=2,
+                tied=False,
+                dropout=0.2,
+                norm_first=False,
+                **double(),
             ),
             SOURCE,
-            {"rng": dice(), "samples": 8},
+            {"rng": dice, "samples": 8},
         ),
     ],
 }
@@ -379,7 +364,6 @@ MODULES = {
 
 def built(build):
     """The module with every parameter moved off its initial value, which may be 0 or 1."""
-    DTYPE["rng"] = dice()  # the same weights whichever tests ran before
     module = build()
     scatter = np.random.default_rng(3)
     for parameter in module.parameters():
@@ -398,7 +382,7 @@ EVERY_MODULE = [
 def test_module(build, inputs, options):
     module = built(build)
     # Some weights make a softmax so sharp that a longer step does not resolve it.
-    report = ma.gradcheck(module, inputs, step=3e-4, **options)
+    report = ma.gradcheck(module, inputs, step=3e-4, **fresh(options))
     trainable = {name for name, p in module.named_parameters() if p.trainable and p.size}
     moved = {name for name, x in inputs.items() if x.dtype == np.float64}
     assert set(report.errors) == trainable | moved
@@ -408,7 +392,7 @@ def test_module(build, inputs, options):
 def test_module_adds_to_the_gradients_it_finds(build, inputs, options):
     """Two backwards give twice the gradient of one; frozen parameters get none."""
     module = built(build)
-    options = {k: dice() if k == "rng" else v for k, v in options.items() if k != "samples"}
+    options = {k: v for k, v in fresh(options).items() if k != "samples"}
     y, ctx = module.forward(**inputs, **options)
     module.backward(np.ones_like(y), ctx)
     once = {name: p.grad.copy() for name, p in module.named_parameters() if p.trainable}

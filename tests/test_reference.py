@@ -12,11 +12,14 @@ import math
 import numpy as np
 import pytest
 import scipy.special
-from test_gradcheck import PAIRS, choose, dice, normal, qkv, with_bias
+from samples import begin, choose, dice, normal
+from test_gradcheck import PAIRS, qkv, with_bias
 
 import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks, reference
+
+begin(__name__)
 
 # ------------------------------------------------------------- the reference against mathematics
 
