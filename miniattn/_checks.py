@@ -7,20 +7,37 @@ return the checked value in the form that the rest of the package works with.
 import contextlib
 import functools
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+_WORD = 2**63
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 Array = NDArray[Any]
+T = TypeVar("T")
+
+
+def any_array(name: str, x: object, expected: str) -> Array:
+    """Return ``x`` as an ndarray of any dtype; what cannot be one without loss is a TypeError."""
+    if type(x) is np.ndarray:
+        return x
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: expected {expected} without a mask of its own, which would be lost, "
+            f"got a masked array {x.shape}; fill it with {name}.filled(...)"
+        )
+    try:
+        return np.asarray(x)
+    except ValueError as error:  # ragged nested lists
+        raise TypeError(f"{name}: expected {expected}, got a ragged {type(x).__name__}") from error
 
 
 def float_array(name: str, x: object) -> Array:
     """Return ``x`` as an ndarray of native float32 or float64, or raise TypeError."""
-    array = _as_array(name, x, "a float32 or float64 array")
+    array = any_array(name, x, "a float32 or float64 array")
     if array.dtype not in FLOATS or not array.dtype.isnative:
         raise TypeError(f"{name}: expected a float32 or float64 array, got {_dtype(array)}")
     return array
@@ -28,16 +45,16 @@ def float_array(name: str, x: object) -> Array:
 
 def float_dtype(name: str, value: object) -> np.dtype[Any]:
     """Return ``value`` as the dtype float32 or float64, or raise TypeError."""
-    with contextlib.suppress(TypeError):
+    with contextlib.suppress(TypeError, ValueError):
         dtype = np.dtype(value)  # type: ignore[call-overload]
         if value is not None and dtype in FLOATS and dtype.isnative:
             return dtype  # type: ignore[no-any-return]
-    raise TypeError(f"{name}: expected float32 or float64, got {value!r}")
+    raise TypeError(f"{name}: expected float32 or float64, got {_shown(value)}")
 
 
 def int_array(name: str, x: object) -> Array:
     """Return ``x`` as an int64 ndarray, or raise TypeError; bool and float are refused."""
-    array = _as_array(name, x, "an integer array")
+    array = any_array(name, x, "an integer array")
     if array.size == 0 and not isinstance(x, np.ndarray):
         array = array.astype(np.int64)  # `[]` has no type of its own
     if array.dtype.kind not in "iu":
@@ -49,7 +66,7 @@ def int_array(name: str, x: object) -> Array:
 
 def bool_array(name: str, x: object) -> Array:
     """Return ``x`` as a bool ndarray, or raise TypeError; integer masks are refused."""
-    array = _as_array(name, x, "a bool array (True = may attend)")
+    array = any_array(name, x, "a bool array (True = may attend)")
     if array.dtype != np.bool_:
         raise TypeError(f"{name}: expected a bool array (True = may attend), got {_dtype(array)}")
     return array
@@ -123,13 +140,15 @@ def axis(name: str, value: object, ndim: int) -> int:
 
 
 def integer(name: str, value: object, *, least: int | None = None) -> int:
-    """Return ``value`` as an int, at least ``least``; bool and float are refused."""
-    if type(value) is int and least is None:
+    """Return ``value`` as an int of 64 bits, at least ``least``; bool and float are refused."""
+    if type(value) is int and least is None and -_WORD <= value < _WORD:
         return value  # what is nearly always given, at a fifth of the time of the checks below
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected an int, got {_kind(value)}")
     if least is not None and value < least:
-        raise ValueError(f"{name}: expected an int >= {least}, got {int(value)}")
+        raise ValueError(f"{name}: expected an int >= {least}, got {_shown(int(value))}")
+    if not -_WORD <= value < _WORD:  # what kernels and index arrays can hold
+        raise ValueError(f"{name}: expected an int that fits int64, got {_shown(int(value))}")
     return int(value)
 
 
@@ -141,9 +160,31 @@ def number(name: str, value: object) -> float:
         value, int | float | np.integer | np.floating
     ):
         raise TypeError(f"{name}: expected a number, got {_kind(value)}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value}")
-    return float(value)
+    try:
+        converted = float(value)
+    except OverflowError:  # an int beyond the largest float
+        converted = math.inf
+    if not math.isfinite(converted):
+        raise ValueError(f"{name}: expected a finite number, got {_shown(value)}")
+    return converted
+
+
+def flag(name: str, value: object) -> bool:
+    """Return ``value`` as a bool; what is merely true or false, as "no" and 0 are, is refused."""
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    raise TypeError(f"{name}: expected a bool, got {_kind(value)}")
+
+
+def flags(name: str, value: object, of: tuple[str, ...]) -> tuple[bool, ...]:
+    """Return ``value`` as a tuple of bools, one for each of the names ``of``."""
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{name}: expected a bool for each of {of}, got {_kind(value)}")
+    if len(value) != len(of):
+        raise ValueError(f"{name}: expected a bool for each of {of}, got {_shown(value)}")
+    return tuple([flag(f"{name}[{i}]", each) for i, each in enumerate(value)])
 
 
 def positive(name: str, value: object) -> float:
@@ -168,7 +209,7 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected one of {allowed}, got {_kind(value)}")
     if value not in allowed:
-        raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
+        raise ValueError(f"{name}: expected one of {allowed}, got {_shown(value)}")
     return value
 
 
@@ -182,6 +223,41 @@ def generator(name: str, value: object) -> np.random.Generator:
     return value
 
 
+def instance(name: str, value: object, kind: type[T], *, optional: bool = False) -> T:
+    """Return ``value`` if it is of the class ``kind``; None too if that is ``optional``."""
+    if isinstance(value, kind) or (optional and value is None):
+        return value  # type: ignore[return-value]
+    expected = f"a {kind.__name__}" + (" or None" if optional else "")
+    raise TypeError(f"{name}: expected {expected}, got {_kind(value)}")
+
+
+def sequence(name: str, value: object, of: str) -> Sequence[Any]:
+    """Return ``value`` if it can be walked through by index; a string is not meant."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return value
+    if isinstance(value, np.ndarray) and value.ndim:
+        return value  # type: ignore[return-value]
+    raise TypeError(f"{name}: expected a sequence of {of}, got {_kind(value)}")
+
+
+def context(value: object, kind: type[T]) -> T:
+    """Return the ``ctx`` of a backward if it comes from the forward that belongs to it.
+
+    Pairs have contexts of like shape: taken in silence, that of another gives wrong gradients.
+    """
+    if type(value) is kind:
+        return value
+    came = type(value).__name__ if hasattr(value, "_fields") else _kind(value)
+    raise TypeError(f"ctx: expected the {kind.__name__} of the forward to undo, got {came}")
+
+
+def contexts(values: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """Return the contexts of a stack of layers, if there are as many as layers."""
+    if len(values) != count:
+        raise ValueError(f"ctx: expected the contexts of {count} layers, got {len(values)}")
+    return values
+
+
 def gradient(name: str, value: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return ``value`` as an array with exactly the shape and dtype of the output it belongs to."""
     array = float_array(name, value)
@@ -192,11 +268,34 @@ def gradient(name: str, value: object, shape: tuple[int, ...], dtype: np.dtype[A
     return array
 
 
-def _as_array(name: str, x: object, expected: str) -> Array:
-    try:
-        return np.asarray(x)
-    except ValueError as error:  # ragged nested lists
-        raise TypeError(f"{name}: expected {expected}, got a ragged {type(x).__name__}") from error
+class renamed:
+    """Within it, an error of the argument ``old`` is one of the argument ``new=...`` names.
+
+    For a caller that hands an argument on under another name: the width of a feed-forward is the
+    ``out_features`` of a linear layer.
+
+    Examples
+    --------
+    >>> from miniattn import _checks
+    >>> with _checks.renamed(n="count"):
+    ...     _checks.integer("n", 0, least=1)
+    Traceback (most recent call last):
+        ...
+    ValueError: count: expected an int >= 1, got 0
+    """
+
+    def __init__(self, **names: str) -> None:
+        self.names = names
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or type(error) not in (TypeError, ValueError) or not error.args:
+            return
+        name, colon, rest = str(error.args[0]).partition(": expected ")
+        if colon and name in self.names:
+            error.args = (f"{self.names[name]}{colon}{rest}",)
 
 
 def _dtype(array: Array) -> str:
@@ -205,7 +304,18 @@ def _dtype(array: Array) -> str:
 
 
 def _kind(value: object) -> str:
-    return f"{value!r} ({type(value).__name__})"
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"an array, {_dtype(value)} {value.shape}"
+    return f"{_shown(value)} ({type(value).__name__})"
+
+
+def _shown(value: object) -> str:
+    """Return the repr of a value, on one line and not longer than one."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python refuses to write out an int of thousands of digits
+        return f"a number of {value.bit_length()} bits"  # type: ignore[attr-defined]
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _spell(names: list[str], sizes: Mapping[str, int]) -> str:

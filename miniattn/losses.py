@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 import miniattn.functional as F
+from miniattn import _checks
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn.data import IGNORED
 
 __all__ = ["MSE", "CrossEntropy", "Loss"]
@@ -81,6 +83,7 @@ class CrossEntropy:
         return {"accuracy": int(right.sum()) / max(1, int(counted.sum()))}
 
 
+@context
 class _SomeMseContext(NamedTuple):
     counted: Array
     mse: F.MseContext
@@ -118,6 +121,7 @@ class MSE:
 
     def backward(self, dloss: float, ctx: _SomeMseContext) -> Array:
         """Return the gradient of the outputs; 0 where the target does not count."""
+        ctx = _checks.context(ctx, _SomeMseContext)
         # loss = mse(outputs[counted], targets[counted])
         d = F.mse_backward(dloss, ctx.mse)
         doutputs = np.zeros(ctx.counted.shape, d.dtype)

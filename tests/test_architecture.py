@@ -13,13 +13,14 @@ PACKAGE = Path(miniattn.__file__).parent
 # What each part may import, besides itself. What is not listed may import everything but `plot`.
 ALLOWED = {
     "_checks": set(),
+    "_context": set(),
     "_memory": set(),
     "kernels": set(),
     "masks": {"_checks"},
     "reference": {"_checks", "masks"},
-    "functional": {"_checks", "_memory", "kernels", "masks"},
-    "nn": {"_checks", "_memory", "functional", "masks"},
-    "models": {"_checks", "_memory", "functional", "masks", "nn"},
+    "functional": {"_checks", "_context", "_memory", "kernels", "masks"},
+    "nn": {"_checks", "_context", "_memory", "functional", "masks"},
+    "models": {"_checks", "_context", "_memory", "functional", "masks", "nn"},
     "optim": {"_checks", "_memory", "functional", "kernels", "nn"},
     "bridges": {"_checks", "models", "nn"},
 }

@@ -3,11 +3,13 @@
 from typing import Any, Literal, NamedTuple
 
 from miniattn import _checks
+from miniattn._context import context
 from miniattn.functional._arrays import Array
 from miniattn.functional._elementwise import apply
 from miniattn.kernels import activation
 
 
+@context
 class ReluContext(NamedTuple):
     """What `relu_backward` needs: the output, whose sign is the derivative."""
 
@@ -58,9 +60,11 @@ def relu_forward(x: Array) -> tuple[Array, ReluContext]:
 
 def relu_backward(dy: Array, ctx: ReluContext) -> Array:
     """Return ``dx`` = dy where y > 0, else 0."""
-    return _backward(activation.relu_backward, dy, ctx.y)
+    (y,) = _checks.context(ctx, ReluContext)
+    return _backward(activation.relu_backward, dy, y)
 
 
+@context
 class SigmoidContext(NamedTuple):
     """What `sigmoid_backward` needs: the output, in which the derivative is simplest."""
 
@@ -106,9 +110,11 @@ def sigmoid_forward(x: Array) -> tuple[Array, SigmoidContext]:
 
 def sigmoid_backward(dy: Array, ctx: SigmoidContext) -> Array:
     """Return ``dx`` = dy · y · (1 − y)."""
-    return _backward(activation.sigmoid_backward, dy, ctx.y)
+    (y,) = _checks.context(ctx, SigmoidContext)
+    return _backward(activation.sigmoid_backward, dy, y)
 
 
+@context
 class TanhContext(NamedTuple):
     """What `tanh_backward` needs: the output, in which the derivative is simplest."""
 
@@ -154,9 +160,11 @@ def tanh_forward(x: Array) -> tuple[Array, TanhContext]:
 
 def tanh_backward(dy: Array, ctx: TanhContext) -> Array:
     """Return ``dx`` = dy · (1 − y²)."""
-    return _backward(activation.tanh_backward, dy, ctx.y)
+    (y,) = _checks.context(ctx, TanhContext)
+    return _backward(activation.tanh_backward, dy, y)
 
 
+@context
 class SiluContext(NamedTuple):
     """What `silu_backward` needs: the input."""
 
@@ -207,12 +215,14 @@ def silu_forward(x: Array) -> tuple[Array, SiluContext]:
 
 def silu_backward(dy: Array, ctx: SiluContext) -> Array:
     """Return ``dx`` = dy · s · (1 + x · (1 − s)) with s = sigmoid(x)."""
-    return _backward(activation.silu_backward, dy, ctx.x)
+    (x,) = _checks.context(ctx, SiluContext)
+    return _backward(activation.silu_backward, dy, x)
 
 
 Approximation = Literal["none", "tanh"]
 
 
+@context
 class GeluContext(NamedTuple):
     """What `gelu_backward` needs: the input, and which of the two formulas was used."""
 
@@ -271,9 +281,10 @@ def gelu_forward(x: Array, approximate: Approximation = "none") -> tuple[Array, 
 
 def gelu_backward(dy: Array, ctx: GeluContext) -> Array:
     """Return ``dx`` = dy · (Φ(x) + x · φ(x)), with φ = Φ' the density that belongs to Φ."""
-    exact = ctx.approximate == "none"
+    x, approximate = _checks.context(ctx, GeluContext)
+    exact = approximate == "none"
     kernel = activation.gelu_backward if exact else activation.gelu_tanh_backward
-    return _backward(kernel, dy, ctx.x)
+    return _backward(kernel, dy, x)
 
 
 def _backward(kernel: Any, dy: Array, saved: Array) -> Array:

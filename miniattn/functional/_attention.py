@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniattn import _checks, masks
+from miniattn._context import context
 from miniattn._memory import empty, zeros
 from miniattn.functional import _plan
 from miniattn.functional._plan import Options, execute
@@ -17,6 +18,7 @@ Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
 
 
+@context
 class AttentionContext(NamedTuple):
     """What `attention_backward` needs of a call of `attention_forward`."""
 
@@ -118,6 +120,7 @@ def attention(
            [0.33, 0.67],
            [0.75, 0.75]])
     """
+    return_weights = _checks.flag("return_weights", return_weights)
     out, ctx = attention_forward(
         q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap, dropout=dropout, rng=rng
     )
@@ -248,6 +251,8 @@ def attention_backward(
     array([[1., 1.],
            [1., 1.]])
     """
+    ctx = _checks.context(ctx, AttentionContext)
+    needs_bias_grad = _checks.flag("needs_bias_grad", needs_bias_grad)
     dout = _checks.gradient("dout", dout, ctx.out.shape, ctx.out.dtype)
     q, k, v = (_four_axes(x) for x in (ctx.q, ctx.k, ctx.v))
     arrays = {

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from miniattn import _checks
+from miniattn._context import context
 from miniattn._memory import empty
 from miniattn.functional._arrays import Array, kernel_input, rows
 from miniattn.functional._product import Sum, products
@@ -13,6 +14,7 @@ from miniattn.kernels import columns
 from miniattn.kernels import linear as kernel_linear
 
 
+@context
 class LinearContext(NamedTuple):
     """What `linear_backward` needs: the inputs, and whether there was a bias."""
 
@@ -93,7 +95,11 @@ def linear_backward(
     - dweight = dyᵀ · x, shape (F, E)
     - dbias = Σ over rows of dy, shape (F,)
     """
-    dx, ((dweight, dbias),) = linears_backward([dy], [ctx], needs_grad[0], [needs_grad[1:]])
+    needs_dx, needs_dweight, needs_dbias = _checks.flags(
+        "needs_grad", needs_grad, ("x", "weight", "bias")
+    )
+    needs = [(needs_dweight, needs_dbias)]
+    dx, ((dweight, dbias),) = linears_backward([dy], [ctx], needs_dx, needs)
     return dx, dweight, dbias
 
 
@@ -107,6 +113,7 @@ def linears_backward(
 
     - dx = Σ dy · weight, over the maps
     """
+    contexts = [_checks.context(ctx, LinearContext) for ctx in contexts]
     x = contexts[0].x
     x_rows, dy_rows = rows(x), []
     for dy, (_, weight, _) in zip(dys, contexts, strict=True):
@@ -152,6 +159,7 @@ def _sum_rows(x: Array) -> Array:
     return total
 
 
+@context
 class EmbeddingContext(NamedTuple):
     """What `embedding_backward` needs: the ids and the shape and dtype of the table."""
 
@@ -212,6 +220,7 @@ def embedding_forward(ids: Array, weight: Array) -> tuple[Array, EmbeddingContex
 
 def embedding_backward(dy: Array, ctx: EmbeddingContext) -> Array:
     """Return ``dweight`` (V, E): row v is the sum of the rows of dy whose id is v, in order."""
+    ctx = _checks.context(ctx, EmbeddingContext)
     dy = _checks.gradient("dy", dy, (*ctx.ids.shape, ctx.shape[1]), ctx.dtype)
     dweight = np.zeros(ctx.shape, ctx.dtype)
     columns.scatter_add(kernel_input(ctx.ids).reshape(-1), rows(dy), dweight)
@@ -228,6 +237,7 @@ def _check_range(ids: Array, size: int) -> None:
         raise ValueError(f"ids: expected ids in [0, V) with V = {size}, got {worst}")
 
 
+@context
 class DropoutContext(NamedTuple):
     """What `dropout_backward` needs: the factor of every element, 0 or 1 / (1 - p)."""
 
@@ -293,5 +303,5 @@ def dropout_forward(x: Array, p: float, rng: np.random.Generator) -> tuple[Array
 @np.errstate(all="ignore")
 def dropout_backward(dy: Array, ctx: DropoutContext) -> Array:
     """Return ``dx`` = dy · factor: what was dropped gets no gradient."""
-    dy = _checks.gradient("dy", dy, ctx.factor.shape, ctx.factor.dtype)
-    return dy * ctx.factor
+    (factor,) = _checks.context(ctx, DropoutContext)
+    return _checks.gradient("dy", dy, factor.shape, factor.dtype) * factor

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from miniattn import _checks
+from miniattn._context import context
 from miniattn._memory import empty
 from miniattn.functional._arrays import Array, kernel_input, rows
 from miniattn.functional._rows import run_rows
@@ -12,6 +13,7 @@ from miniattn.functional._softmax import slopes
 from miniattn.kernels import loss as kernels
 
 
+@context
 class CrossEntropyContext(NamedTuple):
     """What `cross_entropy_backward` needs: the softmax is exp(logits − top − log_sum)."""
 
@@ -113,6 +115,7 @@ def cross_entropy_forward(
 
 def cross_entropy_backward(dloss: float, ctx: CrossEntropyContext) -> Array:
     """Return ``dlogits`` = (softmax(logits) − t) · dloss / counted, 0 in rows that do not count."""
+    ctx = _checks.context(ctx, CrossEntropyContext)
     scale = _scalar("dloss", dloss) / max(ctx.counted, 1)
     _, high, low = slopes(1.0, ctx.logits.dtype)
     logit_rows = rows(ctx.logits)
@@ -128,6 +131,7 @@ def cross_entropy_backward(dloss: float, ctx: CrossEntropyContext) -> Array:
     return dlogits
 
 
+@context
 class MseContext(NamedTuple):
     """What `mse_backward` needs: pred − target."""
 
@@ -182,8 +186,9 @@ def mse_forward(pred: Array, target: Array) -> tuple[np.floating, MseContext]:
 
 def mse_backward(dloss: float, ctx: MseContext) -> Array:
     """Return ``dpred`` = 2 (pred − target) · dloss / size."""
-    scale = 2.0 * _scalar("dloss", dloss) / max(ctx.difference.size, 1)
-    return np.asarray(ctx.difference * ctx.difference.dtype.type(scale))
+    (difference,) = _checks.context(ctx, MseContext)
+    scale = 2.0 * _scalar("dloss", dloss) / max(difference.size, 1)
+    return np.asarray(difference * difference.dtype.type(scale))
 
 
 def _count_targets(targets: Array, classes: int, ignore_index: int) -> int:

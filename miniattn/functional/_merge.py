@@ -50,6 +50,7 @@ def merge_attention(outs: Sequence[Array], lses: Sequence[Array]) -> tuple[Array
     >>> np.allclose(out, F.attention(q, k, v))
     True
     """
+    outs, lses = _checks.sequence("outs", outs, "arrays"), _checks.sequence("lses", lses, "arrays")
     if len(outs) == 0 or len(outs) != len(lses):
         raise ValueError(
             f"outs, lses: expected as many of each, at least one, got {len(outs)} and {len(lses)}"

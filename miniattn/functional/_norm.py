@@ -5,12 +5,14 @@ from typing import NamedTuple
 import numpy as np
 
 from miniattn import _checks
+from miniattn._context import context
 from miniattn._memory import empty
 from miniattn.functional._arrays import Array, kernel_input, rows
 from miniattn.functional._rows import run_rows
 from miniattn.kernels import columns, norm
 
 
+@context
 class LayerNormContext(NamedTuple):
     """What `layer_norm_backward` needs: inputs, and mean and 1/std of every row (2, R)."""
 
@@ -85,15 +87,19 @@ def layer_norm_backward(
     - dweight = Σ over rows of dy · x̂, shape (E,)
     - dbias = Σ over rows of dy, shape (E,)
     """
-    x, weight, moments, has_bias = ctx
+    x, weight, moments, has_bias = _checks.context(ctx, LayerNormContext)
+    needs_dx, needs_dweight, needs_dbias = _checks.flags(
+        "needs_grad", needs_grad, ("x", "weight", "bias")
+    )
     dx, dweight, dbias = _backward(dy, x, weight, moments, centred=True)
     return (
-        dx if needs_grad[0] else None,
-        dweight if needs_grad[1] else None,
-        dbias if needs_grad[2] and has_bias else None,
+        dx if needs_dx else None,
+        dweight if needs_dweight else None,
+        dbias if needs_dbias and has_bias else None,
     )
 
 
+@context
 class RmsNormContext(NamedTuple):
     """What `rms_norm_backward` needs: inputs, and 0 and 1/rms of every row (2, R)."""
 
@@ -162,9 +168,10 @@ def rms_norm_backward(
     - dx = rrms · (g − x̂ · mean(g · x̂)), the mean along the row, shape (..., E)
     - dweight = Σ over rows of dy · x̂, shape (E,)
     """
-    x, weight, moments = ctx
+    x, weight, moments = _checks.context(ctx, RmsNormContext)
+    needs_dx, needs_dweight = _checks.flags("needs_grad", needs_grad, ("x", "weight"))
     dx, dweight, _ = _backward(dy, x, weight, moments, centred=False)
-    return dx if needs_grad[0] else None, dweight if needs_grad[1] else None
+    return dx if needs_dx else None, dweight if needs_dweight else None
 
 
 def _forward(

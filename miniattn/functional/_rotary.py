@@ -5,11 +5,13 @@ from typing import NamedTuple
 import numpy as np
 
 from miniattn import _checks
+from miniattn._context import context
 from miniattn._memory import empty
 from miniattn.functional._arrays import Array, rows
 from miniattn.kernels import rotary as rotary_kernel
 
 
+@context
 class RotaryContext(NamedTuple):
     """What `rotary_backward` needs: the angles' cosines and sines, and which numbers are a pair."""
 
@@ -83,6 +85,7 @@ def rotary_forward(
     x = _checks.float_array("x", x)
     positions = _checks.int_array("positions", positions)
     base = _checks.positive("base", base)
+    interleaved = _checks.flag("interleaved", interleaved)
     _checks.shape("x", x, "..., T, D")
     steps, width = x.shape[-2:]
     if width % 2:
@@ -96,12 +99,13 @@ def rotary_forward(
     frequency = base ** (-np.arange(0, width, 2) / width) if width else np.empty(0)
     angle = positions[..., None] * frequency
     cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
-    ctx = RotaryContext(x.shape, cos, sin, bool(interleaved))
-    return _turn(x, cos, sin, ctx.interleaved, back=False), ctx
+    ctx = RotaryContext(x.shape, cos, sin, interleaved)
+    return _turn(x, cos, sin, interleaved, back=False), ctx
 
 
 def rotary_backward(dy: Array, ctx: RotaryContext) -> Array:
     """Return ``dx``: dy turned back by the same angles; a rotation's transpose is its inverse."""
+    ctx = _checks.context(ctx, RotaryContext)
     dy = _checks.gradient("dy", dy, ctx.shape, ctx.cos.dtype)
     return _turn(dy, ctx.cos, ctx.sin, ctx.interleaved, back=True)
 

@@ -75,7 +75,7 @@ def scaled_dot_product_attention(
     ndim = max(q.ndim, k.ndim, v.ndim, 4)
     q, k, v = (x.reshape((1,) * (ndim - x.ndim) + x.shape) for x in (q, k, v))
     H, G = q.shape[-3], k.shape[-3]
-    grouped = enable_gqa and H != G
+    grouped = _checks.flag("enable_gqa", enable_gqa) and H != G
     lead = _lead(q, k, v, up_to=-3 if grouped else -2)
     if grouped:
         q, k, v = (np.broadcast_to(x, lead + x.shape[-3:]) for x in (q, k, v))
@@ -83,10 +83,12 @@ def scaled_dot_product_attention(
         q, k, v = (np.broadcast_to(x, lead + x.shape[-2:]) for x in (q, k, v))
     full = (*q.shape[:-1], k.shape[-2])
 
-    mask: masks.Mask | Array | None = masks.causal(offset=0) if is_causal else None
+    mask: masks.Mask | Array | None = (
+        masks.causal(offset=0) if _checks.flag("is_causal", is_causal) else None
+    )
     bias = None
     if attn_mask is not None:
-        given = np.asarray(attn_mask)
+        given = _checks.any_array("attn_mask", attn_mask, "a bool or float array")
         if given.dtype != np.bool_:
             given = _checks.float_array("attn_mask", given)
             _checks.same_dtype(query=q, attn_mask=given)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn import _checks
+from miniattn._context import context
 from miniattn._memory import empty, empty_like
 from miniattn.functional._arrays import (
     Array,
@@ -21,6 +22,7 @@ from miniattn.kernels import softmax as kernels
 from miniattn.kernels import softmax_columns as columns
 
 
+@context
 class SoftmaxContext(NamedTuple):
     """What `softmax_backward` needs: the weights, in which the derivative is simplest."""
 
@@ -106,7 +108,7 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
 
     Entries of weight 0 take no part: what ``dy`` holds there, NaN included, is never used.
     """
-    y, axis, temperature = ctx
+    y, axis, temperature = _checks.context(ctx, SoftmaxContext)
     dy = _checks.gradient("dy", dy, y.shape, y.dtype)
     inv_temperature, high, low = slopes(temperature, y.dtype)
     if _sideways(y, axis):
@@ -124,6 +126,7 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
     return _restore(dx_rows, y.shape, axis)
 
 
+@context
 class LogSoftmaxContext(NamedTuple):
     """What `log_softmax_backward` needs: the output, whose exponential is the softmax."""
 
@@ -208,7 +211,7 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
 
     Entries where y is −inf take no part: what ``dy`` holds there, NaN included, is never used.
     """
-    y, axis, temperature = ctx
+    y, axis, temperature = _checks.context(ctx, LogSoftmaxContext)
     dy = _checks.gradient("dy", dy, y.shape, y.dtype)
     inv_temperature, _, _ = slopes(temperature, y.dtype)
     _, high, low = slopes(1.0, y.dtype)
@@ -227,6 +230,7 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
     return _restore(dx_rows, y.shape, axis)
 
 
+@context
 class LogsumexpContext(NamedTuple):
     """What `logsumexp_backward` needs: the softmax is exp(x − top − log_sum)."""
 
@@ -302,7 +306,7 @@ def logsumexp_forward(
 
 def logsumexp_backward(dlse: Array, ctx: LogsumexpContext) -> Array:
     """Return ``dx`` = dlse · exp(x − lse), the softmax weights times the incoming gradient."""
-    x, top, log_sum, axis, mask = ctx
+    x, top, log_sum, axis, mask = _checks.context(ctx, LogsumexpContext)
     dlse = _checks.gradient("dlse", dlse, x.shape[:axis] + x.shape[axis + 1 :], x.dtype)
     _, high, low = slopes(1.0, x.dtype)
     if _sideways(x, axis, mask):

@@ -9,11 +9,13 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks, masks, nn
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn.models import _parts
 
 Pooling = Literal["mean", "first"]
 
 
+@context
 class SequenceClassifierContext(NamedTuple):
     """What `SequenceClassifier.backward` needs: the contexts of its parts."""
 
@@ -166,6 +168,7 @@ class SequenceClassifier(nn.Module):
 
     def backward(self, dlogits: Array, ctx: SequenceClassifierContext) -> Array | None:
         """Return dinputs (B, T, input_dim), 0 in the padding; None for token ids."""
+        ctx = _checks.context(ctx, SequenceClassifierContext)
         # logits = head(x)
         dx = self.head.backward(dlogits, ctx.head)
         # x = Σ over t of pooling[:, t] · x[:, t]

@@ -9,9 +9,11 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks, masks, nn
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn.models import _generate, _parts
 
 
+@context
 class EncoderDecoderContext(NamedTuple):
     """What `EncoderDecoder.backward` needs: the contexts of its parts."""
 
@@ -164,6 +166,7 @@ class EncoderDecoder(nn.Module):
 
     def backward(self, dlogits: Array, ctx: EncoderDecoderContext) -> None:
         """Add to the parameters' gradients; ids have none."""
+        ctx = _checks.context(ctx, EncoderDecoderContext)
         # logits = head(x)
         dx = self.head.backward(dlogits, ctx.head)
         # x = decoder(x, memory)

@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks, masks, nn
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn.models import _generate, _parts
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -47,6 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+@context
 class GPTContext(NamedTuple):
     """What `GPT.backward` needs: the contexts of its parts."""
 
@@ -224,6 +226,7 @@ class GPT(nn.Module):
 
     def backward(self, dlogits: Array, ctx: GPTContext) -> None:
         """Add to the parameters' gradients; ids have none."""
+        ctx = _checks.context(ctx, GPTContext)
         # logits = head(x)
         dx = self.head.backward(dlogits, ctx.head)
         # x = blocks(x)

@@ -40,6 +40,7 @@ from miniattn.nn._positions import (
     LearnedPositionsContext,
     Rotary,
     SinusoidalPositions,
+    SinusoidalPositionsContext,
     alibi_bias,
     alibi_slopes,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "SinusoidalPositions",
+    "SinusoidalPositionsContext",
     "SwiGLU",
     "SwiGLUContext",
     "Tanh",

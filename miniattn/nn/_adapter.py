@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation, activation_layer
 from miniattn.nn._container import Sequential
@@ -17,6 +18,7 @@ from miniattn.nn._linear import Linear
 from miniattn.nn._module import Module
 
 
+@context
 class AdapterContext(NamedTuple):
     """What `Adapter.backward` needs: the contexts of its parts."""
 
@@ -82,6 +84,7 @@ class Adapter(Module):
 
     def backward(self, dy: Array, ctx: AdapterContext) -> Array:
         """Return dx (..., E)."""
+        ctx = _checks.context(ctx, AdapterContext)
         # y = x + h; h = up(h)
         dh = self.up.backward(dy, ctx.up)
         # h = activation(h)
@@ -90,6 +93,7 @@ class Adapter(Module):
         return dy + self.down.backward(dh, ctx.down)
 
 
+@context
 class LoRAContext(NamedTuple):
     """What `LoRA.backward` needs: the contexts of its parts."""
 
@@ -171,6 +175,7 @@ class LoRA(Module):
 
     def backward(self, dy: Array, ctx: LoRAContext) -> Array:
         """Return dx (..., in_features)."""
+        ctx = _checks.context(ctx, LoRAContext)
         # y = base(x) + alpha / rank · h; h = up(h)
         dh = self.up.backward(self.alpha / self.rank * dy, ctx.up)
         # h = down(h)

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks, masks
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn.nn import _init
 from miniattn.nn._cache import KVCache
 from miniattn.nn._linear import Linear, backward_together, forward_together
@@ -30,6 +31,7 @@ class AttentionOptions(TypedDict, total=False):
     softcap: float | None
 
 
+@context
 class MultiHeadAttentionContext(NamedTuple):
     """What `MultiHeadAttention.backward` needs: the contexts of its parts, and how it was called.
 
@@ -251,6 +253,7 @@ class MultiHeadAttention(Module):
         One array for plain self-attention, else a tuple: (dx, dbias), (dquery, dkey),
         (dquery, dkey, dvalue) or (dquery, dkey, dvalue, dbias).
         """
+        ctx = _checks.context(ctx, MultiHeadAttentionContext)
         if ctx.cached:
             raise ValueError("ctx: expected a forward without a cache, which has no backward")
         # y = out_proj(merge(out))
@@ -273,7 +276,7 @@ class MultiHeadAttention(Module):
 
         Before dropout: each row sums to 1, or is 0 where nothing may be attended to.
         """
-        a = ctx.attention
+        a = _checks.context(ctx, MultiHeadAttentionContext).attention
         return F.attention_weights(
             a.q, a.k, mask=a.mask, bias=a.bias, scale=a.scale, softcap=a.softcap
         )

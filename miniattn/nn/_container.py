@@ -4,10 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from miniattn import _checks
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn.nn._module import Module
 
 
+@context
 class SequentialContext(NamedTuple):
     """The contexts of the layers, in their order."""
 
@@ -52,7 +55,9 @@ class Sequential(Module):
 
     def backward(self, dy: Array, ctx: SequentialContext) -> Array:
         """Return dx."""
-        for layer, layer_ctx in zip(reversed(self.layers), reversed(ctx.layers), strict=True):
+        ctx = _checks.context(ctx, SequentialContext)
+        contexts = _checks.contexts(ctx.layers, len(self.layers))
+        for layer, layer_ctx in zip(reversed(self.layers), reversed(contexts), strict=True):
             # x = layer(x)
             dy = layer.backward(dy, layer_ctx)
         return dy

@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 
 from miniattn import _checks, masks
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation
 from miniattn.nn._attention import (
@@ -23,6 +24,7 @@ from miniattn.nn._module import Module
 from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
 
 
+@context
 class TransformerDecoderLayerContext(NamedTuple):
     """What `TransformerDecoderLayer.backward` needs: the contexts of its parts."""
 
@@ -161,6 +163,7 @@ class TransformerDecoderLayer(ResidualLayer):
 
     def backward(self, dy: Array, ctx: TransformerDecoderLayerContext) -> tuple[Array, Array]:
         """Return (dx, dmemory), (B, T, E) and (B, S, memory_dim)."""
+        ctx = _checks.context(ctx, TransformerDecoderLayerContext)
         # y = x + ffn(norm3(x))
         frame = Residual(ctx.norm3, ctx.ffn, ctx.dropout3)
         dx, _ = self._backward(dy, self.norm3, self.ffn, frame)
@@ -178,6 +181,7 @@ class TransformerDecoderLayer(ResidualLayer):
         return f"{order}, causal" if self.causal else order
 
 
+@context
 class TransformerDecoderContext(NamedTuple):
     """What `TransformerDecoder.backward` needs: the contexts of its parts."""
 
@@ -264,10 +268,12 @@ class TransformerDecoder(Module):
 
     def backward(self, dy: Array, ctx: TransformerDecoderContext) -> tuple[Array, Array]:
         """Return (dx, dmemory), (B, T, E) and (B, S, memory_dim)."""
+        ctx = _checks.context(ctx, TransformerDecoderContext)
         # y = norm(x)
         dx = dy if self.norm is None else self.norm.backward(dy, ctx.norm)
         dmemory = None
-        for layer, layer_ctx in zip(reversed(self.layers), reversed(ctx.layers), strict=True):
+        contexts = _checks.contexts(ctx.layers, len(self.layers))
+        for layer, layer_ctx in zip(reversed(self.layers), reversed(contexts), strict=True):
             # x = layer(x, memory)
             dx, more = layer.backward(dx, layer_ctx)
             dmemory = more if dmemory is None else dmemory + more

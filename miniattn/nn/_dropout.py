@@ -45,7 +45,7 @@ class Dropout(Module):
     def backward(self, dy: Array, ctx: F.DropoutContext | None) -> Array:
         """Return dx (...)."""
         # y = x · keep / (1 − p)
-        return dy.copy() if ctx is None else self.undrop(dy, ctx)
+        return _checks.float_array("dy", dy).copy() if ctx is None else self.undrop(dy, ctx)
 
     def drop(
         self, x: Array, rng: np.random.Generator | None

@@ -75,6 +75,7 @@ class Embedding(Module):
 
     def backward(self, dy: Array, ctx: F.EmbeddingContext) -> None:
         """Add to the table's gradient; ids have none."""
+        ctx = _checks.context(ctx, F.EmbeddingContext)
         if not self.weight.trainable:
             return
         # y = scale · weight[ids]

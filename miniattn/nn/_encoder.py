@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from miniattn import _checks
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation
 from miniattn.nn._attention import (
@@ -26,6 +27,7 @@ from miniattn.nn._module import Module
 from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
 
 
+@context
 class TransformerEncoderLayerContext(NamedTuple):
     """What `TransformerEncoderLayer.backward` needs: the contexts of its parts."""
 
@@ -152,6 +154,7 @@ class TransformerEncoderLayer(ResidualLayer):
 
     def backward(self, dy: Array, ctx: TransformerEncoderLayerContext) -> Any:
         """Return dx (B, T, E), or (dx, dbias) where a bias was given."""
+        ctx = _checks.context(ctx, TransformerEncoderLayerContext)
         # y = x + ffn(norm2(x))
         frame = Residual(ctx.norm2, ctx.ffn, ctx.dropout2)
         dx, _ = self._backward(dy, self.norm2, self.ffn, frame)
@@ -165,6 +168,7 @@ class TransformerEncoderLayer(ResidualLayer):
         return "pre-norm" if self.norm_first else "post-norm"
 
 
+@context
 class TransformerEncoderContext(NamedTuple):
     """What `TransformerEncoder.backward` needs: the contexts of its parts."""
 
@@ -241,10 +245,12 @@ class TransformerEncoder(Module):
 
     def backward(self, dy: Array, ctx: TransformerEncoderContext) -> Any:
         """Return dx (B, T, E), or (dx, dbias) where a bias was given."""
+        ctx = _checks.context(ctx, TransformerEncoderContext)
         # y = norm(x)
         dx = dy if self.norm is None else self.norm.backward(dy, ctx.norm)
         dbias = None
-        for layer, layer_ctx in zip(reversed(self.layers), reversed(ctx.layers), strict=True):
+        contexts = _checks.contexts(ctx.layers, len(self.layers))
+        for layer, layer_ctx in zip(reversed(self.layers), reversed(contexts), strict=True):
             # x = layer(x, bias)
             grads = layer.backward(dx, layer_ctx)
             if isinstance(grads, tuple):

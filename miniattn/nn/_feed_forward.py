@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 import miniattn.functional as F
+from miniattn import _checks
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation, SiLU, activation_layer
 from miniattn.nn._dropout import Dropout
@@ -14,6 +16,7 @@ from miniattn.nn._linear import Linear, backward_together, forward_together
 from miniattn.nn._module import Module
 
 
+@context
 class FeedForwardContext(NamedTuple):
     """What `FeedForward.backward` needs: the contexts of its parts."""
 
@@ -86,6 +89,7 @@ class FeedForward(Module):
 
     def backward(self, dy: Array, ctx: FeedForwardContext) -> Array:
         """Return dx (..., E)."""
+        ctx = _checks.context(ctx, FeedForwardContext)
         # y = down(h)
         dh = self.down.backward(dy, ctx.down)
         # h = dropout(h)
@@ -96,6 +100,7 @@ class FeedForward(Module):
         return self.up.backward(dh, ctx.up)
 
 
+@context
 class SwiGLUContext(NamedTuple):
     """What `SwiGLU.backward` needs: the contexts of its parts, and the two factors."""
 
@@ -174,6 +179,7 @@ class SwiGLU(Module):
 
     def backward(self, dy: Array, ctx: SwiGLUContext) -> Array:
         """Return dx (..., E)."""
+        ctx = _checks.context(ctx, SwiGLUContext)
         # y = down(h)
         dh = self.down.backward(dy, ctx.down)
         # h = dropout(g · v)

@@ -9,9 +9,18 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn._memory import copy, empty_like
 from miniattn.nn import _init
 from miniattn.nn._module import Module, Parameter
+
+
+@context
+class SinusoidalPositionsContext(NamedTuple):
+    """What `SinusoidalPositions.backward` needs: what its result looks like."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.floating]
 
 
 class SinusoidalPositions(Module):
@@ -49,28 +58,32 @@ class SinusoidalPositions(Module):
         *,
         positions: Array | None = None,
         rng: np.random.Generator | None = None,
-    ) -> tuple[Array, None]:
+    ) -> tuple[Array, SinusoidalPositionsContext]:
         """Return (y, ctx): x and y (B, T, E), positions (T,) or (B, T), by default 0 to T − 1."""
         x = _checks.float_array("x", x)
         _checks.shape("x", x, "B, T, E", {"E": self.embed_dim})
         positions = _positions(positions, x.shape[:2])
         length = int(positions.max(initial=0)) + 1
-        return x + _sinusoids(_round_up(length), self.embed_dim, x.dtype)[positions], None
+        y = x + _sinusoids(_round_up(length), self.embed_dim, x.dtype)[positions]
+        return y, SinusoidalPositionsContext(x.shape, x.dtype)
 
-    def backward(self, dy: Array, ctx: None) -> Array:
+    def backward(self, dy: Array, ctx: SinusoidalPositionsContext) -> Array:
         """Return dx (B, T, E)."""
+        ctx = _checks.context(ctx, SinusoidalPositionsContext)
         # y = x + P[positions]
-        return dy.copy()
+        return _checks.gradient("dy", dy, ctx.shape, ctx.dtype).copy()
 
     def describe(self) -> str:
         """Return e.g. ``"64"``."""
         return f"{self.embed_dim}"
 
 
+@context
 class LearnedPositionsContext(NamedTuple):
-    """What `LearnedPositions.backward` needs: the rows that were added."""
+    """What `LearnedPositions.backward` needs: the rows that were added, and the sum's shape."""
 
     positions: Array
+    shape: tuple[int, ...]
 
 
 class LearnedPositions(Module):
@@ -141,10 +154,12 @@ class LearnedPositions(Module):
                 f"got {int(positions.max())}"
             )
         y = np.add(x, self.weight.data[positions], out=empty_like(x))
-        return y, LearnedPositionsContext(positions)
+        return y, LearnedPositionsContext(positions, x.shape)
 
     def backward(self, dy: Array, ctx: LearnedPositionsContext) -> Array:
         """Return dx (B, T, E)."""
+        ctx = _checks.context(ctx, LearnedPositionsContext)
+        dy = _checks.gradient("dy", dy, ctx.shape, self.weight.dtype)
         # y = x + weight[positions]
         if self.weight.trainable:
             ids = np.broadcast_to(ctx.positions, dy.shape[:2])

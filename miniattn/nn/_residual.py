@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._checks import Array
+from miniattn._context import context
 from miniattn.functional._elementwise import add
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._module import Module
@@ -16,6 +17,7 @@ from miniattn.nn._norm import LayerNorm, RMSNorm
 Norm = Literal["layer", "rms"]
 
 
+@context
 class Residual(NamedTuple):
     """The contexts of one framed sublayer."""
 
