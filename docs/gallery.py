@@ -59,7 +59,7 @@ def attention_on_image() -> plot.Figure:
 def mask() -> plot.Figure:
     """Any mask, and which rule hides what."""
     rules = masks.causal() & masks.padding([T - 1]) & masks.documents([[0] * 4 + [1] * 5])
-    return plot.mask(rules, q_tokens=TOKENS)
+    return plot.mask(rules, tokens=TOKENS)
 
 
 def gradient_map() -> plot.Figure:

@@ -36,7 +36,7 @@ def calls(weights: np.ndarray) -> dict[str, object]:
         "attention_map": lambda **k: plot.attention_map(one, TOKENS, **k),
         "attention_lines": lambda **k: plot.attention_lines(one, TOKENS, **k),
         "attention_on_image": lambda **k: plot.attention_on_image(one, np.ones((12, 12)), **k),
-        "mask": lambda **k: plot.mask(masks.causal(), q_tokens=TOKENS, **k),
+        "mask": lambda **k: plot.mask(masks.causal(), tokens=TOKENS, **k),
         "attention_heads": lambda: plot.attention_heads(weights[0], TOKENS),
         "attention_layers": lambda: plot.attention_layers(weights),
         "gradient_map": lambda: plot.gradient_map(one, one - 0.5, TOKENS),
@@ -109,7 +109,7 @@ def test_an_empty_row_is_named_in_the_legend(weights):
 
 @pytest.mark.parametrize("name", ["attention_map", "attention_lines"])
 def test_a_wrong_number_of_tokens_states_both_numbers(name, weights):
-    with pytest.raises(ValueError, match=r"q_tokens: expected T = 6 tokens, got 5"):
+    with pytest.raises(ValueError, match=r"tokens: expected T = 6 tokens, got 5"):
         getattr(plot, name)(weights[0, 0], TOKENS[:5])
 
 

@@ -86,7 +86,7 @@ def test_a_film_without_ffmpeg_says_so(tmp_path, monkeypatch):
         ),
         ((np.zeros((0, 3, 3)), "film.gif"), {}, "maps: expected at least one map, got none"),
         ((np.eye(3), "film.gif"), {}, "maps: expected shape (N, T, S), got (3, 3)"),
-        ((maps(2), "film.gif", ["a"]), {}, "q_tokens: expected T = 3 tokens, got 1"),
+        ((maps(2), "film.gif", ["a"]), {}, "tokens: expected T = 3 tokens, got 1"),
         ((maps(2), "film.gif"), {"titles": ["a"]}, "titles: expected 2, one a panel, got 1"),
         ((maps(2), "film.gif"), {"fps": 0}, "fps: expected"),
         ((maps(2), "film.gif"), {"scale": "cubic"}, "scale: expected one of"),

@@ -157,7 +157,7 @@ def test_a_trace_in_npz(traced, drawn):
         np.testing.assert_array_equal(layers[1][0][name][0], traced[name][1])
         np.testing.assert_array_equal(page[1][0][name], traced[name][0])
     assert page[2]["tokens"] == TOKENS
-    assert heads[2]["q_tokens"] == TOKENS
+    assert heads[2]["tokens"] == TOKENS
     np.testing.assert_array_equal(heads[1][0], traced["layers.10.attn"][0])
 
 
@@ -183,12 +183,12 @@ def test_one_array_of_several_is_chosen(rng, drawn):
 
 def test_options_reach_the_figure(rng, drawn):
     np.save("w.npy", rng.random((4, T)))
-    words = ["--tokens", "a b c d", "--k-tokens", " ".join(TOKENS), "--scale", "log", "--causal"]
+    words = ["--tokens", "a b c d", "--key-tokens", " ".join(TOKENS), "--scale", "log", "--causal"]
     words += ["--cmap", "gray", "--title", "Title", "--extent", 4, T]
     assert run("w.npy", "--out", "fig.svg", *words) == 0
     options = drawn[0][2]
-    assert options["q_tokens"] == list("abcd")
-    assert options["k_tokens"] == TOKENS
+    assert options["tokens"] == list("abcd")
+    assert options["key_tokens"] == TOKENS
     assert (options["scale"], options["cmap"], options["title"]) == ("log", "gray", "Title")
     assert options["extent"] == (4, T)
     assert "causal" in repr(options["mask"])
@@ -197,8 +197,8 @@ def test_options_reach_the_figure(rng, drawn):
 def test_a_file_of_tokens_has_one_a_line(weights, drawn, folder):
     np.save("w.npy", weights[0, 0, :4, :4])
     (folder / "tokens.txt").write_text("two words\n\n@\nlast\n", encoding="utf-8")
-    assert run("w.npy", "--out", "fig.svg", "--q-tokens", "@tokens.txt") == 0
-    assert drawn[0][2]["q_tokens"] == ["two words", "", "@", "last"]
+    assert run("w.npy", "--out", "fig.svg", "--tokens", "@tokens.txt") == 0
+    assert drawn[0][2]["tokens"] == ["two words", "", "@", "last"]
 
 
 def test_tokens_of_the_command_line_come_first(weights, drawn):
@@ -206,9 +206,9 @@ def test_tokens_of_the_command_line_come_first(weights, drawn):
     assert run("w.npz", "--out", "fig.svg", "--tokens", "a b c d e f") == 0
     assert run("w.npz", "--out", "fig.svg") == 0
     given, kept = (options for _, _, options in drawn)
-    assert given["q_tokens"] == list("abcdef")
-    assert "k_tokens" not in given
-    assert kept["q_tokens"] == kept["k_tokens"] == TOKENS
+    assert given["tokens"] == list("abcdef")
+    assert "key_tokens" not in given
+    assert kept["tokens"] == kept["key_tokens"] == TOKENS
 
 
 def test_dpi_is_pixels_an_inch(file):
@@ -266,7 +266,7 @@ def test_hostile_tokens_stay_text(weights, folder):
         ),
         (
             ["w.npz", "--out", "x.png", "--layer", "0", "--tokens", "a b"],
-            "q_tokens: expected T = 6 tokens, got 2",
+            "tokens: expected T = 6 tokens, got 2",
         ),
         (["w.npz", "--out", "x.html", "--tokens", "a b"], "tokens: expected T = 6 tokens"),
         (["w.npz", "--out", "x.html", "--tokens", "@none"], "none: No such file or directory"),

@@ -75,8 +75,8 @@ FIGURES = {
     "attention_lines, few keys": lambda T, t: plot.attention_lines(
         maps(T, T // 3), t, t[: T // 3], title="One head"
     ),
-    "mask": lambda T, t: plot.mask(masks.causal(), q_tokens=t),
-    "mask, many rules": lambda T, t: plot.mask(every_rule(T), q_tokens=t, title="Rules"),
+    "mask": lambda T, t: plot.mask(masks.causal(), tokens=t),
+    "mask, many rules": lambda T, t: plot.mask(every_rule(T), tokens=t, title="Rules"),
     "gradient_map": lambda T, t: plot.gradient_map(
         maps(T, T), 0.5 - maps(T, T), t, mask=masks.causal(), title="Gradients"
     ),

@@ -72,8 +72,8 @@ FIGURES = {
         lambda: plot.attention_on_image(patches()[0][:, ::-1].T, 1 - patches()[1]),
     ),
     "mask": (
-        lambda: plot.mask(RULES, q_tokens=TOKENS),
-        lambda: plot.mask(CAUSAL & masks.window(2, 0), q_tokens=TOKENS),
+        lambda: plot.mask(RULES, tokens=TOKENS),
+        lambda: plot.mask(CAUSAL & masks.window(2, 0), tokens=TOKENS),
     ),
     "gradient_map": (
         lambda: plot.gradient_map(weights(), weights() - 0.3, TOKENS, mask=CAUSAL),

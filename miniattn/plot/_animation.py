@@ -27,8 +27,8 @@ MOST_CELLS = 256  # a side of a recorded map
 def animate(
     maps: ArrayLike,
     path: str | PathLike[str],
-    q_tokens: Tokens = None,
-    k_tokens: Tokens = None,
+    tokens: Tokens = None,
+    key_tokens: Tokens = None,
     *,
     titles: Sequence[object] | None = None,
     fps: float = 8.0,
@@ -48,7 +48,7 @@ def animate(
         The frames, e.g. ``recorder.maps``.
     path : path
         Ends in ``.gif``, which always works, or in ``.mp4``, which takes ``ffmpeg``.
-    q_tokens, k_tokens, mask, scale, cmap, vmax, extent
+    tokens, key_tokens, mask, scale, cmap, vmax, extent
         As in `attention_map`.
     titles : sequence of N titles, optional
         By default "frame 0", "frame 1", ...
@@ -89,8 +89,8 @@ def animate(
     norm = _grid.norm(panels, scale, vmax)
     fig = attention_map(
         frames[0],
-        q_tokens,
-        k_tokens,
+        tokens,
+        key_tokens,
         mask=mask,
         scale=scale,
         cmap=cmap,

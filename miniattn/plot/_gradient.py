@@ -37,8 +37,8 @@ class GradientOptions(TypedDict, total=False):
 def gradient_map(
     weights: ArrayLike,
     dweights: ArrayLike,
-    q_tokens: Tokens = ...,
-    k_tokens: Tokens = ...,
+    tokens: Tokens = ...,
+    key_tokens: Tokens = ...,
     *,
     ax: Axes,
     **options: Unpack[GradientOptions],
@@ -49,8 +49,8 @@ def gradient_map(
 def gradient_map(
     weights: ArrayLike,
     dweights: ArrayLike,
-    q_tokens: Tokens = ...,
-    k_tokens: Tokens = ...,
+    tokens: Tokens = ...,
+    key_tokens: Tokens = ...,
     *,
     ax: None = ...,
     **options: Unpack[GradientOptions],
@@ -60,8 +60,8 @@ def gradient_map(
 def gradient_map(
     weights: ArrayLike,
     dweights: ArrayLike,
-    q_tokens: Tokens = None,
-    k_tokens: Tokens = None,
+    tokens: Tokens = None,
+    key_tokens: Tokens = None,
     *,
     ax: Axes | None = None,
     mask: object = None,
@@ -81,7 +81,7 @@ def gradient_map(
     ----------
     weights, dweights : (T, S) arrays
         A map, and the gradient by it, e.g. of `miniattn.analysis.weight_gradients`.
-    q_tokens, k_tokens, mask, scale, cmap, extent
+    tokens, key_tokens, mask, scale, cmap, extent
         As in `attention_map`; ``scale`` and ``cmap`` are those of the weights.
     ax : matplotlib Axes, optional
         Where to draw the gradient alone. By default a new figure is made, of both.
@@ -115,7 +115,7 @@ def gradient_map(
     if w.shape != dw.shape:
         raise ValueError(f"dweights: expected the shape of weights, {w.shape}, got {dw.shape}")
     [panel] = _grid.panels(dw[None], mask, extent)
-    labels = both_labels(q_tokens, k_tokens, panel.shape)
+    labels = both_labels(tokens, key_tokens, panel.shape)
     if ax is not None:
         _gradient(ax, panel, labels, diverging)
         ax.set(ylabel="query", title=title)
@@ -128,8 +128,8 @@ def gradient_map(
     left, right = fig.subplots(1, 2)
     attention_map(
         w,
-        q_tokens,
-        k_tokens,
+        tokens,
+        key_tokens,
         ax=left,
         mask=mask,
         scale=scale,

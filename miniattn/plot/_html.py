@@ -62,8 +62,8 @@ class _Layer(NamedTuple):
     """(H, T, S) finite, >= 0."""
     visible: Array | None
     """(H, T, S) bool."""
-    q_tokens: list[str]
-    k_tokens: list[str]
+    tokens: list[str]
+    key_tokens: list[str]
 
 
 def html(
@@ -293,8 +293,8 @@ def _describe(
     return {
         "name": layer.name,
         "heads": H,
-        "queries": lists.setdefault(tuple(layer.q_tokens), len(lists)),
-        "keys": lists.setdefault(tuple(layer.k_tokens), len(lists)),
+        "queries": lists.setdefault(tuple(layer.tokens), len(lists)),
+        "keys": lists.setdefault(tuple(layer.key_tokens), len(lists)),
         "triangle": triangle,
         "masks": [_mask(visible, blobs) for visible in layer.visible]
         if layer.visible is not None

@@ -46,8 +46,8 @@ class LineOptions(TypedDict, total=False):
 @overload
 def attention_lines(
     weights: ArrayLike,
-    q_tokens: Tokens = ...,
-    k_tokens: Tokens = ...,
+    tokens: Tokens = ...,
+    key_tokens: Tokens = ...,
     *,
     ax: Axes,
     **options: Unpack[LineOptions],
@@ -57,8 +57,8 @@ def attention_lines(
 @overload
 def attention_lines(
     weights: ArrayLike,
-    q_tokens: Tokens = ...,
-    k_tokens: Tokens = ...,
+    tokens: Tokens = ...,
+    key_tokens: Tokens = ...,
     *,
     ax: None = ...,
     **options: Unpack[LineOptions],
@@ -67,8 +67,8 @@ def attention_lines(
 
 def attention_lines(
     weights: ArrayLike,
-    q_tokens: Tokens = None,
-    k_tokens: Tokens = None,
+    tokens: Tokens = None,
+    key_tokens: Tokens = None,
     *,
     ax: Axes | None = None,
     heads: Sequence[int] | None = None,
@@ -87,7 +87,7 @@ def attention_lines(
     ----------
     weights : (T, S) or (H, T, S) array
         Weights of one head or several, or maps pooled by `miniattn.functional.attention_map`.
-    q_tokens, k_tokens : sequence of T and of S tokens, optional
+    tokens, key_tokens : sequences of T and of S tokens, optional
         As in `attention_map`.
     ax : matplotlib Axes, optional
         Where to draw. By default a new figure is made.
@@ -142,7 +142,7 @@ def attention_lines(
     shades = colours(len(chosen)) if colors is None else panel_titles(colors, len(chosen), "colour")
     drawn = _grid.panels(array[chosen], None, extent)
     T, S = drawn[0].shape if drawn else array.shape[1:]
-    q_labels, k_labels = both_labels(q_tokens, k_tokens, (T, S))
+    q_labels, k_labels = both_labels(tokens, key_tokens, (T, S))
 
     beside = room(q_labels, None, (T, S))[0] + room(k_labels, None, (S, T))[0]
     below, columns = _legend_size(names)

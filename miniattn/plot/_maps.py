@@ -20,8 +20,8 @@ _BAR = 1.3  # inches that the colour bar and its labels take
 @overload
 def attention_map(
     weights: ArrayLike,
-    q_tokens: Tokens = ...,
-    k_tokens: Tokens = ...,
+    tokens: Tokens = ...,
+    key_tokens: Tokens = ...,
     *,
     ax: Axes,
     **options: Unpack[MapOptions],
@@ -31,8 +31,8 @@ def attention_map(
 @overload
 def attention_map(
     weights: ArrayLike,
-    q_tokens: Tokens = ...,
-    k_tokens: Tokens = ...,
+    tokens: Tokens = ...,
+    key_tokens: Tokens = ...,
     *,
     ax: None = ...,
     **options: Unpack[MapOptions],
@@ -41,8 +41,8 @@ def attention_map(
 
 def attention_map(
     weights: ArrayLike,
-    q_tokens: Tokens = None,
-    k_tokens: Tokens = None,
+    tokens: Tokens = None,
+    key_tokens: Tokens = None,
     *,
     ax: Axes | None = None,
     mask: object = None,
@@ -62,8 +62,8 @@ def attention_map(
     ----------
     weights : (T, S) array
         Weights of one head, or a map pooled by `miniattn.functional.attention_map`.
-    q_tokens, k_tokens : sequence of T and of S tokens, optional
-        Labels. Anything with a ``str``. Without ``k_tokens``, a square map takes the queries'
+    tokens, key_tokens : sequences of T and of S tokens, optional
+        Labels. Anything with a ``str``. Without ``key_tokens``, a square map takes the queries'
         labels for both; without either, positions are shown. Labels that don't fit are thinned.
     ax : matplotlib Axes, optional
         Where to draw. By default a new figure is made.
@@ -111,7 +111,7 @@ def attention_map(
     scale = _scale(scale)
     array = _grid.real("weights", weights, ["T, S"])
     [panel] = _grid.panels(array[None], mask, extent)
-    q_labels, k_labels = both_labels(q_tokens, k_tokens, panel.shape)
+    q_labels, k_labels = both_labels(tokens, key_tokens, panel.shape)
     T, S = panel.shape
     beside, below = room(q_labels, k_labels, panel.shape)
     ax, result = axes_of(ax, inches(S, 3.4) + beside + _BAR, inches(T, 3.4) + below)
@@ -126,8 +126,8 @@ def attention_map(
 
 def attention_heads(
     weights: ArrayLike,
-    q_tokens: Tokens = None,
-    k_tokens: Tokens = None,
+    tokens: Tokens = None,
+    key_tokens: Tokens = None,
     *,
     mask: object = None,
     scale: Scale = "linear",
@@ -144,7 +144,7 @@ def attention_heads(
     ----------
     weights : (H, T, S) array
         Weights of the heads, or maps pooled by `miniattn.functional.attention_map`.
-    q_tokens, k_tokens, mask, scale, cmap, vmax, extent
+    tokens, key_tokens, mask, scale, cmap, vmax, extent
         As in `attention_map`; the mask broadcasts to (H, T, S).
     columns : int, optional
         Panels in a row.
@@ -176,7 +176,7 @@ def attention_heads(
         raise ValueError("weights: expected at least one head, got none")
     names = panel_titles(titles, len(drawn), "head")
     shape = drawn[0].shape
-    q_labels, k_labels = both_labels(q_tokens, k_tokens, shape)
+    q_labels, k_labels = both_labels(tokens, key_tokens, shape)
     beside, below = room(q_labels, k_labels, shape)
     side = inches(max(shape), 2.2, 3.4)
     fig, axes = grid(len(drawn), columns, side, side + 0.3, extra=(beside + _BAR, below))
@@ -193,13 +193,13 @@ def attention_heads(
 
 
 def both_labels(
-    q_tokens: Tokens, k_tokens: Tokens, shape: tuple[int, int]
+    tokens: Tokens, key_tokens: Tokens, shape: tuple[int, int]
 ) -> tuple[list[str] | None, list[str] | None]:
     """Return the labels of queries and keys; a square map may be given the queries' alone."""
-    q_labels = labels("q_tokens", q_tokens, "T", shape[0])
-    if k_tokens is None and shape[0] == shape[1]:
+    q_labels = labels("tokens", tokens, "T", shape[0])
+    if key_tokens is None and shape[0] == shape[1]:
         return q_labels, q_labels
-    return q_labels, labels("k_tokens", k_tokens, "S", shape[1])
+    return q_labels, labels("key_tokens", key_tokens, "S", shape[1])
 
 
 def _scale(scale: Scale) -> Scale:

@@ -38,8 +38,8 @@ def mask(
     mask: object,
     T: int | None = ...,
     S: int | None = ...,
-    q_tokens: Tokens = ...,
-    k_tokens: Tokens = ...,
+    tokens: Tokens = ...,
+    key_tokens: Tokens = ...,
     *,
     ax: Axes,
     **options: Unpack[MaskOptions],
@@ -51,8 +51,8 @@ def mask(
     mask: object,
     T: int | None = ...,
     S: int | None = ...,
-    q_tokens: Tokens = ...,
-    k_tokens: Tokens = ...,
+    tokens: Tokens = ...,
+    key_tokens: Tokens = ...,
     *,
     ax: None = ...,
     **options: Unpack[MaskOptions],
@@ -63,8 +63,8 @@ def mask(
     mask: object,
     T: int | None = None,
     S: int | None = None,
-    q_tokens: Tokens = None,
-    k_tokens: Tokens = None,
+    tokens: Tokens = None,
+    key_tokens: Tokens = None,
     *,
     ax: Axes | None = None,
     batch: int = 0,
@@ -83,7 +83,7 @@ def mask(
     T, S : int, optional
         Query and key length. They need not be given where tokens or the mask itself have them;
         S is T by default.
-    q_tokens, k_tokens : sequence of T and of S tokens, optional
+    tokens, key_tokens : sequences of T and of S tokens, optional
         As in `attention_map`.
     ax : matplotlib Axes, optional
         Where to draw. By default a new figure is made.
@@ -119,8 +119,8 @@ def mask(
     """
     checked = masks.as_mask(mask)
     rules = [] if checked is None else list(masks._parts(checked))
-    T, S = _lengths(rules, T, S, q_tokens, k_tokens)
-    q_labels, k_labels = both_labels(q_tokens, k_tokens, (T, S))
+    T, S = _lengths(rules, T, S, tokens, key_tokens)
+    q_labels, k_labels = both_labels(tokens, key_tokens, (T, S))
     kinds = _kinds(rules, T, S, batch, head)
 
     beside, below = room(q_labels, k_labels, (T, S))
@@ -214,15 +214,15 @@ def _outline(cells: Array, shape: tuple[int, int]) -> Path:
 
 
 def _lengths(
-    rules: Sequence[masks.Mask], T: int | None, S: int | None, q_tokens: Tokens, k_tokens: Tokens
+    rules: Sequence[masks.Mask], T: int | None, S: int | None, tokens: Tokens, key_tokens: Tokens
 ) -> tuple[int, int]:
     """Return T and S: as given, of the tokens, of the mask, or (S) as T."""
     for rule in rules:
         own_T, own_S = _own_lengths(rule)
-        T = own_T if T is None and q_tokens is None else T
-        S = own_S if S is None and k_tokens is None else S
-    T = len(q_tokens) if T is None and q_tokens is not None else T
-    S = len(k_tokens) if S is None and k_tokens is not None else S
+        T = own_T if T is None and tokens is None else T
+        S = own_S if S is None and key_tokens is None else S
+    T = len(tokens) if T is None and tokens is not None else T
+    S = len(key_tokens) if S is None and key_tokens is not None else S
     if T is None:
         raise ValueError("T: expected a query length, because neither the mask nor tokens have one")
     return _checks.integer("T", T, least=1), _checks.integer("S", T if S is None else S, least=1)

@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--head", type=int, metavar="N", help="draw this head alone")
     add("--batch", type=int, metavar="N", help="draw this row of the batch")
     words = "labels separated by blanks, or @FILE with one a line"
-    add("--tokens", "--q-tokens", metavar="TEXT", help=f"{words}; of keys too if T = S")
-    add("--k-tokens", metavar="TEXT", dest="key_tokens", help="labels of the keys")
+    add("--tokens", metavar="TEXT", help=f"{words}; of keys too if T = S")
+    add("--key-tokens", metavar="TEXT", help="labels of the keys")
     add("--causal", action="store_true", default=None, help="hatch what a causal mask hides")
     add("--scale", choices=SCALES, help="of the colours (default: linear)")
     add("--cmap", help="a colour map of matplotlib")
@@ -138,7 +138,7 @@ def _options(args: argparse.Namespace, source: Source, kind: str) -> dict[str, A
     known = KINDS[kind].options
     asked = [*given, *(name for name in ("kind", "dpi") if getattr(args, name) is not None)]
     if unknown := [name for name in asked if name not in known]:
-        flag = {"key_tokens": "k-tokens", "mask": "causal"}.get(unknown[0], unknown[0])
+        flag = {"key_tokens": "key-tokens", "mask": "causal"}.get(unknown[0], unknown[0])
         what = "the page" if kind == "page" else f"a picture of kind {kind}"
         raise ValueError(f"--{flag}: {what} has no such option")
     labels = source.tokens if not {"tokens", "key_tokens"} & set(given) else {}
@@ -267,20 +267,17 @@ def _listed(arrays: Mapping[str, Array]) -> str:
 # ------------------------------------------------------------------------- from maps to figure
 
 
-def _one_layer(layers: Layers, options: dict[str, Any]) -> Array:
-    """Return the only layer; its tokens get the names that the figures of one layer use."""
+def _one_layer(layers: Layers) -> Array:
+    """Return the only layer."""
     if len(layers) > 1:
         raise ValueError(
             f"--layer: expected an index in [0, {len(layers)}) for one layer's picture"
         )
-    for ours, theirs in (("tokens", "q_tokens"), ("key_tokens", "k_tokens")):
-        if ours in options:
-            options[theirs] = options.pop(ours)
     return next(iter(layers.values()))
 
 
 def _map(layers: Layers, options: dict[str, Any]) -> plot.Figure:
-    heads = _one_layer(layers, options)
+    heads = _one_layer(layers)
     if len(heads) != 1:
         raise ValueError(f"--head: expected an index in [0, {len(heads)}) for one head's picture")
     figure: plot.Figure = plot.attention_map(heads[0], **options)
@@ -288,11 +285,11 @@ def _map(layers: Layers, options: dict[str, Any]) -> plot.Figure:
 
 
 def _heads(layers: Layers, options: dict[str, Any]) -> plot.Figure:
-    return plot.attention_heads(_one_layer(layers, options), **options)
+    return plot.attention_heads(_one_layer(layers), **options)
 
 
 def _lines(layers: Layers, options: dict[str, Any]) -> plot.Figure:
-    figure: plot.Figure = plot.attention_lines(_one_layer(layers, options), **options)
+    figure: plot.Figure = plot.attention_lines(_one_layer(layers), **options)
     return figure
 
 
