@@ -13,6 +13,7 @@ import numpy as np
 
 from miniattn import _checks, models, nn
 from miniattn._checks import Array
+from miniattn.nn._members import members
 
 __all__ = ["Layout", "from_torch", "to_torch"]
 
@@ -288,12 +289,11 @@ def _entries_of(module: nn.Module, layout: Layout | None) -> list[_Entry]:
 
 
 def _entries(node: object, name: str, table: _Table) -> Iterator[_Entry]:
-    """Yield the entries of a parameter, of a module by its rules, or of a list of modules."""
+    """Yield the entries of a parameter, of a module by its rules, or of what holds modules."""
+    for item_name, item in members(node):
+        yield from _entries(item, _join(name, item_name), table)
     if isinstance(node, nn.Parameter):
         yield _Entry(name, (node,))
-    elif isinstance(node, list | tuple):
-        for i, item in enumerate(node):
-            yield from _entries(item, _join(name, str(i)), table)
     elif isinstance(node, nn.Module):
         for theirs, ours in _rules(node, table).items():
             if ours is None:

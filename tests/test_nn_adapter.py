@@ -77,6 +77,96 @@ def test_merging_leaves_a_plain_model_that_does_the_same(rng):
     assert [name for name, _ in model.named_parameters()] == names
 
 
+def test_merging_a_tied_head_leaves_the_token_table_alone(rng):
+    model, ids = gpt(rng), rng.integers(0, 9, (2, 5))
+    (wrapper,) = nn.add_lora(model, 2, targets="head", rng=rng)
+    shaken(wrapper.up, rng)
+    wanted, table = model(ids), model.tokens.weight.data.copy()
+    nn.merge_lora(model)
+    np.testing.assert_allclose(model(ids), wanted, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(model.tokens.weight.data, table)
+    expected = table + wrapper.up.weight.data @ wrapper.down.weight.data  # alpha = rank
+    np.testing.assert_allclose(model.head.weight.data, expected, rtol=1e-14)
+    assert model.num_parameters(trainable=True) == 0
+
+
+def test_merging_twice_adds_the_update_once(rng):
+    wrapper = shaken(nn.LoRA(nn.Linear(3, 2, rng=rng, **F64), 1, rng=rng), rng)
+    x = rng.standard_normal((4, 3))
+    wanted = wrapper(x)
+    for _ in range(2):
+        np.testing.assert_allclose(wrapper.merge()(x), wanted, rtol=1e-12)
+    np.testing.assert_array_equal(wrapper(x), wanted)
+
+
+class Nested(nn.Module):
+    """Linear layers in every kind of place; one of them is in two."""
+
+    def __init__(self, rng):
+        self.rows = [nn.Linear(4, 4, rng=rng, **F64), nn.Linear(4, 4, rng=rng, **F64)]
+        self.by_name = {"a": (nn.Linear(4, 4, rng=rng, **F64), self.rows[1])}
+        self.chain = nn.Sequential(nn.Linear(4, 4, rng=rng, **F64), nn.Tanh())
+
+    def forward(self, x, *, rng=None):
+        ctxs = []
+        for layer in (*self.rows, *self.by_name["a"], self.chain):
+            x, ctx = layer.forward(x, rng=rng)
+            ctxs.append(ctx)
+        return x, ctxs
+
+
+def test_lora_is_added_and_merged_wherever_a_layer_is(rng):
+    model, x = Nested(rng), rng.standard_normal((3, 4))
+    before = model(x)
+    wrappers = nn.add_lora(model, 2, targets=["rows.0", "1", "layers.0"], rng=rng)
+    assert len(wrappers) == 3
+    assert model.by_name["a"][1] is model.rows[1] is wrappers[1]
+    assert model.chain.layers[0] is wrappers[2]
+    assert type(model.by_name["a"][0]) is nn.Linear
+    np.testing.assert_array_equal(model(x), before)
+    for wrapper in wrappers:
+        shaken(wrapper.up, rng)
+    wanted = model(x)
+    nn.merge_lora(model)
+    assert not any(isinstance(module, nn.LoRA) for module in model.modules())
+    assert model.by_name["a"][1] is model.rows[1]
+    np.testing.assert_allclose(model(x), wanted, rtol=1e-10, atol=1e-12)
+
+
+FAILING = {
+    "rank": lambda model: nn.add_lora(model, 0),
+    "alpha": lambda model: nn.add_lora(model, 2, alpha=-1.0),
+    "dropout": lambda model: nn.add_lora(model, 2, dropout=1.5),
+    "no target": lambda model: nn.add_lora(model, 2, targets="query"),
+    "one target of two": lambda model: nn.add_lora(model, 2, targets=["q_proj", "query"]),
+    "bottleneck": lambda model: nn.add_adapters(model, 0),
+    "activation": lambda model: nn.add_adapters(model, 2, activation="no"),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_what_fails_leaves_the_model_as_it_was(name, rng):
+    model, ids = gpt(rng), rng.integers(0, 9, (2, 5))
+    model.tokens.weight.trainable = False
+    logits, ctx = model.forward(ids)
+    model.backward(logits, ctx)
+    before = [(id(p), p.trainable, p.grad is None) for p in model.parameters()]
+    modules = [id(module) for module in model.modules()]
+    with pytest.raises(ValueError, match=": expected"):
+        FAILING[name](model)
+    assert [(id(p), p.trainable, p.grad is None) for p in model.parameters()] == before
+    assert [id(module) for module in model.modules()] == modules
+
+
+def test_what_was_looked_for_and_what_there_is(rng):
+    message = (
+        r"targets: expected Linear layers named \('q_proj', 'query'\) in the GPT, got none named "
+        r"\('query',\); it has \['q_proj', 'k_proj', 'v_proj', 'out_proj', 'up', 'down', 'head'\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        nn.add_lora(gpt(rng), 2, targets=["q_proj", "query"])
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -87,13 +177,16 @@ def test_merging_leaves_a_plain_model_that_does_the_same(rng):
         (
             lambda: nn.add_adapters(nn.ReLU(), 2),
             ValueError,
-            "model: expected a Linear named one of",
+            r"model: expected Linear layers named \('out_proj', 'down'\) in the ReLU, got none",
         ),
         (
             lambda: nn.add_lora(nn.MultiHeadAttention(4, 2), 2, targets=["query"]),
             ValueError,
-            r"model: expected a Linear named one of \('query',\)",
+            r"targets: expected Linear layers named \('query',\)",
         ),
+        (lambda: nn.add_lora(nn.MultiHeadAttention(4, 2), 2, targets=[]), ValueError, "targets"),
+        (lambda: nn.add_lora(nn.MultiHeadAttention(4, 2), 2, targets=[1]), TypeError, "targets"),
+        (lambda: nn.merge_lora(nn.LoRA(nn.Linear(2, 2), 1)), TypeError, "model: .* LoRA.merge"),
     ],
 )
 def test_wrong_calls(call, error, message):

@@ -1,13 +1,18 @@
 """Module and Parameter: finding, naming, tying, freezing, saving, showing."""
 
+import collections
 import copy
+import dataclasses
+import functools
 import gc
+import types
 import weakref
 
 import numpy as np
 import pytest
 
-from miniattn import nn
+from miniattn import gradcheck, nn
+from miniattn.gradcheck import GradcheckError
 
 
 class Leaf(nn.Module):
@@ -48,6 +53,123 @@ def test_parameters_are_named_by_path_in_the_order_of_definition():
     paths = [path for path, _ in tree.named_modules()]
     assert paths == ["", "zeta", "layers.0", "layers.1.0", "alpha"]
     assert tree.modules()[0] is tree
+
+
+def test_parts_in_dicts_are_parts():
+    tree = Tree()
+    tree.by_name = {
+        "b": Leaf(2),
+        "a": [{7: (Leaf(4),)}],
+        "note": "none",
+        "own": nn.Parameter(np.ones(1)),
+    }
+    names = [name for name, _ in tree.named_parameters()]
+    assert names[-3:] == ["by_name.b.weight", "by_name.a.0.7.0.weight", "by_name.own"]
+    state = tree.state_dict()
+    tree.by_name["b"].weight.data += 1
+    tree.load_state_dict(state)
+    np.testing.assert_array_equal(tree.by_name["b"].weight.data, [0, 1])
+    tree.freeze()
+    assert not tree.by_name["own"].trainable
+    assert "  by_name.a.0.7.0: Leaf(4)" in repr(tree)
+
+
+def test_gradcheck_looks_at_parts_in_dicts():
+    class Wrong(nn.Module):
+        def __init__(self):
+            self.parts = {"leaf": Leaf(3)}
+
+        def forward(self, x, *, rng=None):
+            return self.parts["leaf"].forward(x)
+
+        def backward(self, dy, ctx):
+            return dy * self.parts["leaf"].weight.data  # the gradient of the weight is left out
+
+    with pytest.raises(GradcheckError, match=r"worst: parts\.leaf\.weight"):
+        gradcheck(Wrong(), {"x": np.ones((2, 3))})
+
+
+def shadow():
+    leaf = Leaf(2)
+    return lambda x: leaf(x)
+
+
+@dataclasses.dataclass
+class Box:
+    content: object
+
+
+HIDDEN = {
+    "set": lambda: {Leaf(2)},
+    "frozenset": lambda: frozenset([nn.Parameter(np.ones(2))]),
+    "deque": lambda: collections.deque([Leaf(2)]),
+    "values of a dict": lambda: {"a": Leaf(2)}.values(),
+    "read-only dict": lambda: types.MappingProxyType({"a": Leaf(2)}),
+    "object array": lambda: np.array([Leaf(2), None], dtype=object),
+    "namespace": lambda: types.SimpleNamespace(layer=Leaf(2)),
+    "dataclass": lambda: Box([Leaf(2)]),
+    "box in a list": lambda: [Leaf(1), {"a": Box((Leaf(2),))}],
+    "partial": lambda: functools.partial(Leaf(2).forward, rng=None),
+    "method": lambda: Leaf(2).forward,
+    "closure": shadow,
+}
+ONCE = {
+    "generator": lambda: (Leaf(i) for i in range(1, 3)),
+    "map": lambda: map(Leaf, [1, 2]),
+    "zip": lambda: zip([Leaf(1)], [Leaf(2)], strict=True),
+}
+
+
+@pytest.mark.parametrize("kind", [*HIDDEN, *ONCE])
+def test_a_part_that_would_not_be_found_is_refused_when_it_is_set(kind):
+    tree = Tree()
+    before = dict(vars(tree))
+    with pytest.raises(
+        TypeError, match=r"^parts.*: expected parts as attributes, or in lists"
+    ) as e:
+        tree.parts = (HIDDEN | ONCE)[kind]()
+    assert kind not in ONCE or kind in str(e.value)
+    assert vars(tree) == before
+
+
+def test_what_is_found_elsewhere_or_is_no_part_may_be_set():
+    tree = Tree()
+    tree.own = functools.partial(tree.zeta.forward, rng=None)
+    tree.both = [tree.alpha, {tree.alpha}]
+    tree.call = tree.describe
+    tree.plain = [{1, 2}, Box("x"), np.array([None]), deque_of_texts(), lambda: 1]
+    assert tree.num_parameters() == 2 + 1 + 3 + 1 + 4 + 5
+
+
+def deque_of_texts():
+    return collections.deque(["a"])
+
+
+@pytest.mark.parametrize("key", ["a.b", 1.5, ("a", "b"), None])
+def test_keys_of_parts_give_clear_names(key):
+    with pytest.raises(ValueError, match=r"parts.0: expected keys that name parts .*, got"):
+        Tree().parts = [{key: Leaf(2)}]
+    Tree().parts = [{key: "no part"}]
+
+
+def test_keys_of_parts_differ_as_names():
+    with pytest.raises(ValueError, match="parts: expected keys that name parts"):
+        Tree().parts = {1: Leaf(2), "1": Leaf(2)}
+
+
+def test_a_module_cannot_hold_itself():
+    tree = Tree()
+    box = nn.Sequential(Leaf(2), tree)
+    for value in (tree, [tree], {"a": box}):
+        with pytest.raises(ValueError, match="parts: expected parts, got what holds this Tree"):
+            tree.parts = value
+
+
+def test_a_part_on_the_class_is_refused():
+    with pytest.raises(TypeError, match=r"layer: expected parts as attributes of a Shared, set in"):
+
+        class Shared(nn.Module):
+            layer = Leaf(2)
 
 
 def test_a_replaced_part_keeps_its_place():

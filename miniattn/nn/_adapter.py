@@ -1,5 +1,6 @@
 """Teaching a frozen model something new with few parameters: bottleneck adapters, and LoRA."""
 
+import copy
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from miniattn.nn._activation import Activation, activation_layer
 from miniattn.nn._container import Sequential
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._linear import Linear
-from miniattn.nn._module import Module
+from miniattn.nn._module import Module, Parameter, replace_parts, walk
 
 
 @context
@@ -156,11 +157,12 @@ class LoRA(Module):
         self.rank = _checks.integer("rank", rank, least=1)
         self.alpha = float(rank) if alpha is None else _checks.positive("alpha", alpha)
         dtype = base.weight.dtype
-        self.base = base.freeze()
+        self.base = base
         self.dropout = Dropout(dropout)
         self.down = Linear(in_features, rank, bias=False, rng=rng, dtype=dtype)
         self.up = Linear(rank, out_features, bias=False, rng=rng, dtype=dtype)
         self.up.weight.data[...] = 0.0
+        base.freeze()  # last: arguments that are refused leave it as it was
 
     def forward(
         self, x: Array, *, rng: np.random.Generator | None = None
@@ -185,10 +187,16 @@ class LoRA(Module):
         return self.base.backward(dy, ctx.base) + dh
 
     def merge(self) -> Linear:
-        """Add the update to ``base`` and return it; it is still frozen."""
+        """Return a new frozen `Linear` that does the same; the wrapper stays as it is.
+
+        Its weight is a parameter of its own: that of ``base`` may be tied to another layer, as
+        an output layer is to its token table, which the update is not meant for.
+        """
+        merged = copy.copy(self.base)
         update = self.up.weight.data @ self.down.weight.data
-        self.base.weight.data += self.alpha / self.rank * update
-        return self.base
+        weight = self.base.weight.data + self.alpha / self.rank * update
+        merged.weight = Parameter(weight.astype(self.base.weight.dtype), trainable=False)
+        return merged
 
     def describe(self) -> str:
         """Return e.g. ``"rank=2, alpha=4"``."""
@@ -217,7 +225,6 @@ def add_adapters(
     (4, True)
     """
     rng = _init.generator(rng)
-    model.freeze()
     adapters = []
 
     def wrap(linear: Linear) -> Module:
@@ -231,7 +238,7 @@ def add_adapters(
         adapters.append(adapter)
         return Sequential(linear, adapter)
 
-    _replace(model, ("out_proj", "down"), wrap)
+    _adapt(model, _places(model, ("out_proj", "down"), every=False), wrap)
     return adapters
 
 
@@ -241,13 +248,27 @@ def add_lora(
     *,
     alpha: float | None = None,
     dropout: float = 0.0,
-    targets: Collection[str] = ("q_proj", "v_proj"),
+    targets: str | Collection[str] = ("q_proj", "v_proj"),
     rng: np.random.Generator | None = None,
 ) -> list[LoRA]:
     """Freeze ``model`` and put `LoRA` around every `Linear` whose name is among ``targets``.
 
     Queries and values are what the paper adapts (Hu et al., 2022, section 5.1). Returns the
-    wrappers.
+    wrappers; on any error the model is as it was.
+
+    Parameters
+    ----------
+    model : Module
+    rank, alpha, dropout, rng
+        As in `LoRA`.
+    targets : str or collection of str
+        Names, as in ``named_modules()``, or ends of them: ``"q_proj"`` is that of every attention,
+        ``"layers.0.attn.q_proj"`` one of them. A layer that sits in several places has one wrapper.
+
+    Raises
+    ------
+    ValueError
+        Where a target names no `Linear` of the model; the message says which there are.
 
     Examples
     --------
@@ -258,7 +279,6 @@ def add_lora(
     (4, 256)
     """
     rng = _init.generator(rng)
-    model.freeze()
     wrappers = []
 
     def wrap(linear: Linear) -> Module:
@@ -266,12 +286,20 @@ def add_lora(
         wrappers.append(wrapper)
         return wrapper
 
-    _replace(model, targets, wrap)
+    _adapt(model, _places(model, targets, every=True), wrap)
     return wrappers
 
 
 def merge_lora(model: Module) -> None:
-    """Replace every `LoRA` in ``model`` by the `Linear` that does the same, still frozen.
+    """Replace every `LoRA` in ``model`` by a `Linear` that does the same, still frozen.
+
+    A merged layer has a weight of its own. Where the weight was tied to another one, as an output
+    layer's to the token table, the two are different parameters from then on.
+
+    Raises
+    ------
+    TypeError
+        If ``model`` is itself a `LoRA`; its ``merge`` returns the layer.
 
     Examples
     --------
@@ -286,22 +314,52 @@ def merge_lora(model: Module) -> None:
     >>> bool(np.allclose(model(x), y, atol=1e-5)), model.modules()[4]
     (True, Linear(16 -> 16))
     """
-    for module in model.modules():
-        for name, part in list(vars(module).items()):
-            if isinstance(part, LoRA):
-                setattr(module, name, part.merge())
+    if isinstance(model, LoRA):
+        raise TypeError("model: expected a model with LoRA in it, got a LoRA; see LoRA.merge")
+    replace_parts(model, {id(m): m.merge() for m in model.modules() if isinstance(m, LoRA)})
 
 
-def _replace(model: Module, names: Collection[str], wrap: Callable[[Linear], Module]) -> None:
-    """Put ``wrap(linear)`` in the place of every Linear that is an attribute of such a name."""
-    found = [
-        (module, name)
+def _adapt(model: Module, linears: list[Linear], wrap: Callable[[Linear], Module]) -> None:
+    """Freeze ``model`` and put ``wrap(linear)`` in the place of each of ``linears``, or nothing."""
+    before = [(p, p.trainable, p.grad) for p in model.parameters()]
+    try:
+        wrapped = {id(linear): wrap(linear) for linear in linears}
+    except BaseException:
+        for parameter, trainable, grad in before:
+            parameter.trainable, parameter.grad = trainable, grad
+        raise
+    model.freeze()
+    replace_parts(model, wrapped)
+
+
+def _places(model: Module, targets: str | Collection[str], *, every: bool) -> list[Linear]:
+    """Return every Linear that one of ``targets`` names; those of adapters are left alone.
+
+    Each target must name one; without ``every``, one of them must.
+    """
+    names = [targets] if isinstance(targets, str) else list(targets)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"targets: expected names of layers (str), got {targets!r}")
+    added = {
+        id(part)
         for module in model.modules()
-        for name in names
-        if isinstance(getattr(module, name, None), Linear)
-        and not isinstance(module, Adapter | LoRA)  # what was added before stays as it is
+        if isinstance(module, Adapter | LoRA)
+        for part in module.modules()
+    }
+    linears = [
+        (path, node)
+        for path, node in walk(model, "")
+        if path and isinstance(node, Linear) and id(node) not in added
     ]
-    if not found:
-        raise ValueError(f"model: expected a Linear named one of {tuple(names)}, got none")
-    for module, name in found:
-        setattr(module, name, wrap(getattr(module, name)))
+    found = {
+        name: [node for path, node in linears if f".{path}".endswith(f".{name}")] for name in names
+    }
+    missing = [name for name in names if not found[name]]
+    if not names or len(missing) == len(names) or (missing and every):
+        there = list(dict.fromkeys(path.rpartition(".")[2] for path, _ in linears))
+        argument, kind = "targets" if every else "model", type(model).__name__
+        raise ValueError(
+            f"{argument}: expected Linear layers named {tuple(names)} in the {kind}, "
+            f"got none named {tuple(missing)}; it has {there or 'none'}"
+        )
+    return list({id(node): node for nodes in found.values() for node in nodes}.values())

@@ -1,9 +1,9 @@
 """Module and Parameter: named arrays, a forward, and a backward that reads it upwards.
 
 A module is an ordinary object. Its parameters and its parts are found by looking at its attributes
-in the order in which they were set, lists and tuples included; there is nothing to register and no
-base-class constructor to call. A module never remembers a call: whatever ``backward`` needs is in
-the context that ``forward`` returned.
+in the order in which they were set, lists, tuples and dicts included; there is nothing to register
+and no base-class constructor to call. What would not be found is refused when it is set. A module
+never remembers a call: whatever ``backward`` needs is in the context that ``forward`` returned.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from miniattn import _checks
 from miniattn._checks import Array
+from miniattn.nn import _members
 
 __all__ = ["Module", "Parameter"]
 
@@ -94,6 +95,10 @@ class Module:
         dx = layer.backward(dy, ctx)          # input gradients; Parameter.grad is added to
         y = layer(x)                          # inference: nothing is kept (comes for free)
 
+    Parts may be in lists, tuples and dicts, at any depth. One in a set, in an object that is no
+    module, in a function or on the class would not be found, hence neither trained nor saved: to
+    set it is a TypeError.
+
     Because a call leaves no trace in the module, a layer may be used twice in one model, and the
     backwards of several forwards may be run in any order. A parameter that sits in two places
     (tied weights) is one parameter: it is counted once, named by the first place, and its gradient
@@ -121,6 +126,29 @@ class Module:
     array([4., 4., 4.])
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, value in vars(cls).items():
+            if isinstance(value, Module | Parameter):
+                raise TypeError(
+                    f"{name}: expected parts as attributes of a {cls.__name__}, set in __init__, "
+                    f"got a {type(value).__name__} on the class, where it is not found"
+                )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _members.check_keys(name, value, (Module, Parameter))
+        if any(node is self for _, node in walk(value, "")):
+            raise ValueError(f"{name}: expected parts, got what holds this {type(self).__name__}")
+        hidden = list(_members.hidden(name, value, (Module, Parameter)))
+        known = [part for _, part in (*walk(self, ""), *walk(value, ""))] if hidden else []
+        for place, part in hidden:
+            if not any(part is found for found in known):
+                raise TypeError(
+                    f"{place}: expected parts as attributes, or in lists, tuples and dicts, "
+                    f"got a {type(part).__name__} where it is not found"
+                )
+        super().__setattr__(name, value)
+
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Return (y, ctx): the result, and what ``backward`` needs of this call."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
@@ -143,7 +171,7 @@ class Module:
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Yield (path, module) for this module ("") and all its parts, each once, outside in."""
         seen: set[int] = set()
-        for path, node in _walk(self, prefix):
+        for path, node in walk(self, prefix):
             if isinstance(node, Module) and id(node) not in seen:
                 seen.add(id(node))
                 yield path, node
@@ -151,7 +179,7 @@ class Module:
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Yield (path, parameter), e.g. ``"layers.0.attn.q_proj.weight"``; tied ones once."""
         seen: set[int] = set()
-        for path, node in _walk(self, prefix):
+        for path, node in walk(self, prefix):
             if isinstance(node, Parameter) and id(node) not in seen:
                 seen.add(id(node))
                 yield path, node
@@ -237,26 +265,32 @@ class Module:
         )
 
 
-def _walk(node: object, path: str) -> Iterator[tuple[str, Module | Parameter]]:
+def walk(node: object, path: str) -> Iterator[tuple[str, Module | Parameter]]:
     """Yield every Module and Parameter below ``node`` with its path, in definition order."""
     if isinstance(node, Module | Parameter):
         yield path, node
-    for name, child in _members(node):
-        yield from _walk(child, f"{path}.{name}" if path else name)
+    for name, child in _children(node):
+        yield from walk(child, f"{path}.{name}" if path else name)
 
 
-def _members(node: object) -> Iterator[tuple[str, object]]:
-    if isinstance(node, Module):
-        yield from vars(node).items()
-    elif isinstance(node, list | tuple):
-        yield from ((str(i), item) for i, item in enumerate(node))
+def replace_parts(model: Module, new: Mapping[int, Module]) -> None:
+    """Put ``new[id(part)]`` in the place of each such part, in every place where it is."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            replaced = _members.changed(value, lambda part: new.get(id(part), part))
+            if replaced is not value:
+                setattr(module, name, replaced)
+
+
+def _children(node: object) -> Iterator[tuple[str, object]]:
+    return iter(vars(node).items()) if isinstance(node, Module) else _members.members(node)
 
 
 def _tree(root: Module) -> Iterator[tuple[str, str, str]]:
     """Yield (indented description, number of parameters, notes) for every module in ``root``."""
     first_place: dict[int, str] = {}
     depth_of = {"": 0}
-    for path, node in _walk(root, ""):
+    for path, node in walk(root, ""):
         if isinstance(node, Parameter):
             first_place.setdefault(id(node), path)
             continue
