@@ -79,11 +79,28 @@ def same_dtype(**arrays: Array | None) -> np.dtype[Any]:
         return given[0]
     first_name, first = next((name, a) for name, a in arrays.items() if a is not None)
     for name, a in arrays.items():
-        if a is not None and a.dtype != first.dtype:
-            raise TypeError(
-                f"{name}: expected dtype {first.dtype} like {first_name}, got {a.dtype}"
-            )
+        if a is not None:
+            like(name, a, first.dtype, first_name)
     return first.dtype
+
+
+def layer_input(name: str, x: object, width: int, dtype: np.dtype[Any]) -> Array:
+    """Return ``x`` as an array (..., E) of the width and the dtype of a layer's parameters.
+
+    Said of the input, where the width is known: an operation would say it of the weight, of which
+    the caller of a layer knows nothing.
+    """
+    array = float_array(name, x)
+    like(name, array, dtype, "the layer's parameters")
+    if array.shape[-1:] != (width,):
+        shape(name, array, "..., E", {"E": width})
+    return array
+
+
+def like(name: str, x: Array, dtype: np.dtype[Any], what: str) -> None:
+    """Raise TypeError unless ``x`` has the dtype of ``what``."""
+    if x.dtype != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype} like {what}, got {x.dtype}")
 
 
 def shape(name: str, x: Array, letters: str, sizes: Mapping[str, int] | None = None) -> None:
@@ -261,8 +278,7 @@ def contexts(values: tuple[Any, ...], count: int) -> tuple[Any, ...]:
 def gradient(name: str, value: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return ``value`` as an array with exactly the shape and dtype of the output it belongs to."""
     array = float_array(name, value)
-    if array.dtype != dtype:
-        raise TypeError(f"{name}: expected dtype {dtype} like the output, got {array.dtype}")
+    like(name, array, dtype, "the output")
     if array.shape != shape:
         raise ValueError(f"{name}: expected the shape of the output, {shape}, got {array.shape}")
     return array

@@ -228,7 +228,7 @@ X = np.ones((B, T, E), np.float32)
         (lambda: nn.MultiHeadAttention(8, 4, num_kv_heads=3), ValueError, "num_kv_heads"),
         (lambda: nn.MultiHeadAttention(8, 4, dropout=1.0), ValueError, "dropout"),
         (lambda: nn.MultiHeadAttention(8, 4, softcap=-1.0), ValueError, "softcap"),
-        (lambda: nn.MultiHeadAttention(8, 4, window=(-1, 0)), ValueError, "left"),
+        (lambda: nn.MultiHeadAttention(8, 4, window=(-1, 0)), ValueError, "window: expected"),
         (lambda: nn.MultiHeadAttention(8, 4, sinks=2), ValueError, "sinks"),
         (lambda: nn.MultiHeadAttention(8, 4)(X[0]), ValueError, "query: expected shape"),
         (lambda: nn.MultiHeadAttention(8, 4)(X[..., :5]), ValueError, "query: .*E = 8"),
@@ -244,7 +244,7 @@ X = np.ones((B, T, E), np.float32)
         (
             lambda: nn.MultiHeadAttention(8, 4)(X, cache=nn.KVCache(1, 4, 4, 2)),
             ValueError,
-            "k: expected shape",
+            "cache: expected a KVCache",
         ),
     ],
 )

@@ -176,7 +176,9 @@ def attention_forward(
     bias = _bias(bias, q, k)
     scale, softcap = _scale(scale, q), _softcap(softcap)
     dropout = _checks.probability("dropout", dropout)
-    seed = int(_checks.generator("rng", rng).integers(2**63)) if dropout else 0
+    if dropout or rng is not None:
+        rng = _checks.generator("rng", rng)
+    seed = int(rng.integers(2**63)) if rng is not None and dropout else 0
     mask = masks.as_mask(mask)
 
     four_q, four_k, four_v = _four_axes(q), _four_axes(k), _four_axes(v)

@@ -15,7 +15,7 @@ from miniattn.nn import _init
 from miniattn.nn._cache import KVCache
 from miniattn.nn._linear import Linear, backward_together, forward_together
 from miniattn.nn._module import Module
-from miniattn.nn._positions import Rotary, alibi_bias
+from miniattn.nn._positions import Rotary, alibi_bias, token_positions
 
 MaskLike = masks.Mask | Array | None
 
@@ -153,21 +153,25 @@ class MultiHeadAttention(Module):
                 f"num_heads: expected a divisor of embed_dim = {embed_dim}, got {num_heads}"
             )
         self.embed_dim, self.head_dim = embed_dim, embed_dim // num_heads
-        self.kdim = embed_dim if kdim is None else kdim
-        self.vdim = embed_dim if vdim is None else vdim
+        self.kdim = embed_dim if kdim is None else _checks.integer("kdim", kdim, least=1)
+        self.vdim = embed_dim if vdim is None else _checks.integer("vdim", vdim, least=1)
         self.dropout = _checks.probability("dropout", dropout)
         self.softcap = None if softcap is None else _checks.positive("softcap", softcap)
-        self.window, self.sinks = window, _checks.integer("sinks", sinks, least=0)
+        self.window, self.sinks = _window(window), _checks.integer("sinks", sinks, least=0)
         if sinks and window is None:
             raise ValueError(f"sinks: expected 0 without a window, got {sinks}")
-        self._mask(None, None)  # a wrong window is refused here rather than in the first forward
-        self.alibi = bool(alibi)
+        self.alibi = _checks.flag("alibi", alibi)
+        self.rotary = _checks.instance("rotary", rotary, Rotary, optional=True)
+        if rotary is not None and self.head_dim % 2:
+            raise ValueError(
+                "rotary: expected None where heads are of odd width, "
+                f"got embed_dim / num_heads = {self.head_dim}"
+            )
         kv_dim = self.num_kv_heads * self.head_dim
         self.q_proj = Linear(embed_dim, embed_dim, bias=bias, rng=rng, dtype=dtype)
         self.k_proj = Linear(self.kdim, kv_dim, bias=bias, rng=rng, dtype=dtype)
         self.v_proj = Linear(self.vdim, kv_dim, bias=bias, rng=rng, dtype=dtype)
         self.out_proj = Linear(embed_dim, embed_dim, bias=bias, rng=rng, dtype=dtype)
-        self.rotary = rotary
 
     def forward(
         self,
@@ -204,10 +208,16 @@ class MultiHeadAttention(Module):
             Given, attention weights are dropped with probability ``dropout``.
         """
         query, key, value = self._checked(query, key, value)
-        if cache is not None and not (key is None and positions is None):
-            raise ValueError("cache: expected no key and no positions beside it, got some")
+        if cache is not None:
+            self._check_cache("cache", cache, query)
+            if not (key is None and positions is None):
+                raise ValueError("cache: expected no key and no positions beside it, got some")
+        bias = None if bias is None else _checks.float_array("bias", bias)
         start = None if cache is None else cache.lengths.copy()
-        q_at = _places(query.shape[1], start) if positions is None else positions
+        if positions is None:
+            q_at = _places(query.shape[1], start)
+        else:
+            q_at = token_positions(positions, query.shape[:2], negative=True)
 
         if isinstance(key, KVCache):
             q, q_proj = self.q_proj.forward(query)
@@ -283,9 +293,15 @@ class MultiHeadAttention(Module):
 
     def remember(self, key: Array, value: Array | None = None) -> KVCache:
         """Return the projected keys and values of a memory, to be given as ``key`` many times."""
-        value = key if value is None else value
-        k, _ = self._turn(_split(self.k_proj(key), self.num_kv_heads), _places(key.shape[1]))
-        v = _split(self.v_proj(value), self.num_kv_heads)
+        key = _sized("key", key, "B, S, kdim", kdim=self.kdim)
+        if value is not None:
+            sizes = {"B": len(key), "S": key.shape[1], "vdim": self.vdim}
+            value = _sized("value", value, "B, S, vdim", **sizes)
+        with _checks.renamed(x="key"):
+            k = _split(self.k_proj(key), self.num_kv_heads)
+        with _checks.renamed(x="key" if value is None else "value"):
+            v = _split(self.v_proj(key if value is None else value), self.num_kv_heads)
+        k, _ = self._turn(k, _places(key.shape[1]))
         memory = KVCache(len(k), self.num_kv_heads, k.shape[2], self.head_dim, dtype=k.dtype)
         memory.append(k, v)
         return memory
@@ -313,27 +329,38 @@ class MultiHeadAttention(Module):
     def _checked(
         self, query: Array, key: Array | KVCache | None, value: Array | None
     ) -> tuple[Array, Array | KVCache | None, Array | None]:
-        query = _checks.float_array("query", query)
-        _checks.shape("query", query, "B, T, E", {"E": self.embed_dim})
+        query = _sized("query", query, "B, T, E", E=self.embed_dim)
         batch = query.shape[0]
+        if isinstance(key, KVCache):
+            self._check_cache("key", key, query)
         if key is None or isinstance(key, KVCache):
             if value is not None:
                 raise TypeError("value: expected None where no key array is given, got an array")
             return query, key, None
-        key = _checks.float_array("key", key)
-        _checks.shape("key", key, "B, S, kdim", {"B": batch, "kdim": self.kdim})
+        key = _sized("key", key, "B, S, kdim", B=batch, kdim=self.kdim)
         if value is not None:
-            value = _checks.float_array("value", value)
             sizes = {"B": batch, "S": key.shape[1], "vdim": self.vdim}
-            _checks.shape("value", value, "B, S, vdim", sizes)
+            value = _sized("value", value, "B, S, vdim", **sizes)
         return query, key, value
+
+    def _check_cache(self, name: str, cache: object, query: Array) -> None:
+        """Raise unless ``cache`` has room for the heads and the rows of this call."""
+        batch, heads, _, width = _checks.instance(name, cache, KVCache).keys.shape
+        expected = (query.shape[0], self.num_kv_heads, self.head_dim)
+        if (batch, heads, width) != expected:
+            raise ValueError(
+                f"{name}: expected a KVCache for (B, G, D) = {expected}, got {batch, heads, width}"
+            )
 
     def _project(self, *inputs: Array | None) -> list[Any]:
         """Return (y, ctx) of each of the three projections."""
         layers: list[Module] = [self.q_proj, self.k_proj, self.v_proj]
         given = [x for x in inputs if x is not None]
-        groups = zip(_OF_SAME_INPUT[len(given)], given, strict=True)
-        return [each for group, x in groups for each in forward_together(layers[group], x)]
+        projected = []
+        for i, group in enumerate(_OF_SAME_INPUT[len(given)]):
+            with _checks.renamed(x=("query", "key", "value")[i]):
+                projected += forward_together(layers[group], given[i])
+        return projected
 
     def _project_back(
         self, dq: Array, dk: Array, dv: Array, ctx: MultiHeadAttentionContext
@@ -373,6 +400,27 @@ _OF_SAME_INPUT = {
     2: (slice(0, 1), slice(1, 3)),
     3: (slice(0, 1), slice(1, 2), slice(2, 3)),
 }
+
+
+def _sized(name: str, x: object, letters: str, **sizes: int) -> Array:
+    """Return ``x`` as an array of a shape that fits; its dtype is a matter of the projection."""
+    array = _checks.float_array(name, x)
+    _checks.shape(name, array, letters, sizes)
+    return array
+
+
+def _window(window: object) -> tuple[int | None, int | None] | None:
+    """Return the window of a layer, checked."""
+    if window is None:
+        return None
+    if not isinstance(window, tuple | list):
+        raise TypeError(f"window: expected (left, right) or None, got {window!r}")
+    if len(window) != 2:
+        raise ValueError(f"window: expected (left, right), got {window!r}")
+    with _checks.renamed(left="window", right="window"):
+        masks.window(*window)
+    left, right = window
+    return left, right
 
 
 def _split(x: Array, heads: int) -> Array:

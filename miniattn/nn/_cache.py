@@ -76,6 +76,9 @@ class KVCache:
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
         """Add keys and values (B, G, T, D); return views of all that is held, (B, G, S, D)."""
         batch, heads, _, width = self.keys.shape
+        k, v = _checks.float_array("k", k), _checks.float_array("v", v)
+        _checks.like("k", k, self.keys.dtype, "the cache")
+        _checks.like("v", v, self.keys.dtype, "the cache")
         _checks.shape("k", k, "B, G, T, D", {"B": batch, "G": heads, "D": width})
         _checks.shape("v", v, "B, G, T, D", {"B": batch, "G": heads, "T": k.shape[2], "D": width})
         length = k.shape[2]
@@ -108,3 +111,17 @@ class KVCache:
             f"KVCache(batch_size={batch}, num_kv_heads={heads}, capacity={capacity}, "
             f"head_dim={width}, lengths={self.lengths.tolist()})"
         )
+
+
+def of_layers(
+    caches: object, count: int, name: str = "caches"
+) -> tuple[KVCache, ...] | tuple[None, ...]:
+    """Return the cache of each of ``count`` layers, or None for each where there are none."""
+    if caches is None or (isinstance(caches, list | tuple) and not caches):
+        return (None,) * count
+    given = tuple(_checks.sequence(name, caches, "KVCaches, one a layer"))
+    for i, cache in enumerate(given):
+        _checks.instance(f"{name}[{i}]", cache, KVCache)
+    if len(given) != count:
+        raise ValueError(f"{name}: expected one a layer, {count} in all, got {len(given)}")
+    return given

@@ -17,7 +17,7 @@ from miniattn.nn._attention import (
     MultiHeadAttention,
     MultiHeadAttentionContext,
 )
-from miniattn.nn._cache import KVCache
+from miniattn.nn._cache import KVCache, of_layers
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._encoder import feed_forward
 from miniattn.nn._module import Module
@@ -97,7 +97,8 @@ class TransformerDecoderLayer(ResidualLayer):
         **attention: Unpack[AttentionOptions],
     ) -> None:
         rng = _init.generator(rng)
-        self.norm_first, self.causal = bool(norm_first), bool(causal)
+        self.norm_first = _checks.flag("norm_first", norm_first)
+        self.causal = _checks.flag("causal", causal)
         attn_dropout = dropout if attn_dropout is None else attn_dropout
         ffn_dropout = dropout if ffn_dropout is None else ffn_dropout
         self.norm1 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
@@ -148,14 +149,19 @@ class TransformerDecoderLayer(ResidualLayer):
         rng : numpy.random.Generator, optional
             Given, dropout is applied.
         """
+        if memory is None:  # attention without keys would be of x to itself
+            raise TypeError("memory: expected an array (B, S, memory_dim) or a KVCache, got None")
         if self.causal and cache is None:  # with a cache, attention is causal anyway
-            mask = masks.causal() if mask is None else masks.causal() & mask
-        x, (norm1, self_attn, dropout1) = self._forward(
-            x, self.norm1, self.self_attn, mask=mask, cache=cache, rng=rng
-        )
-        x, (norm2, cross_attn, dropout2) = self._forward(
-            x, self.norm2, self.cross_attn, memory, mask=memory_mask, rng=rng
-        )
+            given = masks.as_mask(mask)
+            mask = masks.causal() if given is None else masks.causal() & given
+        with _checks.renamed(query="x"):
+            x, (norm1, self_attn, dropout1) = self._forward(
+                x, self.norm1, self.self_attn, mask=mask, cache=cache, rng=rng
+            )
+        with _checks.renamed(key="memory", mask="memory_mask"):
+            x, (norm2, cross_attn, dropout2) = self._forward(
+                x, self.norm2, self.cross_attn, memory, mask=memory_mask, rng=rng
+            )
         y, (norm3, ffn, dropout3) = self._forward(x, self.norm3, self.ffn, rng=rng)
         return y, TransformerDecoderLayerContext(
             norm1, self_attn, dropout1, norm2, cross_attn, dropout2, norm3, ffn, dropout3
@@ -234,7 +240,7 @@ class TransformerDecoder(Module):
             for _ in range(num_layers)
         ]
         self.norm = None
-        if norm_first:
+        if _checks.flag("norm_first", norm_first):
             self.norm = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
 
     def forward(
@@ -253,14 +259,14 @@ class TransformerDecoder(Module):
         KVCache a layer.
         """
         contexts = []
-        for i, layer in enumerate(self.layers):
+        count = len(self.layers)
+        memories: tuple[Any, ...] = (memory,) * count
+        if isinstance(memory, list | tuple) and any(isinstance(m, KVCache) for m in memory):
+            memories = of_layers(memory, count, "memory")
+        given = zip(self.layers, memories, of_layers(caches, count), strict=True)
+        for layer, known, cache in given:
             x, ctx = layer.forward(
-                x,
-                memory if isinstance(memory, np.ndarray) else memory[i],
-                mask=mask,
-                memory_mask=memory_mask,
-                cache=caches[i] if caches else None,
-                rng=rng,
+                x, known, mask=mask, memory_mask=memory_mask, cache=cache, rng=rng
             )
             contexts.append(ctx)
         x, norm = (x, None) if self.norm is None else self.norm.forward(x)

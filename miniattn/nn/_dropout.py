@@ -54,7 +54,9 @@ class Dropout(Module):
 
         For layers that keep the result to themselves, and so need not pay for a copy.
         """
-        return (x, None) if rng is None or self.p == 0.0 else F.dropout_forward(x, self.p, rng)
+        if rng is None or (self.p == 0.0 and _checks.generator("rng", rng)):
+            return x, None
+        return F.dropout_forward(x, self.p, rng)
 
     def undrop(self, dy: Array, ctx: F.DropoutContext | None) -> Array:
         """Do as ``backward``, but return dy itself where nothing was dropped."""

@@ -20,7 +20,7 @@ from miniattn.nn._attention import (
     MultiHeadAttention,
     MultiHeadAttentionContext,
 )
-from miniattn.nn._cache import KVCache
+from miniattn.nn._cache import KVCache, of_layers
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._feed_forward import FeedForward, SwiGLU
 from miniattn.nn._module import Module
@@ -105,7 +105,7 @@ class TransformerEncoderLayer(ResidualLayer):
         **attention: Unpack[AttentionOptions],
     ) -> None:
         rng = _init.generator(rng)
-        self.norm_first = bool(norm_first)
+        self.norm_first = _checks.flag("norm_first", norm_first)
         self.norm1 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
         self.attn = MultiHeadAttention(
             embed_dim,
@@ -139,16 +139,17 @@ class TransformerEncoderLayer(ResidualLayer):
         rng: np.random.Generator | None = None,
     ) -> tuple[Array, TransformerEncoderLayerContext]:
         """Return (y, ctx), both x and y (B, T, E); the options are `MultiHeadAttention`'s."""
-        x, (norm1, attn, dropout1) = self._forward(
-            x,
-            self.norm1,
-            self.attn,
-            mask=mask,
-            bias=bias,
-            positions=positions,
-            cache=cache,
-            rng=rng,
-        )
+        with _checks.renamed(query="x"):
+            x, (norm1, attn, dropout1) = self._forward(
+                x,
+                self.norm1,
+                self.attn,
+                mask=mask,
+                bias=bias,
+                positions=positions,
+                cache=cache,
+                rng=rng,
+            )
         y, (norm2, ffn, dropout2) = self._forward(x, self.norm2, self.ffn, rng=rng)
         return y, TransformerEncoderLayerContext(norm1, attn, dropout1, norm2, ffn, dropout2)
 
@@ -219,7 +220,7 @@ class TransformerEncoder(Module):
             for _ in range(num_layers)
         ]
         self.norm = None
-        if norm_first:
+        if _checks.flag("norm_first", norm_first):
             self.norm = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
 
     def forward(
@@ -234,8 +235,7 @@ class TransformerEncoder(Module):
     ) -> tuple[Array, TransformerEncoderContext]:
         """Return (y, ctx), both x and y (B, T, E); ``caches`` has one KVCache a layer."""
         contexts = []
-        for i, layer in enumerate(self.layers):
-            cache = caches[i] if caches else None
+        for layer, cache in zip(self.layers, of_layers(caches, len(self.layers)), strict=True):
             x, ctx = layer.forward(
                 x, mask=mask, bias=bias, positions=positions, cache=cache, rng=rng
             )

@@ -64,7 +64,7 @@ class Linear(Module):
             _checks.integer("in_features", in_features, least=1),
         )
         self.weight = Parameter(_init.glorot_uniform(_init.generator(rng), shape, dtype))
-        self.bias = Parameter(np.zeros(shape[0], dtype)) if bias else None
+        self.bias = Parameter(np.zeros(shape[0], dtype)) if _checks.flag("bias", bias) else None
 
     def forward(
         self, x: Array, *, rng: np.random.Generator | None = None
@@ -108,8 +108,7 @@ def backward_together(layers: Sequence[Module], dys: Sequence[Array], ctxs: Sequ
 
 def _forward(layers: Sequence[Linear], x: Array) -> list[tuple[Array, F.LinearContext]]:
     for layer in layers:
-        if np.shape(x)[-1:] != (layer.weight.shape[1],):  # said here, where the width is known
-            _checks.shape("x", np.asarray(x), "..., E", {"E": layer.weight.shape[1]})
+        x = _checks.layer_input("x", x, layer.weight.shape[1], layer.weight.dtype)
     weights = [layer.weight.data for layer in layers]
     biases = [None if layer.bias is None else layer.bias.data for layer in layers]
     return linears_forward(x, weights, biases)

@@ -47,7 +47,7 @@ class Parameter:
     def __init__(self, data: Array, *, trainable: bool = True) -> None:
         self.data: Array = np.array(_checks.float_array("data", data), order="C")
         self.grad: Array | None = None
-        self.trainable = bool(trainable)
+        self.trainable = _checks.flag("trainable", trainable)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -194,6 +194,8 @@ class Module:
 
     def num_parameters(self, *, trainable: bool | None = None) -> int:
         """Return how many numbers the parameters hold; only (non-)trainable ones if given."""
+        if trainable is not None:
+            trainable = _checks.flag("trainable", trainable)
         return sum(p.size for p in self.parameters() if trainable in (None, p.trainable))
 
     # -- what is done to all of it -------------------------------------------------------------

@@ -53,14 +53,13 @@ class LayerNorm(Module):
         self.eps = _checks.positive("eps", eps)
         dtype = _checks.float_dtype("dtype", dtype)
         self.weight = Parameter(np.ones(size, dtype))
-        self.bias = Parameter(np.zeros(size, dtype)) if bias else None
+        self.bias = Parameter(np.zeros(size, dtype)) if _checks.flag("bias", bias) else None
 
     def forward(
         self, x: Array, *, rng: np.random.Generator | None = None
     ) -> tuple[Array, F.LayerNormContext]:
         """Return (y, ctx), both x and y (..., E)."""
-        if np.shape(x)[-1:] != (self.weight.size,):  # said here, where the width is known
-            _checks.shape("x", np.asarray(x), "..., E", {"E": self.weight.size})
+        x = _checks.layer_input("x", x, self.weight.size, self.weight.dtype)
         bias = None if self.bias is None else self.bias.data
         return F.layer_norm_forward(x, self.weight.data, bias, eps=self.eps)
 
@@ -119,8 +118,7 @@ class RMSNorm(Module):
         self, x: Array, *, rng: np.random.Generator | None = None
     ) -> tuple[Array, F.RmsNormContext]:
         """Return (y, ctx), both x and y (..., E)."""
-        if np.shape(x)[-1:] != (self.weight.size,):  # said here, where the width is known
-            _checks.shape("x", np.asarray(x), "..., E", {"E": self.weight.size})
+        x = _checks.layer_input("x", x, self.weight.size, self.weight.dtype)
         return F.rms_norm_forward(x, self.weight.data, eps=self.eps)
 
     def backward(self, dy: Array, ctx: F.RmsNormContext) -> Array:

@@ -62,7 +62,7 @@ class SinusoidalPositions(Module):
         """Return (y, ctx): x and y (B, T, E), positions (T,) or (B, T), by default 0 to T − 1."""
         x = _checks.float_array("x", x)
         _checks.shape("x", x, "B, T, E", {"E": self.embed_dim})
-        positions = _positions(positions, x.shape[:2])
+        positions = token_positions(positions, x.shape[:2])
         length = int(positions.max(initial=0)) + 1
         y = x + _sinusoids(_round_up(length), self.embed_dim, x.dtype)[positions]
         return y, SinusoidalPositionsContext(x.shape, x.dtype)
@@ -144,10 +144,10 @@ class LearnedPositions(Module):
         rng: np.random.Generator | None = None,
     ) -> tuple[Array, LearnedPositionsContext]:
         """Return (y, ctx): x and y (B, T, E), positions (T,) or (B, T), by default 0 to T − 1."""
-        x = _checks.float_array("x", x)
         max_length, embed_dim = self.weight.shape
+        x = _checks.layer_input("x", x, embed_dim, self.weight.dtype)
         _checks.shape("x", x, "B, T, E", {"E": embed_dim})
-        positions = _positions(positions, x.shape[:2])
+        positions = token_positions(positions, x.shape[:2])
         if positions.max(initial=0) >= max_length:
             raise ValueError(
                 f"positions: expected positions < max_length = {max_length}, "
@@ -204,7 +204,7 @@ class Rotary(Module):
 
     def __init__(self, *, base: float = 10000.0, interleaved: bool = False) -> None:
         self.base = _checks.positive("base", base)
-        self.interleaved = bool(interleaved)
+        self.interleaved = _checks.flag("interleaved", interleaved)
 
     def forward(
         self, x: Array, positions: Array, *, rng: np.random.Generator | None = None
@@ -270,11 +270,13 @@ def alibi_bias(num_heads: int, q_positions: Array, k_positions: Array, dtype: DT
     k_positions = np.atleast_2d(_checks.int_array("k_positions", k_positions))
     distance = np.abs(q_positions[:, :, None] - k_positions[:, None, :])
     bias: Array = -alibi_slopes(num_heads)[:, None, None] * distance[:, None]
-    return bias.astype(dtype)
+    return bias.astype(_checks.float_dtype("dtype", dtype))
 
 
-def _positions(positions: Array | None, shape: tuple[int, ...]) -> Array:
-    """Return the positions of tokens (B, T), checked: (T,) or (B, T), not negative."""
+def token_positions(
+    positions: Array | None, shape: tuple[int, ...], *, negative: bool = False
+) -> Array:
+    """Return the positions of tokens (B, T), checked: (T,) or (B, T), and where they may start."""
     batch, length = shape
     if positions is None:
         return np.arange(length)
@@ -282,7 +284,7 @@ def _positions(positions: Array | None, shape: tuple[int, ...]) -> Array:
     _checks.shape(
         "positions", positions, "T" if positions.ndim == 1 else "B, T", {"B": batch, "T": length}
     )
-    if positions.min(initial=0) < 0:
+    if not negative and positions.min(initial=0) < 0:
         raise ValueError(f"positions: expected positions >= 0, got {int(positions.min())}")
     return positions
 
