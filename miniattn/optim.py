@@ -13,7 +13,8 @@ from miniattn._checks import Array
 from miniattn.functional._arrays import kernel_input
 from miniattn.kernels import optim as kernels
 from miniattn.kernels._runtime import get_num_threads
-from miniattn.kernels.launch import address_of, run
+from miniattn.kernels.launch import run
+from miniattn.kernels.tables import address_of
 from miniattn.nn import Parameter
 
 __all__ = [

@@ -14,7 +14,6 @@ import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks
 from miniattn.functional import _plan
-from miniattn.kernels.launch import address_of
 from miniattn.kernels.masking import (
     GROUP,
     PARTIAL,
@@ -24,6 +23,7 @@ from miniattn.kernels.masking import (
     queries_that_see,
     visible,
 )
+from miniattn.kernels.tables import address_of
 
 
 def formula(q, k, v, *, mask=None, bias=None, scale=None, softcap=None, dtype=np.float64):

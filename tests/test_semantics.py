@@ -549,6 +549,13 @@ def spread(x):
     return view
 
 
+def field(x):
+    """The same as a field of records without padding: 1.125 elements lie between neighbours."""
+    records = np.zeros(x.shape, [("kind", np.int8), ("x", x.dtype)])
+    records["x"] = x
+    return records["x"]
+
+
 def read_only(x):
     x = x.copy()
     x.flags.writeable = False
@@ -561,6 +568,10 @@ LAYOUTS = {
         (slice(None, None, -1),) * x.ndim
     ],
     "every second": spread,
+    "field": field,
+    "field, reversed": lambda x: field(x[(slice(None, None, -1),) * x.ndim])[
+        (slice(None, None, -1),) * x.ndim
+    ],
     "read-only": read_only,
     "misaligned": misaligned,
     "heads from (B, T, H, D)": lambda x: (
@@ -606,6 +617,13 @@ EMPTY = [
     *(
         ("attention", qkv(**{letter: 0}), {"mask": mask})
         for letter in ("B", "T", "S", "D", "Dv")
+        for mask in (None, masks.causal())
+    ),
+    *(
+        ("attention", inputs(H=0, G=G, T=T, S=70, D=32), {"mask": mask})
+        for inputs in (qkv, lambda **sizes: with_bias(1, 1, sizes["T"], 70, **sizes))
+        for G in (0, 2)
+        for T in (1, 70)
         for mask in (None, masks.causal())
     ),
     ("attention", with_bias(2, 4, 3, 0, S=0), {}),
@@ -659,6 +677,24 @@ def test_empty_axes(name, inputs, options):
         assert grad.shape == inputs[argument].shape
         assert grad.dtype == np.float64
         assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("T", [1, 70, 200])
+@pytest.mark.parametrize("absent", ["B", "H", "T"])
+def test_without_queries_keys_get_no_gradient(dtype, T, absent):
+    """Also where the kernels' arrays are empty: nothing is written beside them."""
+    sizes = {"B": 2, "H": 2, "G": 2, "T": T, "S": 70, "D": 32, "Dv": 32} | {absent: 0}
+    sizes["G"] = sizes["H"]
+    inputs = {name: x.astype(dtype) for name, x in qkv(**sizes).items()}
+    for _ in range(20):
+        found = attention_run(inputs, np.zeros((*inputs["q"].shape[:-1], 32), dtype))
+        assert found["out"].size == found["lse"].size == found["dq"].size == 0
+        for name in "kv":
+            assert found[f"d{name}"].shape == inputs[name].shape
+            assert not found[f"d{name}"].any()
+    weights = F.attention_weights(inputs["q"], inputs["k"])
+    assert weights.shape == (*inputs["q"].shape[:3], 70)
 
 
 def test_attention_without_keys_is_zero():

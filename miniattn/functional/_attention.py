@@ -13,6 +13,7 @@ from miniattn._context import context
 from miniattn._memory import empty, zeros
 from miniattn.functional import _plan
 from miniattn.functional._plan import Options, execute
+from miniattn.kernels.tables import strided
 
 Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -469,17 +470,7 @@ def _four_axes(x: Array) -> Array:
     """Return x as (B, H, T, D), its last axis contiguous; a copy only where it isn't."""
     if x.ndim < 4:
         x = x.reshape((1,) * (4 - x.ndim) + x.shape)
-    flags = x.flags
-    in_place = flags.aligned and (flags.c_contiguous or _in_rows(x.shape, x.strides, x.itemsize))
-    return x if in_place else np.ascontiguousarray(x)
-
-
-@functools.lru_cache
-def _in_rows(shape: Shape, strides: Shape, size: int) -> bool:
-    """Return whether kernels can read rows of such an array where they are."""
-    if strides[-1] != size and shape[-1] > 1:
-        return False
-    return all(stride % size == 0 for stride in strides)
+    return strided(x, rows=True)
 
 
 def _drop_axes(x: Array, n: int) -> Array:

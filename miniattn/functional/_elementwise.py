@@ -6,7 +6,8 @@ from miniattn._memory import empty
 from miniattn.functional._arrays import Array, kernel_input
 from miniattn.kernels import activation
 from miniattn.kernels._runtime import Task, get_num_threads
-from miniattn.kernels.launch import address_of, run
+from miniattn.kernels.launch import run
+from miniattn.kernels.tables import address_of
 
 _NO_FACTORS = np.empty(0)
 

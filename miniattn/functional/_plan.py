@@ -34,7 +34,8 @@ from miniattn.kernels.arguments import (
     UNFIT,
     Problem,
 )
-from miniattn.kernels.launch import address_of, run
+from miniattn.kernels.launch import run
+from miniattn.kernels.tables import address_of, elements, strided
 
 Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -106,7 +107,7 @@ def execute(
     q = arrays["q"]
     dtype = q.dtype
     if bias is not None:
-        arrays["bias"] = bias.reshape((1,) * (AXES - bias.ndim) + bias.shape)
+        arrays["bias"] = strided(bias.reshape((1,) * (AXES - bias.ndim) + bias.shape))
     if mask is not None:
         B, H, T, _ = q.shape
         lower = _lower_once if mask.is_fixed else _lower
@@ -234,7 +235,10 @@ def plan_of(
     """Return how a call runs on operands that lie in memory like this."""
     shapes = {layout[0]: layout[1] for layout in layouts}
     lanes = simd.LANES * 4 // dtype.itemsize
-    problem, parts, sums, otherwise = kind(_problem(shapes, options), lanes, shapes)
+    asked = _problem(shapes, options)
+    # Without heads nothing is to be computed, and no kernel can say which share a key's.
+    outline = kind(asked, lanes, shapes) if asked.G else Outline(asked, [])
+    problem, parts, sums, otherwise = outline
     pairs = problem.B * problem.H * problem.T * problem.S
     threads = min(threads, 1 + pairs * (problem.D + problem.Dv) // WORTH_A_THREAD)
     steps = []
@@ -253,7 +257,7 @@ def _problem(shapes: dict[str, Shape], options: Options) -> Problem:
     _, G, S, _ = shapes["k"]
     Dv = shapes["v"][3] if "v" in shapes else D
     scale, softcap, dropout, bins = options
-    return Problem(B, H, max(1, G), T, S, D, Dv, 1, *bins, 0, scale, softcap or 0.0, dropout)
+    return Problem(B, H, G, T, S, D, Dv, 1, *bins, 0, scale, softcap or 0.0, dropout)
 
 
 def _table(layouts: tuple[Layout, ...], sums: Shape | None) -> NDArray[np.int64]:
@@ -261,9 +265,7 @@ def _table(layouts: tuple[Layout, ...], sums: Shape | None) -> NDArray[np.int64]
     table = np.zeros(STRIDES + AXES * len(OPERANDS), np.int64)
     for name, shape, strides, size in layouts:
         at = STRIDES + AXES * _NUMBER[name]
-        for n, stride in zip(shape, strides, strict=True):
-            table[at] = stride // size if n != 1 else 0
-            at += 1
+        table[at : at + len(shape)] = elements(shape, strides, size)
     if sums is not None:
         table[STRIDES + AXES * SUMS + 1] = sums[-1]
     return table

@@ -9,7 +9,8 @@ from miniattn._memory import empty
 from miniattn.functional._arrays import Array
 from miniattn.kernels import matmul
 from miniattn.kernels._runtime import get_num_threads
-from miniattn.kernels.launch import address_of, run
+from miniattn.kernels.launch import run
+from miniattn.kernels.tables import address_of, are_whole, elements
 
 WORTH_A_THREAD = 2**17  # multiply-adds: to wake a thread takes as long
 
@@ -76,17 +77,16 @@ def _plan(
 
 def _factors(a: Layout, b: Layout, itemsize: int) -> matmul.Factors:
     """Return what the kernel is told of a pair; strides in elements."""
-    (_, depth), a_strides = a
-    (_, n), b_strides = b
-    a_row, a_step, b_row, b_step = (stride // itemsize for stride in (*a_strides, *b_strides))
+    (_, depth), (_, n) = a[0], b[0]
+    a_row, a_step, b_row, b_step = *elements(*a, itemsize), *elements(*b, itemsize)
     return matmul.Factors(depth, a_row, a_step, b_row, 1 if n == 1 else b_step)
 
 
 def _is_readable(a: Layout, b: Layout, itemsize: int) -> bool:
     """Return whether elements lie at whole multiples of their size, and those of b side by side."""
-    (_, a_strides), (b_shape, b_strides) = a, b
+    b_shape, b_strides = b
     beside = itemsize in b_strides or min(b_shape) < 2
-    return beside and all(stride % itemsize == 0 for stride in (*a_strides, *b_strides))
+    return beside and are_whole(*a, itemsize) and are_whole(*b, itemsize)
 
 
 def _copied(of: Sum) -> Sum:

@@ -8,8 +8,9 @@ import numpy as np
 from miniattn._memory import empty
 from miniattn.functional._arrays import Array
 from miniattn.kernels._runtime import Task, get_num_threads
-from miniattn.kernels.launch import address_of, run
+from miniattn.kernels.launch import run
 from miniattn.kernels.rows import GRAIN, rows_per_piece
+from miniattn.kernels.tables import address_of
 from miniattn.kernels.writing import LARGE
 
 APART = 32  # numbers between the scratch memories of two threads, which would share a cache line

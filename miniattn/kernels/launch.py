@@ -6,8 +6,6 @@ thread runs the whole function, which takes pieces of work from a queue until no
 one thread did not get to, another does, and a thread that never woke up is not waited for.
 """
 
-import sys
-from ctypes import c_ssize_t
 from typing import Any
 
 import numba
@@ -17,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from miniattn.kernels._runtime import Task, kernel
 from miniattn.kernels.queue import LINE, fill_queue
 from miniattn.kernels.simd import call
+from miniattn.kernels.tables import address_of
 
 
 def run(
@@ -35,32 +34,6 @@ def run(
     """
     place, size = (0, 0) if scratch is None else (address_of(scratch), scratch.strides[0])
     launch(task.address(dtype), workers, pieces, sizes, factors, operands, place, size)
-
-
-def _asked(x: NDArray[Any]) -> int:
-    """Return where an array's first element lies."""
-    return int(x.__array_interface__["data"][0])
-
-
-def _read(x: NDArray[Any]) -> int:
-    """Return the same, seven times as fast: a call of attention asks for a dozen addresses.
-
-    In the array as NumPy's C interface lays it open, the address follows the head that every object
-    has.
-    """
-    return _integer_at(id(x) + _HEAD).value
-
-
-_HEAD = object.__basicsize__
-_integer_at = c_ssize_t.from_address
-
-
-def _reads_right() -> bool:
-    """Return whether arrays are laid out so: as in CPython, with or without its global lock."""
-    return all(_read(x) == _asked(x) for x in (np.empty(3), np.empty((4, 4))[1:, 2:].T))
-
-
-address_of = _read if sys.implementation.name == "cpython" and _reads_right() else _asked
 
 
 @kernel
