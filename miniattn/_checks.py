@@ -29,6 +29,8 @@ def any_array(name: str, x: object, expected: str) -> Array:
             f"{name}: expected {expected} without a mask of its own, which would be lost, "
             f"got a masked array {x.shape}; fill it with {name}.filled(...)"
         )
+    if hasattr(x, "_fields"):  # a context, whose arrays NumPy would stack
+        raise TypeError(f"{name}: expected {expected}, got a {type(x).__name__}")
     try:
         return np.asarray(x)
     except ValueError as error:  # ragged nested lists
@@ -167,6 +169,12 @@ def integer(name: str, value: object, *, least: int | None = None) -> int:
     if not -_WORD <= value < _WORD:  # what kernels and index arrays can hold
         raise ValueError(f"{name}: expected an int that fits int64, got {_shown(int(value))}")
     return int(value)
+
+
+def sizes(**values: object) -> None:
+    """Raise unless each of the values, given by its name, is an int of at least 1."""
+    for name, value in values.items():
+        integer(name, value, least=1)
 
 
 def number(name: str, value: object) -> float:

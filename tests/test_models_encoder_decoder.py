@@ -129,7 +129,11 @@ def test_attention_by_path(rng):
     [
         (lambda m: models.EncoderDecoder(0), ValueError, "vocab_size"),
         (lambda m: models.EncoderDecoder(4, positions="rope"), ValueError, "positions"),
-        (lambda m: models.EncoderDecoder(4, num_decoder_layers=0), ValueError, "num_layers"),
+        (
+            lambda m: models.EncoderDecoder(4, num_decoder_layers=0),
+            ValueError,
+            "num_decoder_layers: expected",
+        ),
         (
             lambda m: m(np.array([1]), np.array([[1]])),
             ValueError,

@@ -173,7 +173,7 @@ def test_what_was_looked_for_and_what_there_is(rng):
         (lambda: nn.LoRA(nn.ReLU(), 2), TypeError, "base: expected a Linear, got ReLU"),
         (lambda: nn.LoRA(nn.Linear(2, 2), 0), ValueError, "rank"),
         (lambda: nn.LoRA(nn.Linear(2, 2), 1, alpha=0), ValueError, "alpha"),
-        (lambda: nn.Adapter(4, 0), ValueError, "out_features"),
+        (lambda: nn.Adapter(4, 0), ValueError, "bottleneck: expected"),
         (
             lambda: nn.add_adapters(nn.ReLU(), 2),
             ValueError,

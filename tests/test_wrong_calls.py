@@ -12,7 +12,7 @@ import pytest
 import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks, nn, optim
-from miniattn.models import GPT, SequenceClassifier
+from miniattn.models import GPT, EncoderDecoder, SequenceClassifier
 
 
 def ones(*shape, dtype=np.float32):
@@ -28,6 +28,7 @@ X, W = ones(3, 4), ones(2, 4)
 IDS = np.array([0, 2])
 ATTENTION = nn.MultiHeadAttention(8, 2, rng=rng())
 LINEAR = nn.Linear(4, 2, rng=rng())
+TINY = GPT(5, 4, embed_dim=8, num_heads=2, num_layers=1, rng=rng())
 
 WRONG = {
     # attention: kinds
@@ -509,7 +510,87 @@ WRONG = {
         "rng",
         "3",
     ),
+    "hidden width": (lambda: nn.FeedForward(8, 0), ValueError, "ffn_dim", "0"),
+    "width of a gate": (lambda: nn.SwiGLU("8"), TypeError, "embed_dim", "'8'"),
+    "bottleneck": (lambda: nn.Adapter(8, 0), ValueError, "bottleneck", "0"),
+    "dropout of a layer": (
+        lambda: nn.TransformerEncoderLayer(8, 2, dropout=None),
+        TypeError,
+        "dropout",
+        "None",
+    ),
+    "dropout of hidden units": (
+        lambda: nn.TransformerDecoderLayer(8, 2, ffn_dropout=1.0),
+        ValueError,
+        "ffn_dropout",
+        "1.0",
+    ),
+    "width of a memory": (
+        lambda: nn.TransformerDecoderLayer(8, 2, memory_dim=0),
+        ValueError,
+        "memory_dim",
+        "0",
+    ),
+    "activation of a layer": (
+        lambda: nn.TransformerEncoder(1, 8, 2, activation="swish"),
+        ValueError,
+        "activation",
+        "'swish'",
+    ),
+    "context as an array": (
+        lambda: F.relu(F.relu_forward(X)[1]),
+        TypeError,
+        "x",
+        "a ReluContext",
+    ),
+    "contexts of another stack": (
+        lambda: nn.TransformerEncoder(1, 8, 2).backward(
+            ones(1, 3, 8), nn.TransformerEncoder(2, 8, 2).forward(ones(1, 3, 8))[1]
+        ),
+        ValueError,
+        "ctx",
+        "2",
+    ),
     # models, training, tools
+    "classes": (
+        lambda: SequenceClassifier(0, input_dim=2),
+        ValueError,
+        "num_classes",
+        "0",
+    ),
+    "dlogits": (
+        lambda: TINY.backward(ones(1, 3, 4), TINY.forward(np.zeros((1, 3), int))[1]),
+        ValueError,
+        "dlogits",
+        "(1, 3, 4)",
+    ),
+    "caches of a model": (
+        lambda: TINY(np.zeros((1, 3), int), caches="on"),
+        TypeError,
+        "caches",
+        "'on'",
+    ),
+    "series without an axis of features": (
+        lambda: SequenceClassifier(3, input_dim=1)(ones(2, 7)),
+        ValueError,
+        "inputs",
+        "(2, 7)",
+    ),
+    "inputs of a classifier": (
+        lambda: SequenceClassifier(3, input_dim=4)(ones(2, 7, 4, dtype=float)),
+        TypeError,
+        "inputs",
+        "float64",
+    ),
+    "tied": (lambda: GPT(5, 4, tied="no"), TypeError, "tied", "'no'"),
+    "lengths of sources": (
+        lambda: EncoderDecoder(5, embed_dim=8, num_heads=2)(
+            np.zeros((1, 3), int), np.zeros((1, 3), int), [4]
+        ),
+        ValueError,
+        "source_lengths",
+        "[4]",
+    ),
     "classifier input": (
         lambda: SequenceClassifier(3),
         ValueError,

@@ -105,16 +105,18 @@ class SequenceClassifier(nn.Module):
                 f"vocab_size, input_dim: expected exactly one, got {vocab_size} and {input_dim}"
             )
         _parts.check_positions(positions)
+        _checks.sizes(num_classes=num_classes, embed_dim=embed_dim, max_length=max_length)
         self.pooling = _checks.choice("pooling", pooling, get_args(Pooling))
         self.embed: nn.Linear | nn.Embedding
         if input_dim is not None:
+            _checks.sizes(input_dim=input_dim)
             self.embed = nn.Linear(input_dim, embed_dim, rng=rng, dtype=dtype)
         elif vocab_size is not None:
             self.embed = _parts.tokens_layer(vocab_size, embed_dim, positions, rng=rng, dtype=dtype)
         self.positions = _parts.positions_layer(
             positions, max_length, embed_dim, rng=rng, dtype=dtype
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(_checks.probability("dropout", dropout))
         self.encoder = nn.TransformerEncoder(
             num_layers,
             embed_dim,
@@ -154,8 +156,9 @@ class SequenceClassifier(nn.Module):
         """
         inputs = self._checked(inputs)
         batch, steps = inputs.shape[:2]
-        mask = None if lengths is None else masks.padding(lengths)
+        padded = lengths is not None
         lengths = _parts.lengths_array("lengths", lengths, batch, steps)
+        mask = masks.padding(lengths) if padded else None
         x, embed = self.embed.forward(_parts.without_padding(inputs, lengths))
         x, positions = _parts.add_positions(self.positions, x)
         x, dropout = self.dropout.drop(x, rng)
@@ -170,7 +173,8 @@ class SequenceClassifier(nn.Module):
         """Return dinputs (B, T, input_dim), 0 in the padding; None for token ids."""
         ctx = _checks.context(ctx, SequenceClassifierContext)
         # logits = head(x)
-        dx = self.head.backward(dlogits, ctx.head)
+        with _checks.renamed(dy="dlogits"):
+            dx = self.head.backward(dlogits, ctx.head)
         # x = Σ over t of pooling[:, t] · x[:, t]
         dx = ctx.pooling[:, :, None] * dx[:, None, :]
         # x = encoder(x)
@@ -193,6 +197,7 @@ class SequenceClassifier(nn.Module):
         else:
             inputs = _checks.float_array("inputs", inputs)
             sizes = {"input_dim": self.embed.weight.shape[1]}
+            _checks.like("inputs", inputs, self.embed.weight.dtype, "the model's parameters")
             _checks.shape("inputs", inputs, "B, T, input_dim", sizes)
         return inputs
 

@@ -107,8 +107,13 @@ class EncoderDecoder(nn.Module):
     ) -> None:
         rng = _parts.generator(rng)
         _parts.check_positions(positions)
+        tied = _checks.flag("tied", tied)
+        _checks.sizes(vocab_size=vocab_size, embed_dim=embed_dim, max_length=max_length)
+        _checks.integer("num_encoder_layers", num_encoder_layers, least=0)
+        _checks.sizes(num_decoder_layers=num_decoder_layers)
         shared_vocabulary = target_vocab_size is None
         target_vocab_size = vocab_size if target_vocab_size is None else target_vocab_size
+        _checks.sizes(target_vocab_size=target_vocab_size)
         common: dict[str, Any] = {"rng": rng, "dtype": dtype}
         options: dict[str, Any] = {
             "ffn_dim": ffn_dim,
@@ -127,7 +132,7 @@ class EncoderDecoder(nn.Module):
         self.target_positions = _parts.positions_layer(positions, max_length, embed_dim, **common)
         self.decoder = nn.TransformerDecoder(num_decoder_layers, embed_dim, num_heads, **options)
         self.head = nn.Linear(embed_dim, target_vocab_size, bias=False, **common)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(_checks.probability("dropout", dropout))
         if tied:
             self.head.weight = self.target_tokens.weight
             if shared_vocabulary:
@@ -168,7 +173,8 @@ class EncoderDecoder(nn.Module):
         """Add to the parameters' gradients; ids have none."""
         ctx = _checks.context(ctx, EncoderDecoderContext)
         # logits = head(x)
-        dx = self.head.backward(dlogits, ctx.head)
+        with _checks.renamed(dy="dlogits"):
+            dx = self.head.backward(dlogits, ctx.head)
         # x = decoder(x, memory)
         dx, dmemory = self.decoder.backward(dx, ctx.decoder)
         # x = dropout(target_tokens(target) + positions)
@@ -277,8 +283,9 @@ class EncoderDecoder(nn.Module):
         """Return the memory (B, S, E), the mask that hides its padding, and the contexts."""
         source = _checks.int_array("source", source)
         _checks.shape("source", source, "B, S")
-        mask = None if lengths is None else masks.padding(lengths)
+        padded = lengths is not None
         lengths = _parts.lengths_array("source_lengths", lengths, *source.shape)
+        mask = masks.padding(lengths) if padded else None
         x, tokens = self.source_tokens.forward(_parts.without_padding(source, lengths))
         x, positions = _parts.add_positions(self.source_positions, x)
         x, dropout = self.dropout.drop(x, rng)

@@ -11,6 +11,7 @@ from miniattn import _checks, masks, nn
 from miniattn._checks import Array
 from miniattn._context import context
 from miniattn.models import _generate, _parts
+from miniattn.nn._cache import of_layers
 
 PRESETS: dict[str, dict[str, Any]] = {
     # nanoGPT's training of Shakespeare by characters, on a CPU and on a GPU
@@ -144,12 +145,14 @@ class GPT(nn.Module):
     ) -> None:
         rng = _parts.generator(rng)
         _parts.check_positions(positions)
+        tied = _checks.flag("tied", tied)
+        _checks.sizes(vocab_size=vocab_size, embed_dim=embed_dim)
         self.block_size = _checks.integer("block_size", block_size, least=1)
         self.tokens = _parts.tokens_layer(vocab_size, embed_dim, positions, rng=rng, dtype=dtype)
         self.positions = _parts.positions_layer(
             positions, block_size, embed_dim, rng=rng, dtype=dtype
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(_checks.probability("dropout", dropout))
         self.blocks = nn.TransformerEncoder(
             num_layers,
             embed_dim,
@@ -228,7 +231,8 @@ class GPT(nn.Module):
         """Add to the parameters' gradients; ids have none."""
         ctx = _checks.context(ctx, GPTContext)
         # logits = head(x)
-        dx = self.head.backward(dlogits, ctx.head)
+        with _checks.renamed(dy="dlogits"):
+            dx = self.head.backward(dlogits, ctx.head)
         # x = blocks(x)
         dx = self.blocks.backward(dx, ctx.blocks)
         # x = dropout(x)
@@ -345,7 +349,9 @@ class GPT(nn.Module):
         """Return the vectors (B, T, E) that the head reads, and the contexts on the way."""
         ids = _checks.int_array("ids", ids)
         _checks.shape("ids", ids, "B, T")
-        places = caches[0].positions(ids.shape[1]) if caches else np.arange(ids.shape[1])
+        known = of_layers(caches, len(self.blocks.layers))
+        first = known[0] if known else None
+        places = np.arange(ids.shape[1]) if first is None else first.positions(ids.shape[1])
         if isinstance(self.positions, nn.LearnedPositions):
             length = int(places.max(initial=-1)) + 1
             if length > self.block_size:
@@ -355,7 +361,7 @@ class GPT(nn.Module):
         x, tokens = self.tokens.forward(ids)
         x, positions = _parts.add_positions(self.positions, x, places)
         x, dropout = self.dropout.drop(x, rng)
-        mask = None if caches else masks.causal()  # with a cache, attention is causal anyway
+        mask = masks.causal() if first is None else None  # with a cache, attention is causal anyway
         x, blocks = self.blocks.forward(x, mask=mask, caches=caches, rng=rng)
         return x, (tokens, positions, dropout, blocks)
 

@@ -69,6 +69,7 @@ class Adapter(Module):
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
+        _checks.sizes(embed_dim=embed_dim, bottleneck=bottleneck)
         self.down = Linear(embed_dim, bottleneck, rng=rng, dtype=dtype)
         self.activation = activation_layer(activation)
         self.up = Linear(bottleneck, embed_dim, rng=rng, dtype=dtype)
@@ -158,7 +159,7 @@ class LoRA(Module):
         self.alpha = float(rank) if alpha is None else _checks.positive("alpha", alpha)
         dtype = base.weight.dtype
         self.base = base
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(_checks.probability("dropout", dropout))
         self.down = Linear(in_features, rank, bias=False, rng=rng, dtype=dtype)
         self.up = Linear(rank, out_features, bias=False, rng=rng, dtype=dtype)
         self.up.weight.data[...] = 0.0
@@ -178,6 +179,7 @@ class LoRA(Module):
     def backward(self, dy: Array, ctx: LoRAContext) -> Array:
         """Return dx (..., in_features)."""
         ctx = _checks.context(ctx, LoRAContext)
+        dy = _checks.float_array("dy", dy)
         # y = base(x) + alpha / rank · h; h = up(h)
         dh = self.up.backward(self.alpha / self.rank * dy, ctx.up)
         # h = down(h)

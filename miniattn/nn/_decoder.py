@@ -19,7 +19,7 @@ from miniattn.nn._attention import (
 )
 from miniattn.nn._cache import KVCache, of_layers
 from miniattn.nn._dropout import Dropout
-from miniattn.nn._encoder import feed_forward
+from miniattn.nn._encoder import dropouts, feed_forward
 from miniattn.nn._module import Module
 from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
 
@@ -99,8 +99,9 @@ class TransformerDecoderLayer(ResidualLayer):
         rng = _init.generator(rng)
         self.norm_first = _checks.flag("norm_first", norm_first)
         self.causal = _checks.flag("causal", causal)
-        attn_dropout = dropout if attn_dropout is None else attn_dropout
-        ffn_dropout = dropout if ffn_dropout is None else ffn_dropout
+        attn_dropout, ffn_dropout = dropouts(dropout, attn_dropout, ffn_dropout)
+        if memory_dim is not None:
+            _checks.sizes(memory_dim=memory_dim)
         self.norm1 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
         self.self_attn = MultiHeadAttention(
             embed_dim, num_heads, bias=bias, dropout=attn_dropout, rng=rng, dtype=dtype, **attention

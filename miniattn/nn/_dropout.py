@@ -39,7 +39,8 @@ class Dropout(Module):
         self, x: Array, *, rng: np.random.Generator | None = None
     ) -> tuple[Array, F.DropoutContext | None]:
         """Return (y, ctx), both x and y (...)."""
-        y, ctx = self.drop(_checks.float_array("x", x), rng)
+        x = _checks.float_array("x", x)
+        y, ctx = self.drop(x, rng)
         return (x.copy(), None) if ctx is None else (y, ctx)
 
     def backward(self, dy: Array, ctx: F.DropoutContext | None) -> Array:

@@ -76,6 +76,7 @@ class Embedding(Module):
     def backward(self, dy: Array, ctx: F.EmbeddingContext) -> None:
         """Add to the table's gradient; ids have none."""
         ctx = _checks.context(ctx, F.EmbeddingContext)
+        dy = _checks.gradient("dy", dy, (*ctx.ids.shape, ctx.shape[1]), ctx.dtype)
         if not self.weight.trainable:
             return
         # y = scale · weight[ids]

@@ -4,7 +4,7 @@ Under a causal mask the same layers are a decoder-only model.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -106,12 +106,13 @@ class TransformerEncoderLayer(ResidualLayer):
     ) -> None:
         rng = _init.generator(rng)
         self.norm_first = _checks.flag("norm_first", norm_first)
+        attn_dropout, ffn_dropout = dropouts(dropout, attn_dropout, ffn_dropout)
         self.norm1 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
         self.attn = MultiHeadAttention(
             embed_dim,
             num_heads,
             bias=bias,
-            dropout=dropout if attn_dropout is None else attn_dropout,
+            dropout=attn_dropout,
             rng=rng,
             dtype=dtype,
             **attention,
@@ -121,7 +122,7 @@ class TransformerEncoderLayer(ResidualLayer):
             embed_dim,
             ffn_dim,
             activation,
-            dropout=dropout if ffn_dropout is None else ffn_dropout,
+            dropout=ffn_dropout,
             bias=bias,
             rng=rng,
             dtype=dtype,
@@ -265,6 +266,15 @@ class TransformerEncoder(Module):
         return [layer.attn.new_cache(batch_size, capacity) for layer in self.layers]
 
 
+def dropouts(dropout: float, attn: float | None, ffn: float | None) -> tuple[float, float]:
+    """Return the dropout of attention weights and of hidden units: ``dropout`` for None."""
+    both = _checks.probability("dropout", dropout)
+    return (
+        both if attn is None else _checks.probability("attn_dropout", attn),
+        both if ffn is None else _checks.probability("ffn_dropout", ffn),
+    )
+
+
 def feed_forward(
     embed_dim: int,
     ffn_dim: int | None,
@@ -276,6 +286,7 @@ def feed_forward(
     dtype: DTypeLike,
 ) -> Module:
     """Return the feed-forward that ``activation`` asks for."""
+    _checks.choice("activation", activation, (*get_args(Activation), "swiglu"))
     if activation == "swiglu":
         return SwiGLU(embed_dim, ffn_dim, dropout=dropout, bias=bias, rng=rng, dtype=dtype)
     return FeedForward(

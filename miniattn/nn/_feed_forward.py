@@ -71,10 +71,12 @@ class FeedForward(Module):
         dtype: DTypeLike = np.float32,
     ) -> None:
         rng = _init.generator(rng)
+        _checks.sizes(embed_dim=embed_dim)
         ffn_dim = 4 * embed_dim if ffn_dim is None else ffn_dim
+        _checks.sizes(ffn_dim=ffn_dim)
         self.up = Linear(embed_dim, ffn_dim, bias=bias, rng=rng, dtype=dtype)
         self.activation = activation_layer(activation)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(_checks.probability("dropout", dropout))
         self.down = Linear(ffn_dim, embed_dim, bias=bias, rng=rng, dtype=dtype)
 
     def forward(
@@ -160,11 +162,13 @@ class SwiGLU(Module):
         dtype: DTypeLike = np.float32,
     ) -> None:
         rng = _init.generator(rng)
+        _checks.sizes(embed_dim=embed_dim)
         ffn_dim = -(-8 * embed_dim // 3) if ffn_dim is None else ffn_dim
+        _checks.sizes(ffn_dim=ffn_dim)
         self.gate = Linear(embed_dim, ffn_dim, bias=bias, rng=rng, dtype=dtype)
         self.activation = SiLU()
         self.up = Linear(embed_dim, ffn_dim, bias=bias, rng=rng, dtype=dtype)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(_checks.probability("dropout", dropout))
         self.down = Linear(ffn_dim, embed_dim, bias=bias, rng=rng, dtype=dtype)
 
     def forward(
