@@ -185,16 +185,20 @@ def _processors() -> str:
 
 
 def _registers() -> str:
-    from llvmlite import binding
+    from miniattn.kernels import _target
 
-    from miniattn.kernels import amx, simd
-
-    features = binding.get_host_cpu_features()
-    known = [
-        name for name in ("avx", "avx2", "fma", "avx512f", "neon", "sve") if features.get(name)
-    ]
-    unit = "; matrix unit (amx)" if amx.AMX else ""
-    return f"{simd.LANES} x float32 ({', '.join(known) or 'no vector extensions known'}){unit}"
+    known = " ".join(
+        name
+        for name in ("avx", "avx2", "fma", "avx512f", "neon", "sve")
+        if name in _target.features()
+    )
+    unit = _target.UNIT
+    how = " (amx), emulated" if unit.emulated else " (amx)" if unit.used else ""
+    return (
+        f"{_target.LANES} x float32, compiled for {_target.name()}"
+        + (f" with {known}" if known else "")
+        + (f"; matrix unit{how}" if how else "")
+    )
 
 
 def _compiled() -> str:

@@ -1,7 +1,8 @@
 """The matrix unit: float32 in three parts, packing, products, and attention on it.
 
 Attention's own tests are run on the unit in another process, by `test_attention_on_the_unit`: their
-shapes are too small for it to be chosen.
+shapes are too small for it to be chosen. Another runs all of this on the emulated unit, on any
+machine.
 """
 
 import os
@@ -18,12 +19,13 @@ import pytest
 from miniattn import functional as F
 from miniattn import masks
 from miniattn.functional import _plan
-from miniattn.kernels import amx, kept
+from miniattn.kernels import kept
+from miniattn.kernels._target import UNIT
 from miniattn.kernels.amx import BLOCK, CHUNK, PARTS, configure, release, store_parts
 from miniattn.kernels.blocks import finish, idle, multiply, pack, write_turned
 from miniattn.kernels.simd import load, pointer
 
-pytestmark = pytest.mark.skipif(not amx.AMX, reason="this processor has no AMX, or it is off")
+unit = pytest.mark.skipif(not UNIT.used, reason="the matrix unit is not there, or is off")
 
 
 def halves(words):
@@ -37,6 +39,7 @@ def split(low, high, parts):
     store_parts(pointer(parts, 0), load(pointer(low, 0)), load(pointer(high, 0)))
 
 
+@unit
 def test_three_parts_make_up_the_number():
     rng = np.random.default_rng(0)
     for _ in range(200):
@@ -68,6 +71,7 @@ def packed(x, along, turned):
     return out, fits
 
 
+@unit
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("along", [False, True])
 @pytest.mark.parametrize("shape", [(16, 32), (64, 64), (1, 1), (17, 33), (40, 16), (5, 70)])
@@ -94,6 +98,7 @@ def test_packing(shape, along, turned):
     np.testing.assert_array_equal(high, want[1])
 
 
+@unit
 @pytest.mark.parametrize("value", [np.nan, -np.inf, 3e38, 2.0**40, 2.0**-51])
 def test_what_does_not_fit_is_noticed(value):
     x = np.zeros((40, 40), np.float32)
@@ -120,6 +125,7 @@ def product(a, b, c, rows, columns, chunks, accumulate):
     return unit
 
 
+@unit
 @pytest.mark.parametrize("sizes", [(16, 16, 32), (32, 32, 64), (48, 80, 33), (64, 16, 100)])
 def test_products(sizes):
     m, n, k = sizes
@@ -153,6 +159,7 @@ def turn_and_write(source, n, columns, factors, out):
     )
 
 
+@unit
 @pytest.mark.parametrize("shape", [(16, 16), (5, 3), (33, 40)])
 def test_results_are_turned_back(shape):
     n, columns = shape
@@ -167,6 +174,7 @@ def test_results_are_turned_back(shape):
     assert (out[:, columns:] == 7.0).all()
 
 
+@unit
 def test_when_it_is_chosen():
     def tasks(T, S, D, dtype=np.float32):
         q, k = (1, 1, T, D), (1, 1, S, D)
@@ -180,7 +188,7 @@ def test_when_it_is_chosen():
 
     unit, vectors = _plan.forward_amx_kernels.forward, _plan.forward_kernels.forward
     assert tasks(256, 256, 64) == (unit, _plan.forward_in_vectors)
-    if not amx.ALWAYS:
+    if not UNIT.always:
         for sizes in [(256, 256, 16), (100, 256, 64), (256, 64, 64), (128, 128, 32)]:
             assert tasks(*sizes) == (vectors, None)
     assert tasks(256, 256, 64, np.float64) == (vectors, None)
@@ -197,6 +205,7 @@ def inputs(T, S, D, seed=4):
     return [rng.standard_normal(s).astype(np.float32) for s in shapes]
 
 
+@unit
 def test_numbers_that_do_not_fit_take_the_other_way():
     """To the last bit: the vector registers' kernels, whatever the unit had written before."""
     q, k, v, dout = inputs(160, 140, 64)
@@ -213,6 +222,7 @@ def test_numbers_that_do_not_fit_take_the_other_way():
     assert np.isfinite(got[0][1]).all()
 
 
+@unit
 def test_a_bias_gradient_is_not_added_twice():
     q, k, v, dout = inputs(130, 130, 64)
     bias = np.zeros((130, 130), np.float32)
@@ -223,9 +233,11 @@ def test_a_bias_gradient_is_not_added_twice():
     np.testing.assert_allclose(dirty[1:], clean[1:], rtol=1e-4, atol=1e-5)
 
 
+@unit
 def test_more_tiles_than_a_thread_keeps():
     """Keys and values of 1,024 features: a thread keeps 32 tiles, and the sequence has 37."""
-    q, k, v, dout = inputs(130, 37 * kept.KEYS - 5, 1024)
+    queries = 33 if UNIT.always else 130  # few, if that is enough to be given to the unit
+    q, k, v, dout = inputs(queries, 37 * kept.KEYS - 5, 1024)
     assert kept.MOST // (2 * kept.KEYS * 1024 * 3 // 2) < 37
     got = run(q, k, v, dout)
     exact = run(*(x.astype(np.float64) for x in (q, k, v, dout)))
@@ -233,6 +245,7 @@ def test_more_tiles_than_a_thread_keeps():
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-5)
 
 
+@unit
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
 def test_threads_and_signals_do_not_disturb_it():
     """The unit's registers belong to a thread, and are kept for it when that is interrupted."""
@@ -259,28 +272,86 @@ def run_often(q, want):
     return all(np.array_equal(F.attention(q, q, q), want) for _ in range(20))
 
 
-ENVIRONMENT = {**os.environ, "MINIATTN_AMX": "always"}
+HERE = Path(__file__).parent
 
 
-@pytest.mark.skipif(amx.ALWAYS, reason="this is the other process")
+def environment(**changes):
+    return {k: v for k, v in os.environ.items() if k != "MINIATTN_LANES"} | changes
+
+
+def run_tests(files, **changes):
+    """Run tests in a process of their own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0"]
+    done = subprocess.run(
+        [*command, *(str(HERE / name) for name in files)],
+        env=environment(**changes),
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@unit
+@pytest.mark.skipif(UNIT.always, reason="this is the other process")
 def test_attention_on_the_unit():
     """All that attention promises, with every call on the unit that can be."""
-    here = Path(__file__).parent
     files = ["test_amx.py", "test_attention.py", "test_semantics.py", "test_nn_attention.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0"]
-    command += [str(here / name) for name in files]
-    done = subprocess.run(command, env=ENVIRONMENT, cwd=here.parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_tests(files, MINIATTN_AMX="always")
 
 
-def test_another_word_is_refused():
-    env = {**os.environ, "MINIATTN_AMX": "yes"}
+@pytest.mark.skipif(UNIT.always, reason="this is the other process")
+def test_attention_on_the_emulated_unit():
+    """The unit's kernels on any machine: here no test may be skipped for want of the unit."""
+    shown = run_tests(["test_amx.py", "test_attention.py"], MINIATTN_AMX="emulate")
+    assert "the matrix unit is not there" not in shown
+
+
+def some_products():
+    """Products of numbers of many magnitudes, among them some whose last parts count as 0."""
+    rng = np.random.default_rng(6)
+    results = []
+    for m, n, k in [(16, 16, 32), (32, 48, 100), (16, 32, 2000)]:
+        a, b = (rng.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))
+        a *= 2.0 ** rng.integers(-120, 30, a.shape).astype(np.float32)
+        a, b = packed(a, True, False)[0], packed(b, False, False)[0]
+        c = np.zeros((m, n), np.float32)
+        product(a.reshape(-1), b.reshape(-1), c, m // BLOCK, n // BLOCK, -(-k // CHUNK), False)
+        results.append(c.ravel())
+    return np.concatenate(results)
+
+
+@unit
+@pytest.mark.skipif(UNIT.emulated, reason="this is the other process")
+def test_the_emulation_gives_the_same_bits(tmp_path):
+    code = "import numpy, test_amx; numpy.save('products', test_amx.some_products())"
+    env = environment(MINIATTN_AMX="emulate", PYTHONPATH=str(HERE))
+    subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "products.npy"), some_products())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"MINIATTN_AMX": "yes"},
+            "MINIATTN_AMX: expected 0, 1, always or emulate, got 'yes'",
+        ),
+        (
+            {"MINIATTN_AMX": "emulate", "MINIATTN_LANES": "8"},
+            "MINIATTN_LANES: expected 16 with MINIATTN_AMX=emulate, got '8'",
+        ),
+    ],
+)
+def test_other_words_are_refused(changes, message):
     code = "import miniattn.kernels.amx"
+    env = environment(**changes)
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert "MINIATTN_AMX: expected 0, 1 or always, got 'yes'" in done.stderr
+    assert message in done.stderr
 
 
 def test_off():
-    env = {**os.environ, "MINIATTN_AMX": "0"}
-    code = "from miniattn.kernels import amx; assert not amx.AMX and not amx.ALWAYS"
+    code = "from miniattn.kernels._target import UNIT; assert not any(UNIT)"
+    env = environment(MINIATTN_AMX="0")
     subprocess.run([sys.executable, "-c", code], env=env, check=True)

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 
-from miniattn.kernels import simd
+from miniattn.kernels import _target, simd
 from miniattn.kernels.simd import (
     LANES,
     absolute,
@@ -356,15 +356,14 @@ def test_registers_are_as_wide_as_the_processor():
     apply_exp2(np.ones(1, np.float32), np.ones(1, np.float32))
     assembly = next(iter(apply_exp2.inspect_asm().values()))
     register = {16: "zmm", 8: "ymm", 4: "xmm"}[LANES]
-    features = simd.binding.get_host_cpu_features()
-    if features.get("avx512f") or LANES < 16:
+    if _target.register_lanes() >= LANES:
         assert register in assembly
 
 
 @pytest.mark.parametrize("lanes_asked", sorted({4, 8, 16} - {LANES}))
 def test_every_width(lanes_asked):
     """The layer, and attention on it, at the register widths that this process has not."""
-    env = {**os.environ, "MINIATTN_LANES": str(lanes_asked), "MINIATTN_CACHE": "0"}
+    env = {**os.environ, "MINIATTN_LANES": str(lanes_asked), "MINIATTN_AMX": "0"}
     here = Path(__file__).parent
     names = ["test_simd.py", "test_attention.py::test_forward_and_backward_at_a_glance"]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0"]

@@ -22,7 +22,8 @@ from miniattn import masks
 from miniattn._memory import empty
 from miniattn.kernels import simd
 from miniattn.kernels._runtime import get_num_threads
-from miniattn.kernels.amx import ALWAYS, AMX, CHUNK
+from miniattn.kernels._target import UNIT
+from miniattn.kernels.amx import CHUNK
 from miniattn.kernels.arguments import (
     AXES,
     OPERANDS,
@@ -203,11 +204,11 @@ def _for_amx(problem: Problem, lanes: int) -> bool:
 
     Below this, and with fewer features than a pair of blocks holds, the vector registers are.
     """
-    if not AMX or lanes != simd.LANES or problem.T <= FEW_QUERIES:
+    if not UNIT.used or lanes != simd.LANES or problem.T <= FEW_QUERIES:
         return False
     features, pairs = min(problem.D, problem.Dv), min(problem.T, problem.S)
     worth = features >= CHUNK and pairs >= 128 and features * pairs >= WORTH_SPLITTING
-    return ALWAYS or worth
+    return UNIT.always or worth
 
 
 def _key_parts(problem: Problem) -> int:

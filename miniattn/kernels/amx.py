@@ -22,8 +22,9 @@ Operands of a product are laid out in *blocks* of 16 x 16 pairs, one for each pa
     A: word t of row m      holds  a[m, 32 c + t]  and  a[m, 32 c + 16 + t]
     B: word n of row t      holds  b[32 c + t, n]  and  b[32 c + 16 + t, n]
 
-The environment variable ``MINIATTN_AMX`` says whether the unit is used: ``0`` for never, ``1`` (the
-default) where that is faster, ``always`` wherever it can be.
+Whether the unit is used says the environment variable ``MINIATTN_AMX``: see `_target`. ``emulate``
+puts vector registers in its place. They do one instruction after the other as the unit's manual
+says, to the same bits, so that everything built on these instructions can be tested anywhere.
 
 References
 ----------
@@ -32,24 +33,21 @@ Henry, Tang, Heinecke. "Leveraging the bfloat16 Artificial Intelligence Datatype
 Higher-Precision Computations" (2019).
 """
 
-import ctypes
-import os
-import platform
-import sys
+from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
-from numba.core import cgutils, config
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from miniattn.kernels.simd import LANES, Pointer, Vector
+from miniattn.kernels._target import UNIT
+from miniattn.kernels.simd import Pointer, Vector, _repeat
 
 __all__ = [
-    "ALWAYS",
-    "AMX",
     "BLOCK",
     "CHUNK",
+    "EMULATED",
     "PARTS",
     "STEPS",
     "configure",
@@ -64,41 +62,17 @@ BLOCK = 16  # rows of a tile register, and words in each
 CHUNK = 2 * BLOCK  # terms of the sum that one instruction adds up
 PARTS = 3 * BLOCK * BLOCK  # words of a block's three parts
 
-_PERMISSION, _TILES = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-_ARCH_PRCTL = 158
-
-
-def _wanted() -> str:
-    """Return what the environment says."""
-    wanted = os.environ.get("MINIATTN_AMX", "1")
-    if wanted not in ("0", "1", "always"):
-        raise ValueError(f"MINIATTN_AMX: expected 0, 1 or always, got {wanted!r}")
-    return wanted
-
-
-def _usable() -> bool:
-    """Return whether this process may use the unit; the system wants to be asked for it once."""
-    features = binding.get_host_cpu_features()
-    wanted = _wanted()
-    exists = features.get("amx-tile") and features.get("amx-bf16") and LANES == BLOCK
-    # Of another processor than the host's, which Numba can be told to compile for, we know nothing.
-    for_host = config.CPU_NAME is None and config.CPU_FEATURES is None
-    if not (exists and for_host) or wanted == "0":
-        return False
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return False
-    return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _PERMISSION, _TILES) == 0)
-
-
-AMX = _usable()
-ALWAYS = AMX and _wanted() == "always"
+EMULATED = UNIT.emulated  # a part of the cache's keys
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _ANYTHING = _I8.as_pointer()
 
 
 def _instruction(builder: Any, name: str, *args: Any) -> None:
-    """Emit an instruction of the unit; an int names a register."""
+    """Emit an instruction of the unit, or what stands for it; an int names a register."""
+    if EMULATED:
+        _EMULATION[name](builder, *args)
+        return
     values = [ir.Constant(_I8, a) if isinstance(a, int) else a for a in args]
     kind = ir.FunctionType(ir.VoidType(), [v.type for v in values])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{name}")
@@ -259,3 +233,128 @@ def tile_store(typing_context, rows, columns, c, c_row):
         return context.get_dummy_value()
 
     return types.none(rows, columns, c, types.intp), emit
+
+
+# --- The unit, emulated --------------------------------------------------------------------------
+
+_ROW = ir.VectorType(_I32, BLOCK)
+_FLOATS = ir.VectorType(ir.FloatType(), BLOCK)
+_TILE = ir.ArrayType(_ROW, BLOCK)
+_REGISTERS = 8
+
+
+def _register(builder: Any, number: int) -> Any:
+    """Emit the place of a tile register: on the stack of the function that is being compiled.
+
+    So a product has to begin and to end in one function, as it does.
+    """
+    function = builder.function
+    if not hasattr(function, "tile_registers"):
+        with builder.goto_entry_block():
+            function.tile_registers = builder.alloca(ir.ArrayType(_TILE, _REGISTERS))
+        function.tile_registers.align = 64
+    return builder.gep(function.tile_registers, [ir.Constant(_I64, 0), ir.Constant(_I64, number)])
+
+
+def _row_of(builder: Any, tile: Any, row: Any) -> Any:
+    return builder.gep(tile, [ir.Constant(_I64, 0), row])
+
+
+def _each(builder: Any) -> Any:
+    """Emit a loop over the rows of a tile, or over the words of a row."""
+    return cgutils.for_range(builder, ir.Constant(_I64, BLOCK))
+
+
+def _in_memory(builder: Any, place: Any, stride: Any, row: Any) -> Any:
+    """Emit the place of a row of a tile in memory, whose rows are ``stride`` bytes apart."""
+    return builder.bitcast(builder.gep(place, [builder.mul(row, stride)]), _ROW.as_pointer())
+
+
+def _zero(builder: Any, register: int) -> None:
+    tile = _register(builder, register)
+    with _each(builder) as loop:
+        builder.store(ir.Constant(_ROW, [0] * BLOCK), _row_of(builder, tile, loop.index))
+
+
+def _load(builder: Any, register: int, place: Any, stride: Any) -> None:
+    tile = _register(builder, register)
+    with _each(builder) as loop:
+        words = builder.load(_in_memory(builder, place, stride, loop.index), align=4)
+        builder.store(words, _row_of(builder, tile, loop.index))
+
+
+def _save(builder: Any, register: int, place: Any, stride: Any) -> None:
+    tile = _register(builder, register)
+    with _each(builder) as loop:
+        words = builder.load(_row_of(builder, tile, loop.index))
+        builder.store(words, _in_memory(builder, place, stride, loop.index), align=4)
+
+
+def _multiply(builder: Any, c: int, a: int, b: int) -> None:
+    """Emit ``C += A B`` as a call: it is long, and it is wanted often."""
+    tiles = [_register(builder, n) for n in (c, a, b)]
+    kind = ir.FunctionType(ir.VoidType(), [tile.type for tile in tiles])
+    function = cgutils.get_or_insert_function(builder.module, kind, "miniattn.tdpbf16ps")
+    if function.is_declaration:
+        function.linkage = "linkonce_odr"
+        function.attributes.add("noinline")
+        _define_product(function)
+    builder.call(function, tiles)
+
+
+def _define_product(function: Any) -> None:
+    """Write the function ``C += A B`` of tiles.
+
+    The first numbers of pairs and the second are added up apart, then one to the other, and that to
+    C. Products of two bfloat16 numbers are exact.
+    """
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    c, a, b = function.args
+    sums = [builder.alloca(_FLOATS) for _ in range(2)]
+    with _each(builder) as rows:
+        for place in sums:
+            builder.store(ir.Constant(_FLOATS, [0.0] * BLOCK), place)
+        with _each(builder) as terms:
+            word = builder.extract_element(
+                builder.load(_row_of(builder, a, rows.index)), terms.index
+            )
+            left = _halves(builder, _repeat(builder, word, BLOCK))
+            right = _halves(builder, builder.load(_row_of(builder, b, terms.index)))
+            for place, x, y in zip(sums, left, right, strict=True):
+                builder.store(builder.fadd(builder.load(place), builder.fmul(x, y)), place)
+        row = builder.bitcast(_row_of(builder, c, rows.index), _FLOATS.as_pointer())
+        first, second = (builder.load(place) for place in sums)
+        builder.store(builder.fadd(builder.load(row), builder.fadd(first, second)), row)
+    builder.ret_void()
+
+
+def _halves(builder: Any, words: Any) -> list[Any]:
+    """Emit the two bfloat16 numbers of each word as float32; those below 2^-126 count as 0."""
+
+    def constant(n: int) -> Any:
+        return ir.Constant(_ROW, [n] * BLOCK)
+
+    numbers = []
+    for bits in (
+        builder.shl(words, constant(16)),
+        builder.and_(words, constant(0xFFFF0000)),
+    ):
+        exponent = builder.and_(bits, constant(0x7F800000))
+        tiny = builder.icmp_unsigned("==", exponent, constant(0))
+        kept = builder.select(tiny, constant(0), bits)
+        numbers.append(builder.bitcast(kept, _FLOATS))
+    return numbers
+
+
+def _nothing(builder: Any, *args: Any) -> None:
+    """Set up and give back what is on the stack anyway."""
+
+
+_EMULATION: dict[str, Callable[..., None]] = {
+    "ldtilecfg": _nothing,
+    "tilerelease": _nothing,
+    "tilezero": _zero,
+    "tileloadd64": _load,
+    "tilestored64": _save,
+    "tdpbf16ps": _multiply,
+}

@@ -264,7 +264,9 @@ def _merge(out, lse, states, part, parts, Dv, state):
     total = 0.0
     for n in range(parts):
         own = states + n * part
-        total += math.exp2(own[v_width] - base) * own[v_width + 1]
+        # As below, and not `math.exp2`, which older versions of Numba do not compile.
+        decay = exp2_nonpositive(splat(own[v_width] - base, out))
+        total += horizontal_max(decay) * own[v_width + 1]
     for e in range(0, Dv, w):
         value = splat(0.0, out)
         for n in range(parts):

@@ -14,9 +14,8 @@ cast to the vector's dtype and repeated, like a Python scalar beside a NumPy arr
 
 No bounds are checked: these functions are for kernels whose arguments were validated.
 
-The lane count comes from the processor (AVX-512: 16 float32, AVX2: 8, otherwise 4; float64 half as
-many); the environment variable ``MINIATTN_LANES`` (4, 8 or 16) overrides it. LLVM splits wider
-vectors correctly on any machine, only slower.
+The lane count comes from the processor that Numba compiles for (AVX-512: 16 float32, AVX2: 8,
+otherwise 4; float64 half as many), or from the environment: see `_target`.
 
 Notes
 -----
@@ -26,11 +25,10 @@ fused.
 """
 
 import operator
-import os
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import (
@@ -40,6 +38,8 @@ from numba.extending import (
     register_model,
     type_callable,
 )
+
+from miniattn.kernels._target import LANES, SCALEF
 
 __all__ = [
     "LANES",
@@ -89,23 +89,6 @@ __all__ = [
     "to_float",
     "transpose",
 ]
-
-
-def _host_lanes() -> int:
-    """Return how many float32 numbers fill one vector register of this processor."""
-    override = os.environ.get("MINIATTN_LANES")
-    if override is not None:
-        if override not in ("4", "8", "16"):
-            raise ValueError(f"MINIATTN_LANES: expected 4, 8 or 16, got {override!r}")
-        return int(override)
-    if _FEATURES.get("avx512f"):
-        return 16
-    return 8 if _FEATURES.get("avx2") else 4
-
-
-_FEATURES = binding.get_host_cpu_features()
-LANES = _host_lanes()  # float32 numbers in one register; a part of the cache key
-_HAS_SCALEF = LANES == 16 and bool(_FEATURES.get("avx512dq"))
 
 
 # --- Types ---------------------------------------------------------------------------------------
@@ -910,7 +893,7 @@ def _exp2_scalef(builder: Any, x: Any, vector: Vector) -> Any:
 
 def _exp2(builder: Any, x: Any, vector: Vector, overflow: bool) -> Any:
     """Emit 2^x: the exponent n is added to the exponent field of 1 + f q in [0.7, 1.42]."""
-    if _HAS_SCALEF and vector.count == _count(vector.dtype):
+    if SCALEF and vector.count == _count(vector.dtype):
         return _exp2_scalef(builder, x, vector)
     integers = _vector_type(_integer_of(vector))
     f, q, bits = _split_exp2(builder, x, vector)
