@@ -33,15 +33,15 @@ _quiet = np.errstate(
 # Softmax family: one row of visible numbers, then any axis of any array.
 
 
-def _softmax_row(s: Array) -> Array:
-    """exp(s) / sum(exp(s)) of a vector; zeros where nothing has any weight."""
-    e = np.exp(s - _top(s))
+def _softmax_row(s: Array, temperature: float = 1.0) -> Array:
+    """exp(s/t) / sum(exp(s/t)) of a vector; zeros where nothing has any weight."""
+    e = np.exp((s - _top(s)) / temperature)
     return e / (e.sum() or 1.0)
 
 
-def _log_softmax_row(s: Array) -> Array:
-    """s - log(sum(exp(s))) of a vector; -inf where nothing has any weight."""
-    z = s - _top(s)
+def _log_softmax_row(s: Array, temperature: float = 1.0) -> Array:
+    """s/t - log(sum(exp(s/t))) of a vector; -inf where nothing has any weight."""
+    z = (s - _top(s)) / temperature
     return z - np.log(np.exp(z).sum() or 1.0)
 
 
@@ -65,7 +65,7 @@ def softmax(
     y = np.zeros(x.shape)
     for row in np.ndindex(x.shape[:-1]):
         see = visible[row]
-        y[row][see] = _softmax_row(x[row][see] / temperature)
+        y[row][see] = _softmax_row(x[row][see], temperature)
     return np.moveaxis(y, -1, axis)
 
 
@@ -98,7 +98,7 @@ def log_softmax(
     y = np.full(x.shape, -np.inf)
     for row in np.ndindex(x.shape[:-1]):
         see = visible[row]
-        y[row][see] = _log_softmax_row(x[row][see] / temperature)
+        y[row][see] = _log_softmax_row(x[row][see], temperature)
     return np.moveaxis(y, -1, axis)
 
 
@@ -257,16 +257,27 @@ def layer_norm_backward(
 
 
 def _standardise(x: Array, eps: float) -> tuple[Array, Array]:
-    """(x - mean) / sigma and sigma = sqrt(var + eps)."""
-    sigma = np.sqrt(x.var(-1, keepdims=True) + eps)
-    return (x - x.mean(-1, keepdims=True)) / sigma, sigma
+    """(x - mean) / sigma and sigma = sqrt(var + eps).
+
+    From the first entry on: the mean of equal numbers is then no rounded sum of them.
+    """
+    d = x - x[..., :1]
+    return _over_rms(d - d.mean(-1, keepdims=True), eps)
+
+
+def _over_rms(d: Array, eps: float) -> tuple[Array, Array]:
+    """d / rms and rms = sqrt(mean(d^2) + eps), in a unit in which no square is out of range."""
+    unit = np.maximum(np.abs(d).max(-1, keepdims=True, initial=0.0), math.sqrt(eps))
+    unit = np.where((0 < unit) & (unit < np.inf), unit, 1.0)
+    small = d / unit
+    rms = np.sqrt((small**2).mean(-1, keepdims=True) + (math.sqrt(eps) / unit) ** 2)
+    return small / rms, rms * unit
 
 
 @_quiet
 def rms_norm(x: ArrayLike, weight: ArrayLike, eps: float = 1e-6) -> Array:
     """y = x / sqrt(mean(x^2) + eps) * weight over the last axis."""
-    x = _f64(x)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * _f64(weight)
+    return _over_rms(_f64(x), eps)[0] * _f64(weight)
 
 
 @_quiet
@@ -274,9 +285,9 @@ def rms_norm_backward(
     dy: ArrayLike, x: ArrayLike, weight: ArrayLike, eps: float = 1e-6
 ) -> tuple[Array, Array]:
     """dx = (g - z mean(g z)) / rms with z = x / rms and g = dy weight."""
-    dy, x = _f64(dy), _f64(x)
-    rms = np.sqrt((x**2).mean(-1, keepdims=True) + eps)
-    z, g = x / rms, dy * _f64(weight)
+    dy = _f64(dy)
+    z, rms = _over_rms(_f64(x), eps)
+    g = dy * _f64(weight)
     dx = (g - z * (g * z).mean(-1, keepdims=True)) / rms
     return dx, (dy * z).sum(tuple(range(dy.ndim - 1)))
 
@@ -338,7 +349,8 @@ def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
     """x Phi(x), Phi the normal distribution function, or its tanh approximation."""
     x = _f64(x)
     if approximate == "tanh":
-        return x * 0.5 * (1.0 + np.tanh(_GELU_TANH * (x + 0.044715 * x**3)))
+        near = np.clip(x, -99.0, 99.0)  # past it tanh is 1
+        return x * 0.5 * (1.0 + np.tanh(_GELU_TANH * (near + 0.044715 * near**3)))
     return x * 0.5 * _erfc(-x / math.sqrt(2.0))
 
 
@@ -347,8 +359,9 @@ def gelu_backward(dy: ArrayLike, x: ArrayLike, *, approximate: str = "none") -> 
     """dx = dy (Phi(x) + x Phi'(x))."""
     dy, x = _f64(dy), _f64(x)
     if approximate == "tanh":
-        t = np.tanh(_GELU_TANH * (x + 0.044715 * x**3))
-        slope = 0.5 * (1.0 - t**2) * _GELU_TANH * (1.0 + 3.0 * 0.044715 * x**2)
+        near = np.clip(x, -99.0, 99.0)  # past it the slope is 0 and its square no number
+        t = np.tanh(_GELU_TANH * (near + 0.044715 * near**3))
+        slope = 0.5 * (1.0 - t**2) * _GELU_TANH * (1.0 + 3.0 * 0.044715 * near**2)
         return dy * (0.5 * (1.0 + t) + x * slope)
     density = np.exp(-0.5 * x**2) / math.sqrt(2.0 * math.pi)
     return dy * (0.5 * _erfc(-x / math.sqrt(2.0)) + x * density)

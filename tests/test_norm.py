@@ -102,6 +102,79 @@ def test_a_row_of_equal_numbers_gives_the_bias():
     np.testing.assert_array_equal(y, [bias, bias])
 
 
+@pytest.mark.parametrize(
+    ("number", "n", "eps"),
+    [
+        (100000.1, 3, 1e-5),
+        (14.1, 1000, 1e-12),
+        (0.1, 67, 1e-30),
+        (3e38, 7, 1e-5),
+        (-1e-40, 9, 1e-70),
+        (1e308, 11, 1e-5),
+        (1.7e308, 300, 1e-60),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_numbers_are_exactly_their_mean(number, n, eps, dtype):
+    """y is 0, and dx what is left of a normalisation where nothing varies: /√eps."""
+    x, one = np.full((2, n), min(number, float(np.finfo(dtype).max)), dtype), np.ones(n, dtype)
+    y, ctx = F.layer_norm_forward(x, one, eps=eps)
+    assert not y.any()
+    dy = (np.linspace(-1, 1, 2 * n).reshape(2, n) * np.sqrt(eps)).astype(dtype)
+    dx, dweight, _ = F.layer_norm_backward(dy, ctx)
+    assert not dweight.any()
+    wide = dy.astype(np.longdouble)
+    right = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(np.longdouble(eps))
+    np.testing.assert_allclose(dx, right, rtol=0, atol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [3, 40, 300])
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_squares_that_are_no_numbers(op, n, dtype):
+    """1, −2, 3, 1, −2, ... in units of any size, beside which eps is nothing: the same result."""
+    row = np.resize(np.array([1, -2, 3], dtype), n)
+    weight, dy = np.linspace(1, 2, n).astype(dtype), np.linspace(-1, 2, n).astype(dtype)[None]
+    y, dx, dweight = plain(op, *(a.astype(np.longdouble) for a in (row, weight, dy)), eps=0)
+    info = np.finfo(dtype)
+    for power in np.linspace(max(2 - info.maxexp, -480), info.maxexp - 2, 9).astype(int):
+        unit = np.ldexp(dtype(1), power)
+        # dy in the same unit: dx is of the size of 1.
+        got = run(op, row[None] * unit, weight, dy * unit, eps=1e-320)
+        for ours, right in zip(got, (y, dx, dweight * unit), strict=True):
+            error = np.abs(ours - right).max()
+            assert error <= 16 * info.eps * np.abs(right).max() + info.smallest_subnormal, power
+
+
+def test_norms_of_huge_and_tiny_rows_by_hand():
+    one = np.ones(3, np.float32)
+    for unit in (1, 1e20, 1e-20):
+        x = np.array([1, -2, 3], np.float32) * np.float32(unit)
+        y = F.layer_norm(x, one, eps=1e-60)
+        np.testing.assert_allclose(y, [0.16222142, -1.2977714, 1.13555], rtol=1e-6)
+        y = F.rms_norm(x, one, eps=1e-60)
+        np.testing.assert_allclose(y, [0.46291005, -0.9258201, 1.3887302], rtol=1e-6)
+    # One entry beside which the others are nothing: −√(n − 1), and all but it are equal.
+    x = np.array([1, 2, -3e38, 4], np.float32)
+    y = F.layer_norm(x, np.ones(4, np.float32))
+    np.testing.assert_allclose(y, np.array([1, 1, -3, 1]) / np.sqrt(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_gradients_whose_product_with_the_gain_is_no_number(op):
+    """dx is 1e30 · 1e30 / 1e30, and 1e-30 · 1e-30 / 1e-30: numbers, as their products are not."""
+    x, weight, dy = (np.array([a], np.float32) for a in ([1, -2, 3], [1, 2, 1], [1, 2, 4]))
+    _, dx, _ = run(op, x, weight[0], dy, eps=1e-30)
+    for unit in (np.float32(2.0**100), np.float32(2.0**-100)):
+        _, got, _ = run(op, x * unit, weight[0] * unit, dy * unit, eps=1e-90)
+        np.testing.assert_allclose(got / unit, dx, rtol=1e-5)
+    # x of the size of 1 as well, where dx is as large as can be, or no number but of a known sign.
+    _, got, _ = run(op, x, weight[0] * np.float32(1e19), dy * np.float32(1e19), eps=1e-30)
+    np.testing.assert_allclose(got, dx * np.float32(1e38), rtol=1e-5)
+    _, got, _ = run(op, x, weight[0] * np.float32(1e30), dy * np.float32(1e30), eps=1e-30)
+    np.testing.assert_array_equal(got, np.sign(dx) * np.inf)
+
+
 def test_gradients_against_differences(rng):
     x, weight, dy = data(rng, 3, 5, np.float64)
     bias = rng.normal(size=5)

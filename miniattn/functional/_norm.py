@@ -14,12 +14,17 @@ from miniattn.kernels import columns, norm
 
 @context
 class LayerNormContext(NamedTuple):
-    """What `layer_norm_backward` needs: inputs, and mean and 1/std of every row (2, R)."""
+    """What `layer_norm_backward` needs: inputs, and mean and 1/std of every row (2, R).
+
+    1/std has a minus sign where the row is one of those that are computed with more care: see
+    `layer_norm`.
+    """
 
     x: Array
     weight: Array
     moments: Array
     has_bias: bool
+    eps: float
 
 
 def layer_norm(x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5) -> Array:
@@ -51,7 +56,10 @@ def layer_norm(x: Array, weight: Array, bias: Array | None = None, eps: float = 
     Notes
     -----
     The variance is the mean of the squared distances from the mean, not E[x²] − E[x]²,
-    which cancels where the mean is large. Backward by hand: ``docs/derivations/layer_norm.md``.
+    which cancels where the mean is large. Rows with a mean of more than 4 standard deviations, or
+    with numbers whose squares overflow or vanish, are read in units and from an origin of their
+    own: equal numbers give exactly 0, and no size of x is too large or too small. Backward by
+    hand: ``docs/derivations/layer_norm.md``.
 
     References
     ----------
@@ -73,7 +81,7 @@ def layer_norm_forward(
     """Return ``layer_norm(x, weight, bias, eps)`` and the context for `layer_norm_backward`."""
     x, weight, bias, eps = _check(x, weight, bias, eps)
     y, moments = _forward(x, weight, bias, eps, centred=True)
-    return y, LayerNormContext(x, weight, moments, bias is not None)
+    return y, LayerNormContext(x, weight, moments, bias is not None, eps)
 
 
 def layer_norm_backward(
@@ -87,11 +95,11 @@ def layer_norm_backward(
     - dweight = Σ over rows of dy · x̂, shape (E,)
     - dbias = Σ over rows of dy, shape (E,)
     """
-    x, weight, moments, has_bias = _checks.context(ctx, LayerNormContext)
+    x, weight, moments, has_bias, eps = _checks.context(ctx, LayerNormContext)
     needs_dx, needs_dweight, needs_dbias = _checks.flags(
         "needs_grad", needs_grad, ("x", "weight", "bias")
     )
-    dx, dweight, dbias = _backward(dy, x, weight, moments, centred=True)
+    dx, dweight, dbias = _backward(dy, x, weight, moments, eps, centred=True)
     return (
         dx if needs_dx else None,
         dweight if needs_dweight else None,
@@ -101,11 +109,15 @@ def layer_norm_backward(
 
 @context
 class RmsNormContext(NamedTuple):
-    """What `rms_norm_backward` needs: inputs, and 0 and 1/rms of every row (2, R)."""
+    """What `rms_norm_backward` needs: inputs, and 0 and 1/rms of every row (2, R).
+
+    1/rms has a minus sign where squares of the row are no numbers of its dtype.
+    """
 
     x: Array
     weight: Array
     moments: Array
+    eps: float
 
 
 def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
@@ -135,7 +147,8 @@ def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
 
     Notes
     -----
-    Backward by hand: ``docs/derivations/rms_norm.md``.
+    Rows with numbers whose squares overflow or vanish are computed in units of their own. Backward
+    by hand: ``docs/derivations/rms_norm.md``.
 
     References
     ----------
@@ -155,7 +168,7 @@ def rms_norm_forward(x: Array, weight: Array, eps: float = 1e-6) -> tuple[Array,
     """Return ``rms_norm(x, weight, eps)`` and the context for `rms_norm_backward`."""
     x, weight, _, eps = _check(x, weight, None, eps)
     y, moments = _forward(x, weight, None, eps, centred=False)
-    return y, RmsNormContext(x, weight, moments)
+    return y, RmsNormContext(x, weight, moments, eps)
 
 
 def rms_norm_backward(
@@ -168,9 +181,9 @@ def rms_norm_backward(
     - dx = rrms · (g − x̂ · mean(g · x̂)), the mean along the row, shape (..., E)
     - dweight = Σ over rows of dy · x̂, shape (E,)
     """
-    x, weight, moments = _checks.context(ctx, RmsNormContext)
+    x, weight, moments, eps = _checks.context(ctx, RmsNormContext)
     needs_dx, needs_dweight = _checks.flags("needs_grad", needs_grad, ("x", "weight"))
-    dx, dweight, _ = _backward(dy, x, weight, moments, centred=False)
+    dx, dweight, _ = _backward(dy, x, weight, moments, eps, centred=False)
     return dx if needs_dx else None, dweight if needs_dweight else None
 
 
@@ -188,7 +201,7 @@ def _forward(
 
 
 def _backward(
-    dy: Array, x: Array, weight: Array, moments: Array, *, centred: bool
+    dy: Array, x: Array, weight: Array, moments: Array, eps: float, *, centred: bool
 ) -> tuple[Array, Array, Array]:
     """Return dx, dweight and dbias."""
     dy = kernel_input(_checks.gradient("dy", dy, x.shape, x.dtype))
@@ -198,7 +211,7 @@ def _backward(
     share = columns.rows_per_task(count)
     sums = np.empty((-(-count // share), 4, n))
     operands = dy, x_rows, kernel_input(weight), moments, dx, sums
-    run_rows(norm.backward, x_rows, (), operands, centred, share=share)
+    run_rows(norm.backward, x_rows, (eps,), operands, centred, share=share)
     parts = sums[:, :2]
     dweight, dbias = (parts[0] if len(parts) == 1 else np.add.reduce(parts)).astype(x.dtype)
     return dx, dweight, dbias

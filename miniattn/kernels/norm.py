@@ -7,18 +7,25 @@
 Root mean square normalisation is the same around 0: ``centred`` is False, mean is 0, and the
 term Σ g / n, which comes from the mean, is missing.
 
+A row whose numbers are so large or small that squares or products leave the dtype, or whose mean is
+large beside what varies, is left to `norm_scaled`; a minus sign at its rstd tells backward.
+
 A row of y or dx has one owner. dweight and dbias are sums over all rows: each piece of work adds up
 a range of rows that is fixed by the shape, and the caller adds these sums in order.
 """
 
 import numpy as np
 
+from miniattn.kernels import norm_scaled
 from miniattn.kernels._runtime import inner, task
 from miniattn.kernels.columns import RUN
+from miniattn.kernels.elementary import is_float32
+from miniattn.kernels.norm_scaled import VECTORS, add
 from miniattn.kernels.queue import take
 from miniattn.kernels.rows import COUNT, LARGE, PIECES, REST, N, operand, part_of
 from miniattn.kernels.simd import (
     LANES,
+    absolute,
     address,
     first,
     fma,
@@ -38,9 +45,12 @@ from miniattn.kernels.softmax_rows import distance_ahead
 from miniattn.kernels.writing import fill, finish, one
 
 CENTRED = REST  # the place among the sizes of whether it is layer normalisation
-# Vectors added up lane by lane before they join a total, which carries a correction: this bounds
-# the rounding error of a float32 sum, however long the row is.
-VECTORS = 64
+# Mean squares and gradients below the first, in float32 and float64, may have lost products that
+# count, means of gradients above the second may overflow once they are multiplied by x̂.
+LEAST32, LEAST64 = 1e-30, 1e-290
+MOST32, MOST64 = 1e30, 1e290
+# Standard deviations from 0 up to which a mean is rounded to nothing that shows.
+NEAR = 4.0
 # Elements that are worked on at once: the first cache keeps them, and the next as many.
 ROOM = 2048
 
@@ -52,14 +62,6 @@ def _rows_together(x, n):
     while count > 1 and count * n > ROOM:
         count //= 2
     return count
-
-
-@inner(forceinline=True)
-def _add(total, lost, s):
-    """Add s to total; return both the sum and what rounding has lost so far (Kahan)."""
-    s = s - lost
-    larger = total + s
-    return larger, (larger - total) - s
 
 
 @inner
@@ -96,7 +98,7 @@ def _part_sums(term, x, n, centre):
         if j < stop:
             v = term(load_first(x + j, stop - j), centre)
             b += select(first(stop - j, x), v, 0.0)
-        total, lost = _add(total, lost, (a + b) + (c + d))
+        total, lost = add(total, lost, (a + b) + (c + d))
     return total
 
 
@@ -117,12 +119,27 @@ def _forward(x, weight, bias, count, n, eps, centred, large, y, mean, rstd):
     store(means, horizontal_sums(parts) * (1 / n))
     for r in range(count):
         store(parts + r * lanes(x), _part_sums(_squared_distance, x + r * n, n, means[r]))
-    store(rstds, 1.0 / sqrt(horizontal_sums(parts) * (1 / n) + eps))
+    square = horizontal_sums(parts) * (1 / n) + eps
+    ordinary = _is_ordinary(load(means), square)
+    store(rstds, 1.0 / sqrt(square) * select(ordinary, splat(1.0, x), -1.0))
     for r in range(count):
         i = r * n
-        fill(y + i, n, large, _normalised, one, (x + i, weight, bias, means[r], rstds[r]))
+        if rstds[r] > 0:
+            fill(y + i, n, large, _normalised, one, (x + i, weight, bias, means[r], rstds[r]))
+        elif n > 0:
+            norm_scaled.forward(
+                x + i, weight, bias, n, eps, centred, large, y + i, means + r, rstds + r
+            )
     store_first(mean, load(means), count)
     store_first(rstd, load(rstds), count)
+
+
+@inner(forceinline=True)
+def _is_ordinary(mean, square):
+    """Return where nothing overflowed, no square was lost, and the mean is near; NaN nowhere."""
+    least = LEAST32 if is_float32(mean) else LEAST64
+    near = absolute(mean) <= sqrt(square) * NEAR
+    return near & (square >= least) & (square < np.inf)
 
 
 @inner(forceinline=True)
@@ -183,30 +200,46 @@ def _gradient_sums(dy, x, weight, n, mean, rstd, dweight, dbias):
             run_gx += select(first(rest, x), g * xhat, 0.0)
             store_first(dweight + j, fma(d, xhat, load_first(dweight + j, rest)), rest)
             store_first(dbias + j, load_first(dbias + j, rest) + d, rest)
-        total_g, lost_g = _add(total_g, lost_g, run_g)
-        total_gx, lost_gx = _add(total_gx, lost_gx, run_gx)
+        total_g, lost_g = add(total_g, lost_g, run_g)
+        total_gx, lost_gx = add(total_gx, lost_gx, run_gx)
     return total_g, total_gx
 
 
 @inner
-def _backward(dy, x, weight, count, n, centred, large, mean, rstd, dx, dweight, dbias):
+def _backward(dy, x, weight, count, n, eps, centred, large, mean, rstd, dx, dweight, dbias):
     """Do up to ``lanes`` rows; add to dweight and dbias what they contribute."""
     step = lanes(x)
     parts_g, parts_gx = registers(LANES, x), registers(LANES, x)
-    means_g, means_gx = registers(1, x), registers(1, x)
+    means_g, means_gx, ordinary = registers(1, x), registers(1, x), registers(1, x)
     _clear(parts_g)
     _clear(parts_gx)
     for r in range(count):
         i = r * n
-        g, gx = _gradient_sums(dy + i, x + i, weight, n, mean[r], rstd[r], dweight, dbias)
-        store(parts_g + r * step, g)
-        store(parts_gx + r * step, gx)
+        if rstd[r] > 0:
+            g, gx = _gradient_sums(dy + i, x + i, weight, n, mean[r], rstd[r], dweight, dbias)
+            store(parts_g + r * step, g)
+            store(parts_gx + r * step, gx)
+        elif n > 0:
+            norm_scaled.add_to_parameters(dy + i, x + i, n, eps, centred, dweight, dbias)
     store(means_g, horizontal_sums(parts_g) * (1 / n if centred else 0.0))
     store(means_gx, horizontal_sums(parts_gx) * (1 / n))
+    between = _is_between(absolute(load(means_g)), absolute(load(means_gx)))
+    store(ordinary, select(between, load_first(rstd, count), 0.0))
     for r in range(count):
         i = r * n
-        numbers = dy + i, x + i, weight, mean[r], rstd[r], means_g[r], means_gx[r]
-        fill(dx + i, n, large, _gradient, one, numbers)
+        if ordinary[r] > 0 or (rstd[r] > 0 and norm_scaled.is_zero(dy + i, n)):
+            numbers = dy + i, x + i, weight, mean[r], rstd[r], means_g[r], means_gx[r]
+            fill(dx + i, n, large, _gradient, one, numbers)
+        elif n > 0:
+            norm_scaled.backward(dy + i, x + i, weight, n, eps, centred, large, dx + i)
+
+
+@inner(forceinline=True)
+def _is_between(g, gx):
+    """Return where neither product overflowed and not both may have got lost; NaN nowhere."""
+    least = LEAST32 if is_float32(g) else LEAST64
+    most = MOST32 if is_float32(g) else MOST64
+    return ((g >= least) | (gx >= least)) & (g < most) & (gx < most)
 
 
 @inner(forceinline=True)
@@ -219,12 +252,12 @@ def _gradient(of, j, k, operands):
 
 @task
 def backward(sizes, factors, operands, queue, scratch):
-    """Fill dx (R, n), and for each piece of work its sums of dweight and dbias.
+    """Fill dx (R, n), and for each piece of work its sums of dweight and dbias; factor eps.
 
     Operands dy, x (R, n), weight (n,), mean and rstd (2, R), dx, and float64 sums (pieces, 4, n):
     dweight, dbias, and room for those of a few rows.
     """
-    n, large, centred = sizes[N], sizes[LARGE] != 0, sizes[CENTRED] != 0
+    n, large, centred, eps = sizes[N], sizes[LARGE] != 0, sizes[CENTRED] != 0, factors[0]
     dy, x = operand(operands, 0, scratch), operand(operands, 1, scratch)
     weight, dx = operand(operands, 2, scratch), operand(operands, 4, scratch)
     mean = operand(operands, 3, scratch)
@@ -244,7 +277,7 @@ def backward(sizes, factors, operands, queue, scratch):
             for r in range(top, bottom, together):
                 k, i = min(together, bottom - r), r * n
                 _backward(
-                    dy + i, x + i, weight, k, n, centred, large, mean + r, rstd + r, dx + i,
+                    dy + i, x + i, weight, k, n, eps, centred, large, mean + r, rstd + r, dx + i,
                     run, run + n,
                 )  # fmt: skip
             for j in range(2 * n):
