@@ -170,3 +170,17 @@ def test_against_torch(op, rng):
 def test_unknown_approximation():
     with pytest.raises(ValueError, match="approximate: expected one of"):
         F.gelu(np.zeros(3), approximate="erf")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", PAIRS)
+def test_numbers_whose_powers_overflow(op, dtype):
+    """Far out every activation is x, ±1 or 0, and its derivative 1 or 0: never NaN."""
+    most = float(np.finfo(dtype).max)
+    x = np.array([-most, -(most**0.4), -200.0 * most**0.1, 200.0 * most**0.1, most**0.4, most])
+    y, dx = run(op, x.astype(dtype))
+    far = {"sigmoid": (0, 1), "tanh": (-1, 1)}.get(op, (0, x[3:].astype(dtype)))
+    np.testing.assert_array_equal(y[:3], far[0])
+    np.testing.assert_array_equal(y[3:], far[1])
+    np.testing.assert_array_equal(dx[:3], 0)
+    np.testing.assert_array_equal(dx[3:], 0 if op in ("sigmoid", "tanh") else 1)

@@ -15,6 +15,8 @@ from miniattn.kernels.simd import (
     lanes,
     load,
     load_first,
+    maximum,
+    minimum,
     prefetch,
     select,
     store,
@@ -155,18 +157,27 @@ def gelu_backward(dy, x):
 
 # (1 + tanh(u)) / 2 = σ(2u), so that the tanh form is y = x · σ(v), v = √(8/π) (x + 0.044715 x³).
 LINEAR, CUBIC = math.sqrt(8 / math.pi), 0.044715 * math.sqrt(8 / math.pi)
+FAR = 32.0  # from here on σ(v) is 0 or 1, and σ(−v) the other
+
+
+@inner(forceinline=True)
+def _near(x):
+    """Return x, of which what is far away has come near: no power of it overflows."""
+    return maximum(-FAR, minimum(FAR, x))
 
 
 @elementwise
 def gelu_tanh(x):
     """y = x · σ(v), v = √(8/π) (x + 0.044715 x³)."""
-    s, _ = elementary.sigmoid(x * (LINEAR + CUBIC * x * x))
+    near = _near(x)
+    s, _ = elementary.sigmoid(near * (LINEAR + CUBIC * near * near))
     return x * s
 
 
 @elementwise
 def gelu_tanh_backward(dy, x):
     """dx = dy · σ(v) · (1 + x · dv/dx · σ(−v))."""
-    square = x * x
-    s, opposite = elementary.sigmoid(x * (LINEAR + CUBIC * square))
-    return dy * s * (1.0 + x * (LINEAR + 3.0 * CUBIC * square) * opposite)
+    near = _near(x)
+    square = near * near
+    s, opposite = elementary.sigmoid(near * (LINEAR + CUBIC * square))
+    return dy * s * (1.0 + near * (LINEAR + 3.0 * CUBIC * square) * opposite)

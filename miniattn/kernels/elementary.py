@@ -12,6 +12,7 @@ from miniattn.kernels.simd import (
     exp2_product,
     fma,
     lanes,
+    minimum,
     select,
     splat,
 )
@@ -98,8 +99,9 @@ def normal(v):
     """
     e = exp2_nonpositive(v * v * (-0.5 * LOG2E))
     centre = CENTRE32 if is_float32(v) else CENTRE64
-    w = 1.0 / (absolute(v) + centre)
-    u = fma(w, -2.0 * centre, 1.0)
+    t = minimum(40.0, absolute(v))  # past it e is 0; ∞ · 0 would be NaN
+    w = 1.0 / (t + centre)
+    u = (t - centre) * w  # not 1 − 2 · centre · w: that doubles w's rounding where t is small
     p = polynomial(TAIL32, u) if is_float32(v) else polynomial(TAIL64, u)
     upper = e * w * p
     return select(v > 0.0, 1.0 - upper, upper), e * INV_SQRT_2PI
