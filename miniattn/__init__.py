@@ -7,15 +7,11 @@ NumPy arrays in, NumPy arrays out; Numba-JIT parallel kernels underneath; every 
     from miniattn import masks, nn
 """
 
-import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-from miniattn._warmup import warmup
-from miniattn.gradcheck import GradcheckError, gradcheck
-from miniattn.runtime import get_num_threads, set_num_threads, show_config, threads
+from miniattn import _lazy
 
-if TYPE_CHECKING:  # submodules are imported at their first use, by __getattr__
+if TYPE_CHECKING:  # imported at their first use
     from miniattn import (
         analysis,
         bridges,
@@ -29,9 +25,13 @@ if TYPE_CHECKING:  # submodules are imported at their first use, by __getattr__
         optim,
         plot,
         reference,
+        runtime,
         trace,
         training,
     )
+    from miniattn._gradcheck import GradcheckError, gradcheck
+    from miniattn._warmup import warmup
+    from miniattn.runtime import get_num_threads, set_num_threads, show_config, threads
 
 __all__ = [
     "GradcheckError",
@@ -49,6 +49,7 @@ __all__ = [
     "optim",
     "plot",
     "reference",
+    "runtime",
     "set_num_threads",
     "show_config",
     "threads",
@@ -59,13 +60,5 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> ModuleType:
-    """Import a public submodule: `import miniattn` costs hardly more than `import numba`."""
-    if name in __all__:
-        return importlib.import_module(f"miniattn.{name}")
-    raise AttributeError(f"module 'miniattn' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:  # else every misspelt name would be one to a type checker
+    __getattr__, __dir__ = _lazy.names(__name__, __all__, ("runtime", "_gradcheck", "_warmup"))

@@ -11,9 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from miniattn import _checks
+from miniattn import _checks, kernels
 from miniattn._checks import Array
-from miniattn.kernels import flow as kernels
 
 __all__ = [
     "Links",
@@ -242,7 +241,7 @@ def flow(
         raise ValueError(f"queries: expected ints (n,) in [0, {T}), got {sources}")
     out = np.empty((len(sources), T))
     if out.size:
-        kernels.max_flow(layers, np.array(sources, np.int64), out)
+        kernels.flow.max_flow(layers, np.array(sources, np.int64), out)
     return out
 
 

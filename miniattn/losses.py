@@ -1,5 +1,7 @@
 """Losses for training: a functional pair, how many targets it counts, and what else to report."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol

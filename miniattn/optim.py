@@ -8,13 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from miniattn import _checks
+from miniattn import _checks, kernels
 from miniattn._checks import Array
 from miniattn.functional._arrays import kernel_input
-from miniattn.kernels import optim as kernels
-from miniattn.kernels._runtime import get_num_threads
-from miniattn.kernels.launch import run
-from miniattn.kernels.tables import address_of
 from miniattn.nn import Parameter
 
 __all__ = [
@@ -293,7 +289,7 @@ class Adam(Optimizer):
                 w = slot.weight_decay
                 factors += [*((w, 0.0) if self._decoupled else (0.0, w)), slot.step]
             _launch(
-                kernels.adam,
+                kernels.optim.adam,
                 [slot.parameter.data for slot in group],
                 [kernel_input(slot.grad.astype(dtype, copy=False)) for slot in group],
                 [slot.moments["m"] for slot in group],
@@ -391,7 +387,7 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
                     in_place.append(grad)
                 else:  # assigned by the user
                     grad *= max_norm / norm
-            _launch(kernels.scale, in_place, factors=[max_norm / norm])
+            _launch(kernels.optim.scale, in_place, factors=[max_norm / norm])
     return norm
 
 
@@ -399,7 +395,7 @@ def _sums_of_squares(arrays: list[Array]) -> list[float]:
     """Return numbers, float64, that add up to the sum of the squares of ``arrays``."""
     arrays = [kernel_input(a) for a in arrays]
     sums = np.empty(_blocks(arrays)[-1])
-    _launch(kernels.sums_of_squares, arrays, [sums], factors=[])
+    _launch(kernels.optim.sums_of_squares, arrays, [sums], factors=[])
     return sums.tolist()
 
 
@@ -508,20 +504,20 @@ def _launch(task: Any, *roles: list[Array], factors: list[float]) -> None:
     if not arrays:
         return
     ends = _blocks(arrays)
-    run(
+    kernels.launch.run(
         task,
         arrays[0].dtype,
-        min(ends[-1], get_num_threads()),
+        min(ends[-1], kernels._runtime.get_num_threads()),
         ends[-1],
         np.array([len(arrays), *ends, *(a.size for a in arrays)]),
         np.array(factors, np.float64),
-        np.array([address_of(a) for role in roles for a in role]),
+        np.array([kernels.tables.address_of(a) for role in roles for a in role]),
     )
 
 
 def _blocks(arrays: list[Array]) -> list[int]:
     """Return how many blocks reach to the end of each array."""
-    return list(itertools.accumulate(-(-a.size // kernels.BLOCK) for a in arrays))
+    return list(itertools.accumulate(-(-a.size // kernels.optim.BLOCK) for a in arrays))
 
 
 def _named(

@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
 import miniattn
-from miniattn import _checks, _memory
-from miniattn.kernels import _cache, _runtime, _threads
+from miniattn import _checks, _memory, kernels
 
 __all__ = ["config", "get_num_threads", "keep_memory", "set_num_threads", "show_config", "threads"]
 
@@ -50,12 +48,12 @@ def set_num_threads(n: int) -> None:
     """
     n = _thread_count(n)
     _blas().limit(limits=n)
-    _runtime.set_num_threads(n)
+    kernels._runtime.set_num_threads(n)
 
 
 def get_num_threads() -> int:
     """Return how many threads the kernels use when this Python thread calls them."""
-    return _runtime.get_num_threads()
+    return kernels._runtime.get_num_threads()
 
 
 @contextlib.contextmanager
@@ -87,11 +85,11 @@ def threads(n: int) -> Iterator[None]:
     n = _thread_count(n)
     before = get_num_threads()
     with _blas().limit(limits=n):
-        _runtime.set_num_threads(n)
+        kernels._runtime.set_num_threads(n)
         try:
             yield
         finally:
-            _runtime.set_num_threads(before)
+            kernels._runtime.set_num_threads(before)
 
 
 def show_config() -> None:
@@ -107,6 +105,8 @@ def config() -> dict[str, str]:
 
     The thread pool is started for this, so that the layer named is the one really in use.
     """
+    import numba
+
     return {
         "miniattn": miniattn.__version__,
         "Python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
@@ -115,7 +115,7 @@ def config() -> dict[str, str]:
         "processor": _processor(),
         "registers": _registers(),
         "threads": f"{get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",
-        "threading layer": str(_threads.layer()),
+        "threading layer": str(kernels._threads.layer()),
         "BLAS": _blas_libraries(),
         "compiled kernels": _compiled(),
     }
@@ -149,6 +149,8 @@ def keep_memory(n: int) -> None:
 
 
 def _thread_count(n: object) -> int:
+    import numba  # here, because reading this module needs no kernels
+
     count = _checks.integer("n", n, least=1)
     most = numba.config.NUMBA_NUM_THREADS
     if count > most:
@@ -202,8 +204,8 @@ def _registers() -> str:
 
 
 def _compiled() -> str:
-    folder = _cache.folder()
+    folder = kernels._cache.folder()
     if folder is None:
         return "not kept"
-    sizes = [path.stat().st_size for path in folder.glob(f"*{_cache.SUFFIX}")]
+    sizes = [path.stat().st_size for path in folder.glob(f"*{kernels._cache.SUFFIX}")]
     return f"{folder} ({len(sizes)} kernels, {sum(sizes) / 2**20:.1f} MB)"

@@ -2,11 +2,17 @@
 
 import ast
 import importlib.util
+import inspect
+import pickle
+import pkgutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import miniattn
+from miniattn import functional, kernels, plot
+from miniattn.__main__ import COMMANDS
 
 PACKAGE = Path(miniattn.__file__).parent
 
@@ -14,11 +20,12 @@ PACKAGE = Path(miniattn.__file__).parent
 ALLOWED = {
     "_checks": set(),
     "_context": set(),
+    "_lazy": set(),
     "_memory": set(),
-    "kernels": set(),
+    "kernels": {"_lazy"},
     "masks": {"_checks"},
     "reference": {"_checks", "masks"},
-    "functional": {"_checks", "_context", "_memory", "kernels", "masks"},
+    "functional": {"_checks", "_context", "_lazy", "_memory", "kernels", "masks"},
     "nn": {"_checks", "_context", "_memory", "functional", "masks"},
     "models": {"_checks", "_context", "_memory", "functional", "masks", "nn"},
     "optim": {"_checks", "_memory", "functional", "kernels", "nn"},
@@ -96,13 +103,87 @@ def test_numba_is_set_up_in_one_place():
     assert [path.name for path in FILES if decorates(path)] == ["_runtime.py"]
 
 
-def test_import_loads_nothing_heavy(python):
-    code = (
-        "import sys, numba; known = {*sys.modules}; import miniattn; print(*{*sys.modules} - known)"
-    )
-    loaded = {name.split(".")[0] for name in python(code).split()}
-    assert loaded == {"miniattn", "numpy"}
-    assert "miniattn.functional" not in python(code).split()
+HEAVY = ("numba", "llvmlite", "matplotlib", "scipy", "sklearn", "torch", "networkx")
+LIGHT = {
+    "the package": ("import miniattn", ("numpy", *HEAVY)),
+    "names": ("import miniattn; dir(miniattn); miniattn.gradcheck; miniattn.threads", HEAVY),
+    "help": ("import runpy, sys; sys.argv[1:] = ['--help']", ("numpy", *HEAVY)),
+    **{
+        f"help of {command}": (f"import runpy, sys; sys.argv[1:] = [{command!r}, '--help']", HEAVY)
+        for command in (*COMMANDS, "info", "warmup")
+    },
+    **{
+        name: (f"from miniattn import {name}; dir({name})", HEAVY)
+        for name in sorted(miniattn.__all__)
+        if name in {info.name for info in pkgutil.iter_modules(miniattn.__path__)}
+    },
+    "a mask": (
+        "from miniattn import masks; (masks.causal() & masks.padding([2])).explain(0, 0, 0, 1)",
+        HEAVY,
+    ),
+    "the reference": ("from miniattn import reference; reference.softmax([1.0, 2.0])", HEAVY),
+    "numbers of a map": ("from miniattn import analysis; analysis.entropy([[0.5, 0.5]])", HEAVY),
+    "a model": ("from miniattn import models; models.GPT(5, 4, embed_dim=4, num_heads=2)", HEAVY),
+}
+
+
+@pytest.mark.parametrize("case", LIGHT)
+def test_what_needs_no_kernel_loads_no_numba(python, case):
+    """Nor matplotlib; and what is only imported or asked for help not even NumPy."""
+    code, unwanted = LIGHT[case]
+    if "runpy" in code:
+        code += """
+try:
+    runpy.run_module("miniattn", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    assert end.code == 0"""
+    loaded = python(f"{code}\nimport sys; print('modules:', *sys.modules)").rpartition("modules:")[
+        2
+    ]
+    assert {name.split(".")[0] for name in loaded.split()} & set(unwanted) == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "loaded"),
+    [
+        ("import miniattn.functional as F, numpy; F.relu(numpy.ones(2))", "numba"),
+        ("from miniattn import nn; import numpy; nn.ReLU()(numpy.ones(2))", "numba"),
+        ("import miniattn; miniattn.get_num_threads()", "numba"),
+        ("from miniattn.plot import mask", "matplotlib"),
+    ],
+)
+def test_what_is_left_for_later_comes_when_it_is_needed(python, code, loaded):
+    python(f"{code}\nimport sys; assert {loaded!r} in sys.modules")
+
+
+def test_the_thread_pool_is_prepared_before_the_first_launch(python):
+    """TBB has to be in memory when Numba looks for a layer, however late Numba is imported."""
+    code = """
+import miniattn as ma, miniattn.functional as F, numpy as np, sys
+from miniattn import masks, models
+assert "numba" not in sys.modules
+F.softmax(np.ones((2, 3)))
+ma.show_config()"""
+    direct = python("import numba, miniattn.kernels._runtime, miniattn as ma; ma.show_config()")
+    layer = [line for line in direct.splitlines() if line.startswith("threading layer")]
+    assert layer
+    assert layer[0] in python(code)
+
+
+@pytest.mark.parametrize("package", [miniattn, functional, plot, kernels])
+def test_names_that_are_imported_late_are_there(package):
+    assert set(package.__all__) <= set(dir(package))
+    for name in package.__all__:
+        assert getattr(package, name) is vars(package)[name]  # and found at once the next time
+    with pytest.raises(AttributeError, match=f"'{package.__name__}' has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+
+
+def test_what_is_imported_late_is_what_others_import():
+    assert functional.softmax is importlib.import_module("miniattn.functional._softmax").softmax
+    assert inspect.signature(functional.softmax).parameters["axis"].default == -1
+    _, ctx = functional.softmax_forward(np.ones((2, 3)))
+    assert type(pickle.loads(pickle.dumps(ctx))) is functional.SoftmaxContext
 
 
 def test_importing_everything_compiles_nothing(python):

@@ -11,8 +11,7 @@ import weakref
 import numpy as np
 import pytest
 
-from miniattn import gradcheck, nn
-from miniattn.gradcheck import GradcheckError
+from miniattn import GradcheckError, gradcheck, nn
 
 
 class Leaf(nn.Module):

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="run a peer with the Python of another environment",
     )
-    parser.add_argument("--threads", type=int, default=runtime.get_num_threads())
+    parser.add_argument("--threads", type=int, help="default: all that Numba has")
     parser.add_argument("--rounds", type=int, help="turns that each library takes (5; quick: 1)")
     parser.add_argument("--seconds", type=float, help="length of a turn (0.2; quick: 0.05)")
     parser.add_argument("--out", type=Path, default=Path("miniattn-bench"), metavar="FOLDER")
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table; write benchmark.json, benchmark.txt and benchmark.png."""
+    args.threads = runtime.get_num_threads() if args.threads is None else args.threads
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "benchmark.json"
     results = json.loads(path.read_text()) if path.exists() else None

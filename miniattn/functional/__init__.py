@@ -1,92 +1,99 @@
 """Operations on arrays, in pairs: ``y, ctx = op_forward(x)`` and ``dx = op_backward(dy, ctx)``."""
 
-from miniattn.functional._activation import (
-    GeluContext,
-    ReluContext,
-    SigmoidContext,
-    SiluContext,
-    TanhContext,
-    gelu,
-    gelu_backward,
-    gelu_forward,
-    relu,
-    relu_backward,
-    relu_forward,
-    sigmoid,
-    sigmoid_backward,
-    sigmoid_forward,
-    silu,
-    silu_backward,
-    silu_forward,
-    tanh,
-    tanh_backward,
-    tanh_forward,
-)
-from miniattn.functional._attention import (
-    AttentionContext,
-    AttentionGrads,
-    attention,
-    attention_backward,
-    attention_forward,
-    attention_map,
-    attention_weights,
-)
-from miniattn.functional._linear import (
-    DropoutContext,
-    EmbeddingContext,
-    LinearContext,
-    dropout,
-    dropout_backward,
-    dropout_forward,
-    embedding,
-    embedding_backward,
-    embedding_forward,
-    linear,
-    linear_backward,
-    linear_forward,
-)
-from miniattn.functional._loss import (
-    CrossEntropyContext,
-    MseContext,
-    cross_entropy,
-    cross_entropy_backward,
-    cross_entropy_forward,
-    mse,
-    mse_backward,
-    mse_forward,
-)
-from miniattn.functional._merge import merge_attention
-from miniattn.functional._norm import (
-    LayerNormContext,
-    RmsNormContext,
-    layer_norm,
-    layer_norm_backward,
-    layer_norm_forward,
-    rms_norm,
-    rms_norm_backward,
-    rms_norm_forward,
-)
-from miniattn.functional._rotary import (
-    RotaryContext,
-    rotary,
-    rotary_backward,
-    rotary_forward,
-)
-from miniattn.functional._sdpa import scaled_dot_product_attention
-from miniattn.functional._softmax import (
-    LogSoftmaxContext,
-    LogsumexpContext,
-    SoftmaxContext,
-    log_softmax,
-    log_softmax_backward,
-    log_softmax_forward,
-    logsumexp,
-    logsumexp_backward,
-    logsumexp_forward,
-    softmax,
-    softmax_backward,
-    softmax_forward,
-)
+from typing import TYPE_CHECKING
+
+from miniattn import _lazy
+
+if TYPE_CHECKING:  # imported at their first use, and Numba with them
+    from miniattn.functional import _elementwise as _elementwise
+    from miniattn.functional import _linear as _linear
+    from miniattn.functional._activation import (
+        GeluContext,
+        ReluContext,
+        SigmoidContext,
+        SiluContext,
+        TanhContext,
+        gelu,
+        gelu_backward,
+        gelu_forward,
+        relu,
+        relu_backward,
+        relu_forward,
+        sigmoid,
+        sigmoid_backward,
+        sigmoid_forward,
+        silu,
+        silu_backward,
+        silu_forward,
+        tanh,
+        tanh_backward,
+        tanh_forward,
+    )
+    from miniattn.functional._attention import (
+        AttentionContext,
+        AttentionGrads,
+        attention,
+        attention_backward,
+        attention_forward,
+        attention_map,
+        attention_weights,
+    )
+    from miniattn.functional._linear import (
+        DropoutContext,
+        EmbeddingContext,
+        LinearContext,
+        dropout,
+        dropout_backward,
+        dropout_forward,
+        embedding,
+        embedding_backward,
+        embedding_forward,
+        linear,
+        linear_backward,
+        linear_forward,
+    )
+    from miniattn.functional._loss import (
+        CrossEntropyContext,
+        MseContext,
+        cross_entropy,
+        cross_entropy_backward,
+        cross_entropy_forward,
+        mse,
+        mse_backward,
+        mse_forward,
+    )
+    from miniattn.functional._merge import merge_attention
+    from miniattn.functional._norm import (
+        LayerNormContext,
+        RmsNormContext,
+        layer_norm,
+        layer_norm_backward,
+        layer_norm_forward,
+        rms_norm,
+        rms_norm_backward,
+        rms_norm_forward,
+    )
+    from miniattn.functional._rotary import (
+        RotaryContext,
+        rotary,
+        rotary_backward,
+        rotary_forward,
+    )
+    from miniattn.functional._sdpa import scaled_dot_product_attention
+    from miniattn.functional._softmax import (
+        LogSoftmaxContext,
+        LogsumexpContext,
+        SoftmaxContext,
+        log_softmax,
+        log_softmax_backward,
+        log_softmax_forward,
+        logsumexp,
+        logsumexp_backward,
+        logsumexp_forward,
+        softmax,
+        softmax_backward,
+        softmax_forward,
+    )
 
 __all__ = [
     "AttentionContext",
@@ -163,3 +170,19 @@ __all__ = [
     "tanh_backward",
     "tanh_forward",
 ]
+
+_HOMES = (
+    "_activation",
+    "_attention",
+    "_linear",
+    "_loss",
+    "_merge",
+    "_norm",
+    "_rotary",
+    "_sdpa",
+    "_softmax",
+    "_elementwise",
+)
+
+if not TYPE_CHECKING:  # else every misspelt name would be one to a type checker
+    __getattr__, __dir__ = _lazy.names(__name__, __all__, _HOMES)

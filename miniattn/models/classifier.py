@@ -1,5 +1,7 @@
 """A transformer encoder that reads a sequence and says which of N classes it is."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 

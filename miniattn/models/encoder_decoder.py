@@ -1,5 +1,7 @@
 """An encoder reads one sequence, a decoder writes another while it looks back at the first."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Unpack
 

@@ -1,5 +1,7 @@
 """GPT: a decoder-only transformer that predicts the next token, and writes."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Self, Unpack
 

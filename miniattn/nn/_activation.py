@@ -1,5 +1,7 @@
 """Activations as layers, and the names by which other layers ask for them."""
 
+from __future__ import annotations
+
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -15,17 +17,18 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"]
 class _Elementwise(Module):
     """A function of each entry alone, without parameters."""
 
-    pair: ClassVar[tuple[Any, Any]]
+    operation: ClassVar[str]
+    """Its name in `miniattn.functional`."""
 
     def forward(self, x: Array, *, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
         """Return (y, ctx), both x and y (...)."""
-        y, ctx = self.pair[0](x)
+        y, ctx = getattr(F, f"{self.operation}_forward")(x)
         return y, ctx
 
     def backward(self, dy: Array, ctx: Any) -> Array:
         """Return dx (...)."""
         # y = f(x)
-        dx: Array = self.pair[1](dy, ctx)
+        dx: Array = getattr(F, f"{self.operation}_backward")(dy, ctx)
         return dx
 
 
@@ -44,7 +47,7 @@ class ReLU(_Elementwise):
     array([0., 2.])
     """
 
-    pair = (F.relu_forward, F.relu_backward)
+    operation = "relu"
 
 
 class Sigmoid(_Elementwise):
@@ -58,7 +61,7 @@ class Sigmoid(_Elementwise):
     array([0.5])
     """
 
-    pair = (F.sigmoid_forward, F.sigmoid_backward)
+    operation = "sigmoid"
 
 
 class Tanh(_Elementwise):
@@ -72,7 +75,7 @@ class Tanh(_Elementwise):
     array([0.])
     """
 
-    pair = (F.tanh_forward, F.tanh_backward)
+    operation = "tanh"
 
 
 class SiLU(_Elementwise):
@@ -90,7 +93,7 @@ class SiLU(_Elementwise):
     array([0.7311])
     """
 
-    pair = (F.silu_forward, F.silu_backward)
+    operation = "silu"
 
 
 class GELU(_Elementwise):
@@ -113,7 +116,7 @@ class GELU(_Elementwise):
     array([0.8413])
     """
 
-    pair = (F.gelu_forward, F.gelu_backward)
+    operation = "gelu"
 
     def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
         _checks.choice("approximate", approximate, ("none", "tanh"))

@@ -1,5 +1,7 @@
 """Teaching a frozen model something new with few parameters: bottleneck adapters, and LoRA."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """Multi-head attention: projections, heads, attention, and back."""
 
+from __future__ import annotations
+
 import functools
 import operator
 from typing import Any, NamedTuple, TypedDict

@@ -1,5 +1,7 @@
 """Dropout, applied if and only if a generator is given."""
 
+from __future__ import annotations
+
 import numpy as np
 
 import miniattn.functional as F

@@ -1,5 +1,7 @@
 """A table of learned vectors, looked up by token id."""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import DTypeLike
 

@@ -1,5 +1,7 @@
 """The feed-forward half of a transformer layer: FeedForward, and the gated SwiGLU."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The linear layer: y = x · weightᵀ + bias."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,6 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._checks import Array
-from miniattn.functional._linear import linears_backward, linears_forward
 from miniattn.nn import _init
 from miniattn.nn._module import Module, Parameter
 
@@ -111,7 +112,7 @@ def _forward(layers: Sequence[Linear], x: Array) -> list[tuple[Array, F.LinearCo
         x = _checks.layer_input("x", x, layer.weight.shape[1], layer.weight.dtype)
     weights = [layer.weight.data for layer in layers]
     biases = [None if layer.bias is None else layer.bias.data for layer in layers]
-    return linears_forward(x, weights, biases)
+    return F._linear.linears_forward(x, weights, biases)
 
 
 def _backward(
@@ -121,7 +122,7 @@ def _backward(
         (layer.weight.trainable, layer.bias is not None and layer.bias.trainable)
         for layer in layers
     ]
-    dx, grads = linears_backward(dys, ctxs, True, trained)
+    dx, grads = F._linear.linears_backward(dys, ctxs, True, trained)
     for layer, (dweight, dbias) in zip(layers, grads, strict=True):
         layer.weight.accumulate(dweight)
         if layer.bias is not None:

@@ -1,5 +1,7 @@
 """Normalisation over the last axis: LayerNorm and RMSNorm."""
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import DTypeLike
 

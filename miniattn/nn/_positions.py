@@ -1,5 +1,7 @@
 """Where a token is: sinusoidal and learned vectors that are added, rotary turns, ALiBi slopes."""
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """The frame around every sublayer of a transformer: normalisation, dropout, residual sum."""
 
+from __future__ import annotations
+
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -9,7 +11,6 @@ import miniattn.functional as F
 from miniattn import _checks
 from miniattn._checks import Array
 from miniattn._context import context
-from miniattn.functional._elementwise import add
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._module import Module
 from miniattn.nn._norm import LayerNorm, RMSNorm
@@ -55,11 +56,11 @@ class ResidualLayer(Module):
             h, norm_ctx = norm.forward(x)
             h, sublayer_ctx = sublayer.forward(h, *inputs, rng=rng, **options)
             h, dropout_ctx = self.dropout.drop(h, rng)
-            y = add(x, h)
+            y = F._elementwise.add(x, h)
         else:
             h, sublayer_ctx = sublayer.forward(x, *inputs, rng=rng, **options)
             h, dropout_ctx = self.dropout.drop(h, rng)
-            y, norm_ctx = norm.forward(add(x, h))
+            y, norm_ctx = norm.forward(F._elementwise.add(x, h))
         return y, Residual(norm_ctx, sublayer_ctx, dropout_ctx)
 
     def _backward(
@@ -73,14 +74,14 @@ class ResidualLayer(Module):
             dh, others = _first(sublayer.backward(dh, ctx.sublayer))
             # h = norm(x)
             dx = norm.backward(dh, ctx.norm)
-            return add(dx, dy), others
+            return F._elementwise.add(dx, dy), others
         # y = norm(x + h)
         dx = norm.backward(dy, ctx.norm)
         # h = dropout(h)
         dh = self.dropout.undrop(dx, ctx.dropout)
         # h = sublayer(x, ...)
         dh, others = _first(sublayer.backward(dh, ctx.sublayer))
-        return add(dh, dx), others
+        return F._elementwise.add(dh, dx), others
 
 
 def norm_layer(

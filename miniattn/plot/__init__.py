@@ -3,16 +3,21 @@
 Arrays in; a Figure out, or the Axes that were given. No window is opened and no backend chosen.
 """
 
-from miniattn.plot._animation import Recorder, animate
-from miniattn.plot._canvas import Figure
-from miniattn.plot._gradient import gradient_map
-from miniattn.plot._history import history
-from miniattn.plot._html import Page, html
-from miniattn.plot._image import attention_on_image
-from miniattn.plot._layers import attention_layers, head_summary
-from miniattn.plot._lines import attention_lines
-from miniattn.plot._maps import attention_heads, attention_map
-from miniattn.plot._mask import mask
+from typing import TYPE_CHECKING
+
+from miniattn import _lazy
+
+if TYPE_CHECKING:  # imported at their first use, and matplotlib with them
+    from miniattn.plot._animation import Recorder, animate
+    from miniattn.plot._canvas import Figure
+    from miniattn.plot._gradient import gradient_map
+    from miniattn.plot._history import history
+    from miniattn.plot._html import Page, html
+    from miniattn.plot._image import attention_on_image
+    from miniattn.plot._layers import attention_layers, head_summary
+    from miniattn.plot._lines import attention_lines
+    from miniattn.plot._maps import attention_heads, attention_map
+    from miniattn.plot._mask import mask
 
 __all__ = [
     "Figure",
@@ -30,3 +35,19 @@ __all__ = [
     "html",
     "mask",
 ]
+
+_HOMES = (
+    "_animation",
+    "_canvas",
+    "_gradient",
+    "_history",
+    "_html",
+    "_image",
+    "_layers",
+    "_lines",
+    "_maps",
+    "_mask",
+)
+
+if not TYPE_CHECKING:  # else every misspelt name would be one to a type checker
+    __getattr__, __dir__ = _lazy.names(__name__, __all__, _HOMES)

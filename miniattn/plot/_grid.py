@@ -1,7 +1,7 @@
 """From weights to one panel: pooling, scales, masked cells and empty rows, the colour bar."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import matplotlib as mpl
 import numpy as np
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from miniattn import _checks, masks
 from miniattn.plot._canvas import ink, points
+from miniattn.plot._scales import SCALES as SCALES
+from miniattn.plot._scales import Scale as Scale
 from miniattn.plot._visible import visible_cells
 
 Array = NDArray[Any]
-Scale = Literal["linear", "log", "row"]
-SCALES = ("linear", "log", "row")
 
 MOST_CELLS = 1024
 """Cells drawn per side; more than a page shows, and a bound on the memory of a figure."""

@@ -1,21 +1,22 @@
 """``python -m miniattn plot``: a file of attention weights in, a picture or a page out."""
 
+from __future__ import annotations
+
 import argparse
 import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
 from miniattn import checkpoint, masks, plot
 from miniattn.checkpoint import _replacing
-from miniattn.plot._grid import SCALES
+from miniattn.plot._scales import SCALES
 from miniattn.trace import Trace
 
 Array: TypeAlias = NDArray[Any]
@@ -100,7 +101,7 @@ def _run(args: argparse.Namespace) -> None:
         raise ValueError(f"--out: expected .svg, .png, .pdf or .html, got {args.out.name!r}")
     if not args.out.parent.is_dir():
         raise ValueError(f"--out: expected a folder that exists, got {str(args.out.parent)!r}")
-    if args.cmap is not None and args.cmap not in mpl.colormaps:
+    if args.cmap is not None and args.cmap not in _colormaps():
         raise ValueError(f"--cmap: expected a colour map of matplotlib, got {args.cmap!r}")
     if args.dpi is not None and not 1 <= args.dpi <= 10_000:
         raise ValueError(f"--dpi: expected 1 to 10,000 pixels an inch, got {args.dpi:g}")
@@ -113,6 +114,12 @@ def _run(args: argparse.Namespace) -> None:
     else:
         with _replacing(args.out) as file:
             made.savefig(file, format=ending[1:], dpi=args.dpi or DPI)
+
+
+def _colormaps() -> Collection[str]:
+    import matplotlib as mpl  # here, because --help needs none of it
+
+    return mpl.colormaps
 
 
 def _usual(layers: Layers) -> str:

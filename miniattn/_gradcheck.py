@@ -180,7 +180,7 @@ def gradcheck(
     (True, 3)
     >>> ma.gradcheck(square_forward, np.arange(3.0), backward=lambda dy, x: dy * x)
     Traceback (most recent call last):
-    miniattn.gradcheck.GradcheckError: square_forward: the gradient is wrong...
+    miniattn._gradcheck.GradcheckError: square_forward: the gradient is wrong...
     """
     subject = _Subject(f, inputs, backward, options)
     rng = np.random.default_rng(seed)
