@@ -51,7 +51,7 @@ def float_dtype(name: str, value: object) -> np.dtype[Any]:
         dtype = np.dtype(value)  # type: ignore[call-overload]
         if value is not None and dtype in FLOATS and dtype.isnative:
             return dtype  # type: ignore[no-any-return]
-    raise TypeError(f"{name}: expected float32 or float64, got {_shown(value)}")
+    raise TypeError(f"{name}: expected float32 or float64, got {brief(value)}")
 
 
 def int_array(name: str, x: object) -> Array:
@@ -163,11 +163,11 @@ def integer(name: str, value: object, *, least: int | None = None) -> int:
     if type(value) is int and least is None and -_WORD <= value < _WORD:
         return value  # what is nearly always given, at a fifth of the time of the checks below
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: expected an int, got {_kind(value)}")
+        raise TypeError(f"{name}: expected an int, got {shown(value)}")
     if least is not None and value < least:
-        raise ValueError(f"{name}: expected an int >= {least}, got {_shown(int(value))}")
+        raise ValueError(f"{name}: expected an int >= {least}, got {brief(int(value))}")
     if not -_WORD <= value < _WORD:  # what kernels and index arrays can hold
-        raise ValueError(f"{name}: expected an int that fits int64, got {_shown(int(value))}")
+        raise ValueError(f"{name}: expected an int that fits int64, got {brief(int(value))}")
     return int(value)
 
 
@@ -184,13 +184,13 @@ def number(name: str, value: object) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(
         value, int | float | np.integer | np.floating
     ):
-        raise TypeError(f"{name}: expected a number, got {_kind(value)}")
+        raise TypeError(f"{name}: expected a number, got {shown(value)}")
     try:
         converted = float(value)
     except OverflowError:  # an int beyond the largest float
         converted = math.inf
     if not math.isfinite(converted):
-        raise ValueError(f"{name}: expected a finite number, got {_shown(value)}")
+        raise ValueError(f"{name}: expected a finite number, got {brief(value)}")
     return converted
 
 
@@ -200,15 +200,15 @@ def flag(name: str, value: object) -> bool:
         return value
     if isinstance(value, np.bool_):
         return bool(value)
-    raise TypeError(f"{name}: expected a bool, got {_kind(value)}")
+    raise TypeError(f"{name}: expected a bool, got {shown(value)}")
 
 
 def flags(name: str, value: object, of: tuple[str, ...]) -> tuple[bool, ...]:
     """Return ``value`` as a tuple of bools, one for each of the names ``of``."""
     if not isinstance(value, tuple | list):
-        raise TypeError(f"{name}: expected a bool for each of {of}, got {_kind(value)}")
+        raise TypeError(f"{name}: expected a bool for each of {of}, got {shown(value)}")
     if len(value) != len(of):
-        raise ValueError(f"{name}: expected a bool for each of {of}, got {_shown(value)}")
+        raise ValueError(f"{name}: expected a bool for each of {of}, got {brief(value)}")
     return tuple([flag(f"{name}[{i}]", each) for i, each in enumerate(value)])
 
 
@@ -232,9 +232,9 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``options``."""
     allowed = tuple(options)
     if not isinstance(value, str):
-        raise TypeError(f"{name}: expected one of {allowed}, got {_kind(value)}")
+        raise TypeError(f"{name}: expected one of {allowed}, got {shown(value)}")
     if value not in allowed:
-        raise ValueError(f"{name}: expected one of {allowed}, got {_shown(value)}")
+        raise ValueError(f"{name}: expected one of {allowed}, got {brief(value)}")
     return value
 
 
@@ -243,7 +243,7 @@ def generator(name: str, value: object) -> np.random.Generator:
     if not isinstance(value, np.random.Generator):
         raise TypeError(
             f"{name}: expected a numpy.random.Generator (np.random.default_rng(seed)), "
-            f"got {_kind(value)}"
+            f"got {shown(value)}"
         )
     return value
 
@@ -253,7 +253,7 @@ def instance(name: str, value: object, kind: type[T], *, optional: bool = False)
     if isinstance(value, kind) or (optional and value is None):
         return value  # type: ignore[return-value]
     expected = f"a {kind.__name__}" + (" or None" if optional else "")
-    raise TypeError(f"{name}: expected {expected}, got {_kind(value)}")
+    raise TypeError(f"{name}: expected {expected}, got {shown(value)}")
 
 
 def sequence(name: str, value: object, of: str) -> Sequence[Any]:
@@ -262,7 +262,7 @@ def sequence(name: str, value: object, of: str) -> Sequence[Any]:
         return value
     if isinstance(value, np.ndarray) and value.ndim:
         return value  # type: ignore[return-value]
-    raise TypeError(f"{name}: expected a sequence of {of}, got {_kind(value)}")
+    raise TypeError(f"{name}: expected a sequence of {of}, got {shown(value)}")
 
 
 def context(value: object, kind: type[T]) -> T:
@@ -272,7 +272,7 @@ def context(value: object, kind: type[T]) -> T:
     """
     if type(value) is kind:
         return value
-    came = type(value).__name__ if hasattr(value, "_fields") else _kind(value)
+    came = type(value).__name__ if hasattr(value, "_fields") else shown(value)
     raise TypeError(f"ctx: expected the {kind.__name__} of the forward to undo, got {came}")
 
 
@@ -327,13 +327,14 @@ def _dtype(array: Array) -> str:
     return f"{order}{array.dtype.name}"
 
 
-def _kind(value: object) -> str:
+def shown(value: object) -> str:
+    """Return what has come, for a message: the value and its kind, of arrays dtype and shape."""
     if isinstance(value, np.ndarray) and value.ndim:
         return f"an array, {_dtype(value)} {value.shape}"
-    return f"{_shown(value)} ({type(value).__name__})"
+    return f"{brief(value)} ({type(value).__name__})"
 
 
-def _shown(value: object) -> str:
+def brief(value: object) -> str:
     """Return the repr of a value, on one line and not longer than one."""
     try:
         text = " ".join(repr(value).split())

@@ -5,6 +5,8 @@ import copy
 import dataclasses
 import functools
 import gc
+import itertools
+import re
 import types
 import weakref
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from miniattn import GradcheckError, gradcheck, nn
+from miniattn.models import GPT, EncoderDecoder
 
 
 class Leaf(nn.Module):
@@ -207,6 +210,44 @@ def test_a_parameter_owns_its_data():
     assert repr(parameter) == "Parameter(2 x 3, float64)"
 
 
+def test_numpy_sees_the_data_of_a_parameter():
+    parameter = nn.Parameter(np.arange(3.0))
+    assert np.asarray(parameter) is parameter.data
+    assert np.shares_memory(np.asarray(parameter), parameter.data)
+    assert not np.shares_memory(np.array(parameter), parameter.data)
+    single = np.asarray(parameter, dtype=np.float32)
+    assert single.dtype == np.float32
+    np.testing.assert_array_equal(single, [0, 1, 2])
+    np.testing.assert_array_equal(np.ones(3) + parameter, [1, 2, 3])
+
+
+def summary(module):
+    """The indentation and the number of parameters of every line of a module's repr."""
+    for line in repr(module).splitlines():
+        size = re.search(r"\)  +([\d,]+)(?: |$)", line)
+        indent = len(line) - len(line.lstrip())
+        yield indent // 2, int(size[1].replace(",", "")) if size else 0
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        Tree,
+        lambda: GPT(65, 16, embed_dim=32, num_layers=2, rng=np.random.default_rng(0)),
+        lambda: EncoderDecoder(9, embed_dim=8, num_heads=2, rng=np.random.default_rng(0)),
+        lambda: nn.LoRA(nn.Linear(4, 3), 2),
+    ],
+)
+def test_the_sizes_of_the_parts_add_up(build):
+    module = build()
+    lines = list(summary(module))
+    assert lines[0] == (0, module.num_parameters())
+    for i, (depth, size) in enumerate(lines):
+        below = list(itertools.takewhile(lambda line, d=depth: line[0] > d, lines[i + 1 :]))
+        if below:
+            assert sum(part for d, part in below if d == depth + 1) == size
+
+
 @pytest.mark.parametrize("data", [np.arange(3), np.ones(3, np.float16), "text", [True]])
 def test_a_parameter_is_float32_or_float64(data):
     with pytest.raises(TypeError, match="data: expected"):
@@ -279,11 +320,18 @@ def test_repr_is_a_tree_with_sizes():
     tree.alpha.weight = tree.layers[0].weight
     tree.zeta.freeze()
     assert repr(tree).splitlines() == [
-        "Tree()                 11 parameters (2 frozen)",
-        "  zeta: Leaf(2)         2 frozen",
-        "  layers.0: Leaf(3)     3",
-        "  layers.1.0: Leaf(1)   1",
-        "  alpha: Leaf(3)        3 (weight is layers.0.weight)",
+        "Tree()                      11 parameters (2 frozen)",
+        "  zeta: Leaf(2)              2 frozen",
+        "  scale: Parameter(scalar)   1",
+        "  layers.0: Leaf(3)          3",
+        "  layers.1.0: Leaf(1)        1",
+        "  layers.1.1: Parameter(4)   4",
+        "  alpha: Leaf(3)               (weight is layers.0.weight)",
+    ]
+    tree.more = [tree.zeta, tree.zeta.weight]
+    assert repr(tree).splitlines()[-2:] == [
+        "  more.0: Leaf(2)              (weight is zeta.weight)",
+        "  more.1: Parameter(2)         (is zeta.weight)",
     ]
     assert repr(Leaf(2)) == "Leaf(2)"
 

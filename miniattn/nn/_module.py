@@ -8,10 +8,12 @@ never remembers a call: whatever ``backward`` needs is in the context that ``for
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from miniattn import _checks
 from miniattn._checks import Array
@@ -64,10 +66,15 @@ class Parameter:
         """The dtype of ``data``."""
         return self.data.dtype
 
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """Return ``data`` to ``numpy.asarray``: the same memory, unless a copy is asked for."""
+        return np.array(self.data, dtype=dtype, copy=copy)
+
     def accumulate(self, grad: Array | None) -> None:
         """Add ``grad``, a fresh array that nobody else holds, unless the parameter is frozen."""
         if not self.trainable or grad is None:
             return
+        grad = _checks.float_array("grad", grad)
         if grad.shape != self.shape:
             raise ValueError(f"grad: expected shape {self.shape}, got {grad.shape}")
         if self.grad is None:
@@ -231,8 +238,14 @@ class Module:
             Where names are missing or unexpected, or a shape or dtype differs. One message lists
             all of them.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: expected a dict of arrays, got {_checks.shown(state)}")
         own = dict(self.named_parameters())
-        new = {name: np.asarray(state[name]) for name in own if name in state}
+        new = {
+            name: _checks.any_array(f"state[{name!r}]", state[name], "an array")
+            for name in own
+            if name in state
+        }
         wrong = [
             *(f"missing: {name} {_kind(p.data)}" for name, p in own.items() if name not in new),
             *(f"unexpected: {name}" for name in state if name not in own),
@@ -259,9 +272,9 @@ class Module:
     def __repr__(self) -> str:
         lines = list(_tree(self))
         if len(lines) == 1:
-            return lines[0][0]
-        wide = max(len(text) for text, _, _ in lines)
-        digits = max(len(count) for _, count, _ in lines)
+            return lines[0].text
+        wide = max(len(line.text) for line in lines)
+        digits = max(len(line.size) for line in lines)
         return "\n".join(
             f"{text:<{wide}}  {count:>{digits}} {notes}".rstrip() for text, count, notes in lines
         )
@@ -288,34 +301,68 @@ def _children(node: object) -> Iterator[tuple[str, object]]:
     return iter(vars(node).items()) if isinstance(node, Module) else _members.members(node)
 
 
-def _tree(root: Module) -> Iterator[tuple[str, str, str]]:
-    """Yield (indented description, number of parameters, notes) for every module in ``root``."""
-    first_place: dict[int, str] = {}
-    depth_of = {"": 0}
-    for path, node in walk(root, ""):
-        if isinstance(node, Parameter):
-            first_place.setdefault(id(node), path)
+class _Line(NamedTuple):
+    text: str
+    size: str
+    notes: str
+
+
+def _tree(root: Module) -> Iterator[_Line]:
+    """Yield a line for every module, and for parameters of modules that also have parts.
+
+    A parameter counts where it is named first, so that the numbers of the parts of a module add up
+    to its own.
+    """
+    places = list(walk(root, ""))
+    modules = {path for path, node in places if isinstance(node, Module)}
+    inner = {_parent(path, modules) for path in modules if path}
+    first: dict[int, str] = {}
+    sizes, frozen = Counter[str](), Counter[str]()
+    ties = defaultdict[str, list[str]](list)
+    for path, node in places:
+        if isinstance(node, Module):
             continue
-        parent = _parent(path, depth_of)
-        depth_of[path] = depth_of[parent] + 1 if path else 0
-        label = path[len(parent) :].lstrip(".")
-        text = f"{type(node).__name__}({node.describe()})"
-        count = node.num_parameters()
-        notes = ["parameters"] if not path else []
-        if frozen := node.num_parameters(trainable=False):
-            notes.append("frozen" if frozen == count else f"({frozen:,} frozen)")
-        for name, value in vars(node).items():
-            here = f"{path}.{name}" if path else name
-            if isinstance(value, Parameter) and first_place.get(id(value), here) != here:
-                notes.append(f"({name} is {first_place[id(value)]})")
-        yield (
-            "  " * depth_of[path] + (f"{label}: {text}" if label else text),
-            f"{count:,}" if count else "",
-            " ".join(notes),
+        if first.setdefault(id(node), path) == path:
+            for above in (path, *_above(path, modules)):
+                sizes[above] += node.size
+                frozen[above] += 0 if node.trainable else node.size
+        elif _parent(path, modules) not in inner:
+            parent = _parent(path, modules)
+            ties[parent].append(f"({_below(path, parent)} is {first[id(node)]})")
+    for path, node in places:
+        parent = _parent(path, modules)
+        if isinstance(node, Module):
+            text = f"{type(node).__name__}({node.describe()})"
+            notes = ties[path]
+        elif parent in inner:
+            text = f"Parameter({_size(node.shape)})"
+            notes = [] if first[id(node)] == path else [f"(is {first[id(node)]})"]
+        else:
+            continue
+        if frozen[path]:
+            every = frozen[path] == sizes[path]
+            notes = ["frozen" if every else f"({frozen[path]:,} frozen)", *notes]
+        yield _Line(
+            f"{'  ' * len(_above(path, modules))}{_below(path, parent)}: {text}" if path else text,
+            f"{sizes[path]:,}" if sizes[path] else "",
+            " ".join(notes if path else ["parameters", *notes]),
         )
 
 
-def _parent(path: str, known: Mapping[str, int]) -> str:
+def _above(path: str, modules: Collection[str]) -> list[str]:
+    """Return the paths of the modules that contain what is at ``path``, inside out."""
+    found = []
+    while path:
+        path = _parent(path, modules)
+        found.append(path)
+    return found
+
+
+def _below(path: str, parent: str) -> str:
+    return path[len(parent) :].lstrip(".")
+
+
+def _parent(path: str, known: Collection[str]) -> str:
     """Return the longest known path that contains ``path`` (lists have no line of their own)."""
     while path and (path := path.rpartition(".")[0]) not in known:
         pass
