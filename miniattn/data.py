@@ -120,8 +120,8 @@ def pad(
     Raises
     ------
     TypeError, ValueError
-        If the arrays of the examples do not agree in dtype and in all axes but the first, or a
-        target is NaN.
+        If an example is no (x, y), the arrays of the examples do not agree in dtype and in all axes
+        but the first, or a target is NaN.
 
     Examples
     --------
@@ -133,7 +133,7 @@ def pad(
     >>> batch.keywords["lengths"], batch.targets
     (array([3, 1]), array([1, 0]))
     """
-    columns = list(zip(*(x if isinstance(x, tuple) else (x,) for x, _ in examples), strict=True))
+    columns, targets = _columns(examples)
     if len(columns) != len(lengths):
         raise ValueError(f"x: expected {len(lengths)} arrays, for {lengths}, got {len(columns)}")
     inputs, keywords = [], {}
@@ -142,7 +142,7 @@ def pad(
         inputs.append(_padded(sequences, fill=0))
         if name is not None:
             keywords[name] = np.array([len(sequence) for sequence in sequences])
-    return Batch(tuple(inputs), _targets([y for _, y in examples]), keywords)
+    return Batch(tuple(inputs), _targets(targets), keywords)
 
 
 def stack(examples: Sequence[tuple[Any, Any]]) -> Batch:
@@ -159,8 +159,8 @@ def stack(examples: Sequence[tuple[Any, Any]]) -> Batch:
 
     Raises
     ------
-    ValueError
-        If the shapes differ.
+    TypeError, ValueError
+        If an example is no (x, y), or the shapes differ.
 
     Examples
     --------
@@ -171,8 +171,8 @@ def stack(examples: Sequence[tuple[Any, Any]]) -> Batch:
     array([[10, 11, 12],
            [14, 15, 16]])
     """
-    columns = zip(*(x if isinstance(x, tuple) else (x,) for x, _ in examples), strict=True)
-    return Batch(tuple(np.stack(column) for column in columns), np.stack([y for _, y in examples]))
+    columns, targets = _columns(examples)
+    return Batch(tuple(_stacked("x", column) for column in columns), _stacked("y", targets))
 
 
 # ------------------------------------------------------------------------------------------ order
@@ -240,6 +240,43 @@ def batches(dataset: Dataset, order: Array, batch_size: int) -> Iterator[list[tu
 
 
 # --------------------------------------------------------------------------------- small helpers
+
+
+def _columns(examples: Sequence[Any]) -> tuple[list[list[Any]], list[Any]]:
+    """Return each array of x, and y, of all examples."""
+    if len(examples) == 0:
+        raise ValueError("examples: expected at least one, got none")
+    rows, targets = [], []
+    for i, example in enumerate(examples):
+        if not (isinstance(example, tuple | list) and len(example) == 2):
+            raise TypeError(f"examples[{i}]: expected an example (x, y), got {_words(example)}")
+        x, y = example
+        rows.append(x if isinstance(x, tuple) else (x,))
+        targets.append(y)
+        if len(rows[-1]) != len(rows[0]):
+            raise ValueError(
+                f"x: expected {len(rows[0])} arrays like the first of the batch, "
+                f"got {len(rows[-1])} in example {i} of the batch"
+            )
+    return [list(column) for column in zip(*rows, strict=True)], targets
+
+
+def _words(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array {value.shape} of {value.dtype}"
+    size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    return f"a {type(value).__name__}{size}"
+
+
+def _stacked(name: str, column: Sequence[Any]) -> Array:
+    arrays = [np.asarray(item) for item in column]
+    for i, array in enumerate(arrays):
+        if array.shape != arrays[0].shape:
+            raise ValueError(
+                f"{name}: expected shape {arrays[0].shape} like the first of the batch, "
+                f"got {array.shape} in example {i} of the batch"
+            )
+    return np.stack(arrays)
 
 
 def _length(x: Any) -> int:

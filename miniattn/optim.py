@@ -11,7 +11,7 @@ import numpy as np
 from miniattn import _checks, kernels
 from miniattn._checks import Array
 from miniattn.functional._arrays import kernel_input
-from miniattn.nn import Parameter
+from miniattn.nn import Module, Parameter
 
 __all__ = [
     "SGD",
@@ -27,6 +27,9 @@ __all__ = [
 
 Schedule: TypeAlias = Callable[[int], float]
 Decay: TypeAlias = Callable[[str, Parameter], bool]
+
+_SMALLEST = 1e-280
+"""A sum of squares from which on what vanished of it, below 1e-308, does not count."""
 
 
 def only_matrices(name: str, parameter: Parameter) -> bool:
@@ -56,7 +59,8 @@ class Optimizer:
     """What SGD, Adam and AdamW share: which parameters are updated, and the state they keep.
 
     A frozen parameter and one without a gradient are passed over: neither its values, its
-    moments nor its step count change.
+    moments nor its step count change. A gradient that is not finite is refused before anything
+    is updated.
 
     Parameters
     ----------
@@ -78,6 +82,7 @@ class Optimizer:
     """
 
     _moments: tuple[str, ...] = ()
+    _squares = False  # whether gradients are squared in their own dtype
 
     def __init__(
         self,
@@ -101,9 +106,21 @@ class Optimizer:
         ----------
         factor : float >= 0, default 1
             What a schedule says for this step.
+
+        Raises
+        ------
+        FloatingPointError
+            If a gradient holds NaN or infinity, or (Adam, AdamW) a number whose square is infinite
+            in its dtype. The message names the parameters; nothing was updated.
         """
         lr = self.lr * _not_negative("factor", factor)
-        slots = [s for s in self._slots.values() if s.parameter.trainable and s.grad is not None]
+        updated = {
+            name: slot
+            for name, slot in self._slots.items()
+            if slot.parameter.trainable and slot.grad is not None
+        }
+        refuse_infinite({n: s.parameter for n, s in updated.items()}, squares=self._squares)
+        slots = list(updated.values())
         for slot in slots:
             parameter = slot.parameter
             if not (parameter.data.flags.c_contiguous and parameter.data.flags.writeable):
@@ -263,6 +280,7 @@ class Adam(Optimizer):
     """
 
     _moments = ("m", "v")
+    _squares = True
     _decoupled = False
 
     def __init__(
@@ -356,7 +374,8 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     Returns
     -------
     float
-        The L2 norm of all gradients taken as one vector.
+        The L2 norm of all gradients taken as one vector. Where it is NaN or infinite the gradients
+        stay as they are, for an optimiser to refuse.
 
     References
     ----------
@@ -376,19 +395,84 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     """
     if max_norm != math.inf:
         max_norm = _checks.positive("max_norm", max_norm)
-    grads = [p.grad for p in parameters if p.grad is not None]
-    groups = [[g for g in grads if g.dtype == dtype] for dtype in {g.dtype for g in grads}]
-    norm = math.sqrt(math.fsum(total for group in groups for total in _sums_of_squares(group)))
-    if norm > max_norm:
+    groups = _by_dtype([parameter for _, parameter in _pairs(parameters)])
+    norm = _norm(groups)
+    if max_norm < norm < math.inf:
         for group in groups:
-            in_place: list[Array] = []
-            for grad in group:
-                if kernel_input(grad) is grad:
-                    in_place.append(grad)
-                else:  # assigned by the user
-                    grad *= max_norm / norm
-            _launch(kernels.optim.scale, in_place, factors=[max_norm / norm])
+            for factor in _factors(max_norm / norm, group[0].dtype):
+                _scale(group, factor)
     return norm
+
+
+def refuse_infinite(parameters: Mapping[str, Parameter], *, squares: bool = False) -> None:
+    """Raise FloatingPointError where a gradient is not finite, or with ``squares`` its square."""
+    for group in _by_dtype(parameters.values()):
+        largest = float(np.finfo(group[0].dtype).max)
+        if _total(group) <= largest:
+            continue  # one pass over all: no entry can be too large
+        limit = math.sqrt(largest) if squares else largest
+        sizes = {n: _size(p.grad) for n, p in parameters.items() if p.grad is not None}
+        wrong = [f"{size:.3g} in {name!r}" for name, size in sizes.items() if not size <= limit]
+        if wrong:
+            raise FloatingPointError(
+                f"grad: expected finite gradients{', with finite squares' if squares else ''}, "
+                f"got {', '.join(wrong)}; nothing was updated"
+            )
+
+
+def _by_dtype(parameters: Iterable[Parameter]) -> list[list[Array]]:
+    """Return the gradients that there are, those of one dtype together."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    return [[g for g in grads if g.dtype == dtype] for dtype in {g.dtype for g in grads}]
+
+
+def _norm(groups: list[list[Array]]) -> float:
+    """Return the L2 norm of all arrays taken as one vector, whatever the size of their entries."""
+    total = _sum(_total(group) for group in groups)
+    if _SMALLEST < total < math.inf:
+        return math.sqrt(total)
+    # The squares overflow or vanish in float64, or an entry is not finite.
+    largest = max((_size(g) for group in groups for g in group), key=_nan_last, default=0.0)
+    if largest == 0 or not math.isfinite(largest):
+        return largest
+    scaled = (g.astype(np.float64) / largest for group in groups for g in group)
+    return largest * math.sqrt(_sum(float(np.vdot(g, g)) for g in scaled))
+
+
+def _size(array: Array) -> float:
+    """Return the largest absolute value; NaN where there is one."""
+    return float(np.abs(array).max(initial=0))
+
+
+def _nan_last(size: float) -> tuple[bool, float]:
+    return math.isnan(size), size
+
+
+def _factors(factor: float, dtype: np.dtype[Any]) -> list[float]:
+    """Return numbers whose product is ``factor``, so that none is subnormal in ``dtype``."""
+    return [factor] if factor >= np.finfo(dtype).tiny else [math.sqrt(factor)] * 2
+
+
+def _scale(grads: list[Array], factor: float) -> None:
+    in_place: list[Array] = []
+    for grad in grads:
+        if kernel_input(grad) is grad:
+            in_place.append(grad)
+        else:  # assigned by the user
+            grad *= factor
+    _launch(kernels.optim.scale, in_place, factors=[factor])
+
+
+def _total(arrays: list[Array]) -> float:
+    """Return Σ x² over arrays of one dtype, in float64."""
+    return _sum(_sums_of_squares(arrays))
+
+
+def _sum(numbers: Iterable[float]) -> float:
+    try:
+        return math.fsum(numbers)
+    except OverflowError:  # finite numbers, whose sum is not
+        return math.inf
 
 
 def _sums_of_squares(arrays: list[Array]) -> list[float]:
@@ -525,12 +609,7 @@ def _named(
 ) -> dict[str, Parameter]:
     named: dict[str, Parameter] = {}
     seen: dict[int, str] = {}
-    for i, item in enumerate(parameters):
-        name, parameter = item if isinstance(item, tuple) and len(item) == 2 else (str(i), item)
-        if not isinstance(parameter, Parameter):
-            raise TypeError(
-                f"parameters: expected Parameter or (name, Parameter), got {item!r} at {i}"
-            )
+    for name, parameter in _pairs(parameters):
         if name in named or id(parameter) in seen:
             raise ValueError(
                 f"parameters: expected each once, got {name!r} again"
@@ -541,6 +620,24 @@ def _named(
     if not named:
         raise ValueError("parameters: expected at least one, got none")
     return named
+
+
+def _pairs(
+    parameters: Iterable[Parameter] | Iterable[tuple[str, Parameter]],
+) -> Iterator[tuple[str, Parameter]]:
+    """Yield (name, parameter); where there are no names, the number of each."""
+    if isinstance(parameters, Module | Parameter) or not isinstance(parameters, Iterable):
+        raise TypeError(
+            "parameters: expected those of a model (model.named_parameters()), "
+            f"got a {type(parameters).__name__}"
+        )
+    for i, item in enumerate(parameters):
+        name, parameter = item if isinstance(item, tuple) and len(item) == 2 else (str(i), item)
+        if not isinstance(parameter, Parameter):
+            raise TypeError(
+                f"parameters: expected Parameter or (name, Parameter), got {item!r} at {i}"
+            )
+        yield name, parameter
 
 
 def _not_negative(name: str, value: object) -> float:

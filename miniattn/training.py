@@ -5,6 +5,7 @@ goes on (parameters, optimiser state, random generator, place in the data) is in
 `Trainer.save`, so that a loaded trainer goes on bit for bit as the saved one would have.
 """
 
+import inspect
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from miniattn.checkpoint import Checkpoint, CheckpointError
 from miniattn.data import Batch, Dataset, batches, pad, shuffled, sorted_by_length
 from miniattn.losses import CrossEntropy, Loss
 from miniattn.nn import Module
-from miniattn.optim import Optimizer, Schedule, clip_grad_norm, constant
+from miniattn.optim import Optimizer, Schedule, clip_grad_norm, constant, refuse_infinite
 
 __all__ = ["Callback", "EarlyStopping", "History", "Series", "Trainer"]
 
@@ -357,7 +358,8 @@ class Trainer:
         Raises
         ------
         FloatingPointError
-            If the loss is NaN or infinite; the update is then not made.
+            If the loss or a gradient is NaN or infinite; the update is then not made, and model
+            and optimiser are as they were before.
 
         Notes
         -----
@@ -367,11 +369,12 @@ class Trainer:
         Going on in the middle of an epoch needs the same examples in the same order. If their
         number has changed, a new epoch begins.
         """
-        if len(train) == 0:
-            raise ValueError("train: expected at least one example, got none")
+        _check_dataset("train", train)
         for name, every in (("evaluate_every", evaluate_every), ("save_every", save_every)):
             if every is not None:
                 _checks.integer(name, every, least=1)
+        if valid is not None:
+            self._check_valid(valid)
         self._take_up(train)
         last_step = self._last_step(len(train), epochs, steps)
         self.stopped = ""
@@ -400,6 +403,7 @@ class Trainer:
         self.model.zero_grad()
         for batch, count in zip(step_batches, counts, strict=True):
             share = count / max(1, sum(counts))
+            self._check_keywords(batch)
             outputs, ctx = self.model.forward(*batch.inputs, **batch.keywords, rng=self.rng)
             batch_loss, loss_ctx = self.loss.forward(outputs, batch.targets)
             if not math.isfinite(batch_loss):
@@ -412,9 +416,15 @@ class Trainer:
 
         factor = self.schedule(self.step)
         measured = {"loss": loss, "lr": factor * self.optimizer.lr}
-        if self.clip_norm is not None:
-            measured["grad_norm"] = clip_grad_norm(self.model.parameters(), self.clip_norm)
-        self.optimizer.step(factor)
+        try:
+            # Here, although the optimiser refuses it too: by the model's names, and before the
+            # gradient is clipped.
+            refuse_infinite(dict(self.model.named_parameters()))
+            if self.clip_norm is not None:
+                measured["grad_norm"] = clip_grad_norm(self.model.parameters(), self.clip_norm)
+            self.optimizer.step(factor)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error} (in step {self.step})") from None
         self.step += 1
         self.history.add(self.step, measured)
         tokens = sum(batch.num_tokens for batch in step_batches)
@@ -435,8 +445,7 @@ class Trainer:
             ``{"loss": ..., "accuracy": ...}``, weighted by the targets that count. Without
             dropout; nothing in the trainer changes.
         """
-        if len(dataset) == 0:
-            raise ValueError("dataset: expected at least one example, got none")
+        _check_dataset("dataset", dataset)
         if batch_size is None:
             batch_size = self.batch_size
         _checks.integer("batch_size", batch_size, least=1)
@@ -445,6 +454,7 @@ class Trainer:
         total = 0
         for examples in batches(dataset, order, batch_size):
             batch = self.collate(examples)
+            self._check_keywords(batch)
             outputs = self.model(*batch.inputs, **batch.keywords)
             loss, _ = self.loss.forward(outputs, batch.targets)
             means = {"loss": loss, **self.loss.metrics(outputs, batch.targets)}
@@ -577,6 +587,25 @@ class Trainer:
 
     # -- small helpers -------------------------------------------------------------------------
 
+    def _check_valid(self, valid: Dataset) -> None:
+        """Raise now what the first evaluation, many steps from now, would raise."""
+        _check_dataset("valid", valid)
+        try:
+            self._check_keywords(self.collate([valid[0]]))
+        except (TypeError, ValueError, LookupError) as error:
+            raise type(error)(f"valid: expected one dataset of examples (x, y): {error}") from error
+
+    def _check_keywords(self, batch: Batch) -> None:
+        """Raise where ``collate`` tells the model what it does not take, such as lengths."""
+        taken = inspect.signature(self.model.forward).parameters
+        for name in batch.keywords:
+            if name not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+                raise TypeError(
+                    f"collate: expected keywords that {type(self.model).__name__}.forward takes "
+                    f"({', '.join(taken)}), got {name!r}; data.stack gives none, and "
+                    "partial(pad, lengths=(None,)) pads without"
+                )
+
     def _is_due(self, every: int | None, epoch_ended: bool) -> bool:
         return epoch_ended if every is None else self.step % every == 0
 
@@ -645,6 +674,15 @@ def _interrupt_stops(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _check_dataset(name: str, dataset: Any) -> None:
+    sequence = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if not sequence or isinstance(dataset, Mapping):
+        kind = type(dataset).__name__
+        raise TypeError(f"{name}: expected a sequence of examples (x, y), got a {kind}")
+    if len(dataset) == 0:
+        raise ValueError(f"{name}: expected at least one example, got none")
 
 
 def _rng_state(rng: np.random.Generator) -> dict[str, Any]:

@@ -165,6 +165,45 @@ def test_stop_ends_a_row(rng):
     assert array.shape[1] == ends[0] + 2  # the only row has ended
 
 
+@pytest.mark.parametrize("kind", [list, tuple, set, np.array])
+def test_several_tokens_may_stop_a_row_which_repeats_its_own(rng, kind):
+    model = make("nanogpt", rng, shake=0.6)
+    prompts = [[1], [2], [3]]
+    free = model.generate(prompts, 9, rng=np.random.default_rng(0))
+    tokens = [int(free[0][2]), int(free[1][4])]
+    ends = [1 + next((i for i, t in enumerate(row[1:]) if t in tokens), 8) for row in free]
+    assert ends[0] <= 2
+    assert ends[1] <= 4
+    stopped = model.generate(prompts, 9, stop=kind(tokens), rng=np.random.default_rng(0))
+    for row, whole, end in zip(stopped, free, ends, strict=True):
+        assert row.tolist() == whole[: end + 1].tolist()
+    array = model.generate(np.array(prompts), 9, stop=kind(tokens), rng=np.random.default_rng(0))
+    for row, whole, end in zip(array, free, ends, strict=True):
+        assert row[: end + 1].tolist() == whole[: end + 1].tolist()
+        assert set(row[end:].tolist()) == {int(whole[end])}
+
+
+@pytest.mark.parametrize(
+    ("stop", "error", "words"),
+    [
+        (99, ValueError, r"expected ids in \[0, V\) with V = 11, got 99"),
+        (-1, ValueError, r"got -1"),
+        ([1, 99], ValueError, r"got 99"),
+        ([], ValueError, "expected at least one token, got none"),
+        ("a", TypeError, "got 'a'"),
+        (1.5, TypeError, "got 1.5"),
+        ([1.5], TypeError, "expected an integer array"),
+        (True, TypeError, "got True"),
+    ],
+)
+def test_stop_is_a_token_of_the_vocabulary(stop, error, words, rng):
+    other = models.EncoderDecoder(4, 11, embed_dim=8, num_heads=2, rng=rng)
+    with pytest.raises(error, match=f"^stop: .*{words}"):
+        make("nanogpt", rng).generate([1], 2, stop=stop)
+    with pytest.raises(error, match=f"^stop: .*{words}"):
+        other.generate([1], 2, start=0, stop=stop)
+
+
 P = np.array([0.05, 0.4, 0.0, 0.25, 0.1, 0.2])
 
 

@@ -9,7 +9,7 @@ import pytest
 import miniattn as ma
 from miniattn import optim
 from miniattn.kernels.optim import BLOCK
-from miniattn.nn import Parameter
+from miniattn.nn import Linear, Parameter
 
 RNG_SEED = 7
 SHAPES = {"embed": (5, 4), "weight": (3, 4), "bias": (3,), "scalar": ()}
@@ -318,6 +318,92 @@ def test_clip_grad_norm_in_float32_does_not_overflow():
     parameter.grad = np.full(4, 1e30, np.float32)
     assert optim.clip_grad_norm([parameter], 1.0) == pytest.approx(2e30)
     np.testing.assert_allclose(parameter.grad, 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "entries", "norm"),
+    [
+        (np.float32, [3e37, -4e37], 5e37),
+        (np.float32, [3e-30, 4e-30], 5e-30),
+        (np.float64, [3e37, -4e37], 5e37),
+        (np.float64, [3e200, 4e200], 5e200),
+        (np.float64, [3e-200, 4e-200], 5e-200),
+        (np.float64, [1.2e308, 0.5e308], 1.3e308),
+        (np.float64, [0.0, 0.0], 0.0),
+    ],
+)
+def test_the_norm_is_right_for_every_size(dtype, entries, norm):
+    p, eps = Parameter(np.zeros(2, dtype)), float(np.finfo(dtype).eps)
+    p.grad = np.array(entries, dtype)
+    assert optim.clip_grad_norm([p], math.inf) == pytest.approx(norm, rel=eps)
+    np.testing.assert_array_equal(p.grad, np.array(entries, dtype))
+    if norm:
+        bound = min(1.0, norm / 2)
+        optim.clip_grad_norm([p], bound)
+        np.testing.assert_allclose(p.grad, np.array(entries) / norm * bound, rtol=4 * eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
+def test_an_infinite_gradient_is_refused_before_anything_is_updated(kind, wrong, dtype):
+    a, b, c = parameters = [Parameter(np.full(3, i + 1.0, dtype)) for i in range(3)]
+    settings = {"momentum": 0.9} if kind is optim.SGD else {}
+    optimizer = kind(zip("abc", parameters, strict=True), lr=0.1, **settings)
+    for p in parameters:
+        p.accumulate(np.ones(3, dtype))
+    optimizer.step()
+    data, state = [p.data.copy() for p in parameters], optimizer.state_dict()
+    b.grad = np.array([1.0, wrong, 2.0], dtype)
+    for norm in (math.inf, 1.0):
+        assert not math.isfinite(optim.clip_grad_norm(parameters, norm))
+        np.testing.assert_array_equal(b.grad, np.array([1.0, wrong, 2.0], dtype))
+        np.testing.assert_array_equal(a.grad, np.ones(3, dtype))
+    with pytest.raises(FloatingPointError, match=r"grad: .* got (inf|nan) in 'b'; nothing was"):
+        optimizer.step()
+    c.grad = np.array([np.nan, 0.0, 0.0], dtype)
+    with pytest.raises(FloatingPointError, match=r"got (inf|nan) in 'b', nan in 'c'; nothing was"):
+        optimizer.step()
+    for p, before in zip(parameters, data, strict=True):
+        np.testing.assert_array_equal(p.data, before)
+    after = optimizer.state_dict()
+    assert after.keys() == state.keys()
+    for name in state:
+        np.testing.assert_array_equal(after[name], state[name])
+    b.trainable = c.trainable = False  # frozen: what is in its gradient does not matter
+    optimizer.step()
+    assert (a.data < 1).all()
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 2e19), (np.float64, 2e154)])
+def test_adam_refuses_what_its_second_moment_cannot_hold(dtype, size):
+    p = Parameter(np.ones(2, dtype))
+    p.grad = np.array([size, 1.0], dtype)
+    optimizer = optim.Adam([("p", p)], lr=0.1)
+    with pytest.raises(FloatingPointError, match=r"with finite squares, got 2e\+\d+ in 'p'"):
+        optimizer.step()
+    assert optimizer.state_dict() == {}
+    optim.clip_grad_norm([p], 1.0)
+    optimizer.step()
+    np.testing.assert_allclose(p.data[0], 0.9, rtol=1e-6)
+    other = Parameter(np.ones(1, dtype))
+    other.grad = np.array([size], dtype)
+    optim.SGD([other], lr=1 / size).step()
+    np.testing.assert_allclose(other.data, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("what", [Linear(2, 2), Parameter(np.ones(2)), None, 3])
+def test_parameters_are_asked_for_by_name(what):
+    got = type(what).__name__
+    message = rf"parameters: expected those of a model \(model.named_parameters\(\)\), got a {got}"
+    for call in (
+        optim.AdamW,
+        optim.Adam,
+        lambda p: optim.SGD(p, 0.1),
+        lambda p: optim.clip_grad_norm(p, 1.0),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call(what)
 
 
 def test_cosine_is_the_schedule_of_nanogpt():

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from miniattn import checkpoint, nn, optim
+from miniattn import checkpoint, models, nn, optim
 from miniattn.checkpoint import CheckpointError
 from miniattn.data import Windows, pad, stack
 from miniattn.losses import MSE, CrossEntropy
@@ -203,6 +203,57 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
         trainer.fit(examples(32), epochs=1)
     assert same(trainer.model.state_dict(), before)
     assert trainer.step == 0
+
+
+class Infinite(Bag):
+    """A Bag whose loss stays finite while the gradient of ``head.bias`` turns ``wrong``."""
+
+    wrong = np.inf
+    calls = 0
+
+    def backward(self, dy, ctx):
+        super().backward(dy, ctx)
+        self.calls += 1
+        if self.calls > 3:
+            self.head.bias.grad = self.head.bias.grad * self.wrong
+
+
+@pytest.mark.parametrize("settings", [{}, {"accumulate": 2}, {"clip_norm": 1.0}])
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_gradient_that_is_not_finite_stops_before_the_update(settings, wrong, named, tmp_path):
+    rng = np.random.default_rng(0)
+    model = Infinite(6, 2, rng=rng)
+    model.wrong = wrong
+    optimizer = optim.AdamW(model.named_parameters() if named else model.parameters(), lr=0.01)
+    trainer = Trainer(model, optimizer, rng=rng, batch_size=4, progress=False, **settings)
+    done = 3 // settings.get("accumulate", 1)
+    trainer.fit(examples(40), steps=done, save_to=tmp_path / "run")
+    before, state = model.state_dict(), optimizer.state_dict()
+    words = r"grad: expected finite gradients, got (inf|nan) in 'head.bias'; nothing was updated"
+    with pytest.raises(FloatingPointError, match=rf"{words} \(in step {done}\)"):
+        trainer.fit(examples(40), steps=10, save_to=tmp_path / "run", save_every=1)
+    assert same(model.state_dict(), before)
+    assert same(optimizer.state_dict(), state)
+    assert trainer.step == done
+    assert len(trainer.history["loss"].values) == done
+    saved = checkpoint.load(tmp_path / "run")
+    assert same(saved.part("model"), before)
+
+
+def test_a_gradient_of_lora_that_is_not_finite_is_named():
+    trainer = make()
+    (wrapper,) = nn.add_lora(trainer.model, 1, targets="head")
+    trainer.optimizer = optim.AdamW(trainer.model.named_parameters(), lr=0.01)
+    wrapper.down.weight.data[...] = 1e200
+    wrapper.alpha = 1e200
+    before = trainer.model.state_dict()
+    with (
+        pytest.raises(FloatingPointError, match=r"in 'head\.up\.weight'"),
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
+        trainer.fit(examples(32), steps=1)
+    assert same(trainer.model.state_dict(), before)
 
 
 # ---------------------------------------------------------------------------------- what is seen
@@ -516,6 +567,21 @@ def test_a_file_of_something_else(tmp_path):
 # ---------------------------------------------------------------------------------------- errors
 
 
+def gpt_trainer(**settings):
+    model = models.GPT(8, 4, embed_dim=8, num_heads=2, num_layers=1)
+    return Trainer(model, optim.AdamW(model.named_parameters()), progress=False, **settings)
+
+
+def test_a_wrong_validation_set_is_noticed_before_the_first_step():
+    trainer = make()
+    with pytest.raises(TypeError, match="valid: expected one dataset"):
+        trainer.fit(examples(64), epochs=1, valid=(examples(9), examples(9)))
+    assert trainer.step == 0
+    with pytest.raises(TypeError, match="collate: expected keywords that GPT"):
+        gpt_trainer().fit(Windows(np.arange(8), 3), steps=1)
+    gpt_trainer(collate=stack).fit(Windows(np.arange(8), 3), steps=1)
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
@@ -537,6 +603,36 @@ def test_a_file_of_something_else(tmp_path):
             lambda: make().fit(examples(2), steps=1, evaluate_every=0),
             ValueError,
             "evaluate_every: expected an int >= 1",
+        ),
+        (
+            lambda: make().fit([row for row, _ in examples(2)], steps=1),
+            TypeError,
+            "examples[0]: expected an example (x, y), got an array",
+        ),
+        (
+            lambda: make().fit((x for x in examples(2)), steps=1),
+            TypeError,
+            "train: expected a sequence of examples (x, y), got a generator",
+        ),
+        (
+            lambda: make().fit(examples(2), steps=1, valid={"a": examples(2), "b": examples(2)}),
+            TypeError,
+            "valid: expected a sequence of examples (x, y), got a dict",
+        ),
+        (
+            lambda: make().fit(examples(2), steps=1, valid=[examples(5), examples(5)]),
+            TypeError,
+            "valid: expected one dataset of examples (x, y): examples[0]: expected an example",
+        ),
+        (
+            lambda: gpt_trainer().fit(Windows(np.arange(8), 3), steps=1),
+            TypeError,
+            "collate: expected keywords that GPT.forward takes (ids, caches, rng), got 'lengths'",
+        ),
+        (
+            lambda: gpt_trainer().evaluate(Windows(np.arange(8), 3)),
+            TypeError,
+            "data.stack gives none",
         ),
         (lambda: make().evaluate([]), ValueError, "dataset: expected at least one example"),
         (lambda: EarlyStopping(0), ValueError, "patience: expected an int >= 1"),

@@ -1,6 +1,6 @@
 """Choosing the next token, and the batches of prompts that it is chosen for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -18,7 +18,7 @@ class Sampling(TypedDict, total=False):
     temperature: float
     top_k: int | None
     top_p: float | None
-    stop: int | None
+    stop: int | Collection[int] | None
     use_cache: bool
     rng: np.random.Generator | None
 
@@ -84,18 +84,25 @@ def is_single(prompts: Prompts) -> bool:
     return len(prompts) == 0 or np.ndim(prompts[0]) == 0
 
 
-def until_all_stop(tokens: Iterator[Array], stop: int | None) -> Iterator[Array]:
-    """Yield ids (B,), ``stop`` for every row that has had it; end when all rows have."""
-    stopped: Array | None = None
+def stop_tokens(stop: int | Collection[int] | None, vocab_size: int) -> Array:
+    """Return the tokens that end a row, (n,) ids in [0, V); none for None."""
+    if stop is None:
+        return np.zeros(0, np.int64)
+    if isinstance(stop, Collection) and not isinstance(stop, str | bytes):
+        return _ids("stop", list(stop), vocab_size)
+    return _ids("stop", [_checks.integer("stop", stop)], vocab_size)
+
+
+def until_all_stop(tokens: Iterator[Array], stop: Array) -> Iterator[Array]:
+    """Yield ids (B,), for a row that has had a token of ``stop`` that one; end when all have."""
+    last: Array | None = None
     for ids in tokens:
-        if stop is None:
-            yield ids
-            continue
-        stopped = np.zeros(ids.shape, bool) if stopped is None else stopped
-        ids[stopped] = stop
-        stopped |= ids == stop
+        if last is not None:
+            ended = np.isin(last, stop)
+            ids[ended] = last[ended]
         yield ids
-        if stopped.all():
+        last = ids.copy()
+        if stop.size and np.isin(last, stop).all():
             return
 
 
@@ -106,9 +113,7 @@ def windows(text: Array, starts: Array, length: int) -> Array:
     return np.where(at < text.shape[1], found, 0)
 
 
-def joined(
-    prompts: Prompts, ids: Array, lengths: Array, new: Sequence[Array], stop: int | None
-) -> Any:
+def joined(prompts: Prompts, ids: Array, lengths: Array, new: Sequence[Array], stop: Array) -> Any:
     """Return each prompt with its new tokens, in the form in which the prompts were given."""
     written = np.stack(new, axis=1) if new else np.zeros((len(ids), 0), np.int64)
     if isinstance(prompts, np.ndarray):
@@ -120,9 +125,9 @@ def joined(
     return rows[0] if is_single(prompts) else rows
 
 
-def _until(stop: int | None, row: Array) -> Array:
-    """Return ``row`` up to and with its first ``stop``."""
-    at = np.flatnonzero(row == stop) if stop is not None else row[:0]
+def _until(stop: Array, row: Array) -> Array:
+    """Return ``row`` up to and with its first token of ``stop``."""
+    at = np.flatnonzero(np.isin(row, stop))
     return row[: at[0] + 1] if at.size else row
 
 

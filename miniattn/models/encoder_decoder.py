@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
@@ -214,7 +214,7 @@ class EncoderDecoder(nn.Module):
         Returns
         -------
         ids (n,), ids (B, n), or a list of ids, as the sources were given. With ``stop``, a row of
-        an array is filled up with that token; a list's rows end at it.
+        an array is filled up with the token it ended at; a list's rows end at it.
 
         Examples
         --------
@@ -227,7 +227,8 @@ class EncoderDecoder(nn.Module):
         new = list(self.stream(source, max_new_tokens, start=start, **options))
         ids, _ = _generate.padded("source", source, self.source_tokens.weight.shape[0])
         nothing = np.zeros(len(ids), np.int64)
-        return _generate.joined(source, ids[:, :0], nothing, new, options.get("stop"))
+        stop = _generate.stop_tokens(options.get("stop"), self._target_vocab_size)
+        return _generate.joined(source, ids[:, :0], nothing, new, stop)
 
     def stream(
         self,
@@ -238,7 +239,7 @@ class EncoderDecoder(nn.Module):
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        stop: int | None = None,
+        stop: int | Collection[int] | None = None,
         use_cache: bool = True,
         rng: np.random.Generator | None = None,
     ) -> Iterator[Array]:
@@ -248,12 +249,17 @@ class EncoderDecoder(nn.Module):
         """
         ids, lengths = _generate.padded("source", source, self.source_tokens.weight.shape[0])
         _checks.integer("max_new_tokens", max_new_tokens, least=0)
-        if not 0 <= _checks.integer("start", start) < len(self.target_tokens.weight.data):
-            size = len(self.target_tokens.weight.data)
+        if not 0 <= _checks.integer("start", start) < self._target_vocab_size:
+            size = self._target_vocab_size
             raise ValueError(f"start: expected an id in [0, V) with V = {size}, got {start}")
         choose = _generate.sampler(temperature, top_k, top_p, _parts.generator(rng))
+        ends = _generate.stop_tokens(stop, self._target_vocab_size)
         tokens = self._write(ids, lengths, max_new_tokens, start, choose, use_cache=use_cache)
-        return _generate.until_all_stop(tokens, stop)
+        return _generate.until_all_stop(tokens, ends)
+
+    @property
+    def _target_vocab_size(self) -> int:
+        return len(self.target_tokens.weight.data)
 
     def _write(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Self, Unpack
 
 import numpy as np
@@ -266,7 +266,7 @@ class GPT(nn.Module):
         Returns
         -------
         ids (T + n,), ids (B, T + n), or a list of ids, as the prompts were given. With ``stop``,
-        a row of an array is filled up with that token; a list's rows end at it.
+        a row of an array is filled up with the token it ended at; a list's rows end at it.
 
         Examples
         --------
@@ -279,7 +279,8 @@ class GPT(nn.Module):
         """
         new = list(self.stream(prompts, max_new_tokens, **options))
         ids, lengths = _generate.padded("prompts", prompts, self.vocab_size)
-        return _generate.joined(prompts, ids, lengths, new, options.get("stop"))
+        stop = _generate.stop_tokens(options.get("stop"), self.vocab_size)
+        return _generate.joined(prompts, ids, lengths, new, stop)
 
     def stream(
         self,
@@ -289,7 +290,7 @@ class GPT(nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        stop: int | None = None,
+        stop: int | Collection[int] | None = None,
         use_cache: bool = True,
         rng: np.random.Generator | None = None,
     ) -> Iterator[Array]:
@@ -306,9 +307,9 @@ class GPT(nn.Module):
             Keep only the k most likely tokens.
         top_p : float, optional
             Keep only the fewest tokens whose probabilities add up to p (Holtzman et al., 2020).
-        stop : int, optional
-            A token that ends its row, which repeats it from then on; the iterator ends when all
-            rows have.
+        stop : int or several, optional
+            Tokens that end their row, which repeats its own from then on; the iterator ends when
+            all rows have.
         use_cache : bool
             Keep keys and values of the tokens already seen. The tokens are the same, sooner.
         rng : numpy.random.Generator, optional
@@ -330,8 +331,9 @@ class GPT(nn.Module):
         ids, lengths = _generate.padded("prompts", prompts, self.vocab_size)
         _checks.integer("max_new_tokens", max_new_tokens, least=0)
         choose = _generate.sampler(temperature, top_k, top_p, _parts.generator(rng))
+        ends = _generate.stop_tokens(stop, self.vocab_size)
         tokens = self._write(ids, lengths, max_new_tokens, choose, use_cache=use_cache)
-        return _generate.until_all_stop(tokens, stop)
+        return _generate.until_all_stop(tokens, ends)
 
     def describe(self) -> str:
         """Return e.g. ``"block_size=64"``."""
