@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miniattn import gradcheck
+import miniattn.functional as F
+from miniattn import gradcheck, masks
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
@@ -111,3 +112,65 @@ def test_turned_four_times_is_as_before():
     again = example.turned(example.turned(example.turned(once)))
     np.testing.assert_array_equal(again[0][0], examples[0][0])
     assert once[0][0].dtype == np.float32
+
+
+TILED_MASKS = {
+    "none": lambda B, T, S: None,
+    "causal": lambda B, T, S: masks.causal(),
+    "causal from the start": lambda B, T, S: masks.causal(0),
+    "window": lambda B, T, S: masks.window(5, 2, sinks=1),
+    "padding": lambda B, T, S: masks.padding([S, 0][:B]),
+    "rows that see nothing": lambda B, T, S: masks.causal(-3) & masks.padding([S, S // 2][:B]),
+    "array": lambda B, T, S: np.random.default_rng(0).random((B, 1, T, S)) < 0.4,
+}
+
+
+@pytest.mark.parametrize("mask", TILED_MASKS)
+@pytest.mark.parametrize(
+    ("T", "S", "tile"),
+    [(1, 1, 64), (5, 7, (2, 3)), (9, 12, 4), (64, 64, 64), (67, 131, 64)],
+    ids=str,
+)
+@pytest.mark.parametrize(("H", "G"), [(1, 1), (4, 2)])
+def test_tiled_attention_is_attention(mask, T, S, tile, H, G, rng, monkeypatch):
+    example = load("tiled_attention")
+    queries, keys = tile if isinstance(tile, tuple) else (tile, tile)
+    monkeypatch.setattr(example, "QUERIES", queries)
+    monkeypatch.setattr(example, "KEYS", keys)
+    B, D, Dv = 2, 6, 3
+    q, dout = rng.standard_normal((B, H, T, D)), rng.standard_normal((B, H, T, Dv))
+    k, v = rng.standard_normal((B, G, S, D)), rng.standard_normal((B, G, S, Dv))
+    rule = masks.as_mask(TILED_MASKS[mask](B, T, S))
+    visible = np.ones((B, H, T, S), bool) if rule is None else rule.to_array(B, H, T, S)
+
+    out, ctx = example.forward(q, k, v, visible, 0.7)
+    right, right_ctx = F.attention_forward(q, k, v, mask=rule, scale=0.7)
+    grads = F.attention_backward(dout, right_ctx)
+    seen = visible.any(-1)
+    close = {"rtol": 1e-12, "atol": 1e-13}
+    np.testing.assert_allclose(out, right, **close)
+    np.testing.assert_allclose((ctx.base + ctx.log_sum)[seen], right_ctx.lse[seen], **close)
+    assert (ctx.log_sum[~seen] == np.inf).all()
+    for ours, theirs in zip(example.backward(dout, ctx), grads[:3], strict=True):
+        np.testing.assert_allclose(ours, theirs, **close)
+
+
+@pytest.mark.parametrize("size", [1000.0, 2.0**50])
+def test_tiled_attention_of_huge_scores(size):
+    """The maximum and the logarithm of the sum stay apart: one number would lose the latter."""
+    example = load("tiled_attention")
+    x, v = np.full((1, 1, 50, 4), size), np.ones((1, 1, 50, 2))
+    out, ctx = example.forward(x, x, v, np.ones((1, 1, 50, 50), bool), 1.0)
+    np.testing.assert_allclose(out, v, rtol=1e-14)
+    np.testing.assert_allclose(example.backward(v, ctx)[2], v, rtol=1e-13)
+
+
+def test_tiled_attention_walks_to_its_end(rng):
+    example = load("tiled_attention")
+    q, k, v = rng.standard_normal((3, 1, 1, 150, 4))
+    visible = masks.window(70, 0).to_array(1, 1, 150, 150)
+    out, ctx = example.forward(q, k, v, visible, 0.5)
+    steps = example.walk(ctx, 149)
+    assert [n for n, *_ in steps] == [128, 150]  # of the first tile it sees nothing
+    np.testing.assert_allclose(steps[-1][3], out[0, 0, 149], rtol=1e-14, atol=1e-15)
+    assert steps[0][1] <= steps[1][1]
