@@ -18,13 +18,15 @@ the pictures, and what was measured.
    `attention_backward_amx`, on `amx`, `blocks`, `block_products` and `kept`. The weights
    themselves: `attention_weights`.
 5. Rows: `softmax` is the one to begin with, in frames that `softmax_rows`, `rows` and `writing`
-   hold; `softmax_columns` goes sideways. `norm` and `loss` are of the same kind; `columns` sums
-   down. `activation` and `elementary`: numbers one by one. `rotary`, `random` (what is dropped).
+   hold; `softmax_columns` goes sideways. `norm` (huge rows: `norm_scaled`) and `loss` are of the
+   same kind; `columns` sums down. `activation` and `elementary`: numbers one by one. `rotary`,
+   `random` (what is dropped).
 6. `matmul` and `linear`: products of whole matrices. `optim`: all parameters in one launch. `flow`:
    maximum flow, for `analysis`.
 7. Under all of them: `_runtime` (flags, locks: how a function becomes a kernel), `launch` (the one
    parallel region), `tables` (how arrays lie, as kernels are told), `_threads` (whose threads),
-   `_compiler` and `_cache` (compiled once, kept on disk). `peak` measures the machine.
+   `_target` (which processor), `_compiler` and `_cache` (compiled once, kept on disk). `peak`
+   measures the machine.
 """
 
 from typing import TYPE_CHECKING
