@@ -29,7 +29,7 @@ def any_array(name: str, x: object, expected: str) -> Array:
             f"{name}: expected {expected} without a mask of its own, which would be lost, "
             f"got a masked array {x.shape}; fill it with {name}.filled(...)"
         )
-    if hasattr(x, "_fields"):  # a context, whose arrays NumPy would stack
+    if _has_fields(x):  # a context, whose arrays NumPy would stack
         raise TypeError(f"{name}: expected {expected}, got a {type(x).__name__}")
     try:
         return np.asarray(x)
@@ -258,7 +258,7 @@ def instance(name: str, value: object, kind: type[T], *, optional: bool = False)
 
 def sequence(name: str, value: object, of: str) -> Sequence[Any]:
     """Return ``value`` if it can be walked through by index; a string is not meant."""
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    if isinstance(value, Sequence) and not (isinstance(value, str | bytes) or _has_fields(value)):
         return value
     if isinstance(value, np.ndarray) and value.ndim:
         return value  # type: ignore[return-value]
@@ -272,7 +272,7 @@ def context(value: object, kind: type[T]) -> T:
     """
     if type(value) is kind:
         return value
-    came = type(value).__name__ if hasattr(value, "_fields") else shown(value)
+    came = type(value).__name__ if _has_fields(value) else shown(value)
     raise TypeError(f"ctx: expected the {kind.__name__} of the forward to undo, got {came}")
 
 
@@ -320,6 +320,11 @@ class renamed:
         name, colon, rest = str(error.args[0]).partition(": expected ")
         if colon and name in self.names:
             error.args = (f"{self.names[name]}{colon}{rest}",)
+
+
+def _has_fields(value: object) -> bool:
+    """Return whether a value is a NamedTuple, as contexts are."""
+    return hasattr(value, "_fields")
 
 
 def _dtype(array: Array) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from miniattn import _checks
 from miniattn._checks import Array
 
 __all__ = ["GradcheckError", "GradcheckReport", "gradcheck"]
@@ -182,8 +183,11 @@ def gradcheck(
     Traceback (most recent call last):
     miniattn._gradcheck.GradcheckError: square_forward: the gradient is wrong...
     """
+    if samples is not None:
+        _checks.sizes(samples=samples)
+    tolerance, step = _checks.positive("tolerance", tolerance), _checks.positive("step", step)
+    rng = np.random.default_rng(_checks.integer("seed", seed, least=0))
     subject = _Subject(f, inputs, backward, options)
-    rng = np.random.default_rng(seed)
     y, ctx = subject.run()
     if np.isnan(y).any() or not np.array_equal(y, subject.run()[0]):
         raise ValueError(f"f: expected numbers, and the same ones in every call, got {y} first")
@@ -214,12 +218,19 @@ class _Subject:
         backward: Callable[..., Any] | None,
         options: dict[str, Any],
     ) -> None:
+        if isinstance(f, type) or not (callable(f) or isinstance(f, _Module)):
+            raise TypeError(f"f: expected a function or a module, got {_checks.shown(f)}")
+        if backward is not None and not callable(backward):
+            raise TypeError(f"backward: expected a function, got {_checks.shown(backward)}")
         is_module = isinstance(f, _Module)
         self.title = type(f).__name__ if is_module else getattr(f, "__name__", repr(f))
         self.forward = f.forward if is_module else f
         self.backward = backward or (f.backward if is_module else _sibling(f))
         self.options = options
-        self.inputs = {name: np.array(x) for name, x in _by_name(self.forward, inputs).items()}
+        self.inputs = {
+            name: np.array(_checks.any_array(name, x, "an array"))
+            for name, x in _by_name(self.forward, inputs).items()
+        }
         self.moved = {name: x for name, x in self.inputs.items() if x.dtype.kind not in "iub"}
         self.parameters = dict(f.named_parameters()) if is_module else {}
         self.learned = {name: p for name, p in self.parameters.items() if p.trainable}

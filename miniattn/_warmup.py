@@ -36,6 +36,8 @@ def warmup(*, dtypes: Sequence[DTypeLike] = ("float32",), progress: bool = True)
     """
     from tqdm import tqdm
 
+    progress = _checks.flag("progress", progress)
+    dtypes = _checks.sequence("dtypes", dtypes, "dtypes")
     calls = [c for dtype in dtypes for c in _calls(_checks.float_dtype("dtypes", dtype))]
     with tqdm(calls, desc="Compiling", disable=not progress) as bar:
         for name, call in bar:

@@ -490,7 +490,7 @@ def gradient_times_attention(weights: Array, dweights: Array, *, positive: bool 
             f"dweights: expected shape {weights.shape} like weights, got {dweights.shape}"
         )
     relevance = weights * dweights
-    return np.maximum(relevance, 0) if positive else relevance
+    return np.maximum(relevance, 0) if _checks.flag("positive", positive) else relevance
 
 
 # -------------------------------------------------------------------------------------------- links
@@ -565,7 +565,7 @@ def _layers(weights: Sequence[Array], residual: float, heads: str) -> Array:
     """Return A (L, ..., T, T): heads joined, the residual added, rows summing to 1."""
     residual = _checks.probability("residual", residual)
     join: Any = {"mean": np.mean, "max": np.max}[_checks.choice("heads", heads, ("mean", "max"))]
-    if len(weights) == 0:
+    if len(_checks.sequence("weights", weights, "maps")) == 0:
         raise ValueError("weights: expected the maps of at least one layer, got none")
     maps = [_square("weights", w, "..., H, T, T") for w in weights]
     for w in maps:
@@ -589,7 +589,7 @@ def _bits(p: Array, q: Array) -> Array:
 
 def _same_token(weights: Array, tokens: ArrayLike) -> Array:
     """Return (..., 1, T, T): whether key j has the token of query i."""
-    words = np.asarray(tokens)
+    words = _checks.any_array("tokens", tokens, "an array of tokens")
     T, before = weights.shape[-1], weights.shape[:-3]
     if words.shape not in ((T,), (*before, T)):
         raise ValueError(

@@ -60,14 +60,22 @@ class CrossEntropy:
     ignore_index: int = IGNORED
     label_smoothing: float = 0.0
 
+    def __post_init__(self) -> None:
+        _checks.integer("ignore_index", self.ignore_index)
+        if not 0 <= _checks.number("label_smoothing", self.label_smoothing) <= 1:
+            raise ValueError(
+                f"label_smoothing: expected a number in [0, 1], got {self.label_smoothing}"
+            )
+
     def forward(self, outputs: Array, targets: Array) -> tuple[float, F.CrossEntropyContext]:
         """Return (loss, ctx)."""
-        loss, ctx = F.cross_entropy_forward(
-            outputs,
-            targets,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-        )
+        with _checks.renamed(logits="outputs"):
+            loss, ctx = F.cross_entropy_forward(
+                outputs,
+                targets,
+                ignore_index=self.ignore_index,
+                label_smoothing=self.label_smoothing,
+            )
         return float(loss), ctx
 
     def backward(self, dloss: float, ctx: F.CrossEntropyContext) -> Array:
@@ -76,10 +84,17 @@ class CrossEntropy:
 
     def count(self, targets: Array) -> int:
         """Return how many targets are not ``ignore_index``."""
-        return int(np.count_nonzero(np.asarray(targets) != self.ignore_index))
+        return int(np.count_nonzero(_checks.int_array("targets", targets) != self.ignore_index))
 
     def metrics(self, outputs: Array, targets: Array) -> dict[str, float]:
         """Return the accuracy: how often the greatest logit is that of the target."""
+        outputs, targets = (
+            _checks.float_array("outputs", outputs),
+            _checks.int_array("targets", targets),
+        )
+        _checks.shape("outputs", outputs, "..., N")
+        if targets.shape != outputs.shape[:-1]:
+            raise ValueError(f"targets: expected shape {outputs.shape[:-1]}, got {targets.shape}")
         counted = targets != self.ignore_index
         right = counted & (outputs.argmax(axis=-1) == targets)
         return {"accuracy": int(right.sum()) / max(1, int(counted.sum()))}
@@ -113,9 +128,10 @@ class MSE:
 
     def forward(self, outputs: Array, targets: Array) -> tuple[float, _SomeMseContext]:
         """Return (loss, ctx)."""
-        if outputs.shape != np.shape(targets):
+        outputs, targets = _checks.float_array("outputs", outputs), _numbers(targets)
+        if outputs.shape != targets.shape:
             raise ValueError(
-                f"targets: expected shape {outputs.shape} like the outputs, got {np.shape(targets)}"
+                f"targets: expected shape {outputs.shape} like the outputs, got {targets.shape}"
             )
         counted = ~np.isnan(targets)
         loss, ctx = F.mse_forward(outputs[counted], targets[counted].astype(outputs.dtype))
@@ -132,8 +148,16 @@ class MSE:
 
     def count(self, targets: Array) -> int:
         """Return how many targets are not NaN."""
-        return int(np.count_nonzero(~np.isnan(targets)))
+        return int(np.count_nonzero(~np.isnan(_numbers(targets))))
 
     def metrics(self, outputs: Array, targets: Array) -> dict[str, float]:
         """Return nothing further."""
         return {}
+
+
+def _numbers(targets: object) -> Array:
+    """Return targets as an array of numbers of any kind."""
+    array = _checks.any_array("targets", targets, "an array of numbers")
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"targets: expected an array of numbers, got {array.dtype.name}")
+    return array

@@ -284,7 +284,7 @@ def test_the_gpt2_preset_has_the_size_of_gpt2():
         (lambda m: m.generate([1, V], 2), ValueError, "prompts: expected ids in"),
         (lambda m: m.generate([[1], []], 2), ValueError, r"prompts\[1\]: expected at least one"),
         (lambda m: m.generate([], 2), ValueError, "prompts: expected at least one"),
-        (lambda m: m.generate("abc", 2), TypeError, "prompts: expected an integer array"),
+        (lambda m: m.generate("abc", 2), TypeError, "prompts: expected a sequence of ids"),
         (lambda m: m.generate([1], -1), ValueError, "max_new_tokens"),
         (lambda m: m.generate([1], 1, temperature=-1), ValueError, "temperature"),
         (lambda m: m.generate([1], 1, top_k=0), ValueError, "top_k"),

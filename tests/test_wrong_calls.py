@@ -614,6 +614,13 @@ WRONG = {
         "x",
         "float32",
     ),
+    "gradcheck backward": (
+        lambda: ma.gradcheck(F.relu_forward, {"x": ones(3, dtype=float)}, backward="relu_backward"),
+        TypeError,
+        "backward",
+        "'relu_backward'",
+    ),
+    "gradcheck of a class": (lambda: ma.gradcheck(nn.ReLU, X), TypeError, "f", "ReLU"),
     "gradcheck of nothing": (lambda: ma.gradcheck(np.tanh, X), TypeError, "f", "tanh"),
 }
 

@@ -66,6 +66,7 @@ def sampler(
 
 def padded(name: str, prompts: Prompts, vocab_size: int) -> tuple[Array, Array]:
     """Return prompts as ids (B, T), padded with 0 at the end, and their lengths (B,)."""
+    _checks.sequence(name, prompts, "ids, or of sequences of ids")
     if isinstance(prompts, np.ndarray):
         rows = [_ids(name, row, vocab_size) for row in np.atleast_2d(prompts)]
     elif is_single(prompts):

@@ -249,6 +249,7 @@ class EncoderDecoder(nn.Module):
         """
         ids, lengths = _generate.padded("source", source, self.source_tokens.weight.shape[0])
         _checks.integer("max_new_tokens", max_new_tokens, least=0)
+        use_cache = _checks.flag("use_cache", use_cache)
         if not 0 <= _checks.integer("start", start) < self._target_vocab_size:
             size = self._target_vocab_size
             raise ValueError(f"start: expected an id in [0, V) with V = {size}, got {start}")

@@ -246,7 +246,8 @@ class GPT(nn.Module):
 
     def new_caches(self, batch_size: int, capacity: int | None = None) -> list[nn.KVCache]:
         """Return an empty cache for each layer; ``capacity`` is ``block_size`` by default."""
-        return self.blocks.new_caches(batch_size, capacity or self.block_size)
+        capacity = self.block_size if capacity is None else capacity
+        return self.blocks.new_caches(batch_size, capacity)
 
     def generate(
         self,
@@ -330,6 +331,7 @@ class GPT(nn.Module):
         """
         ids, lengths = _generate.padded("prompts", prompts, self.vocab_size)
         _checks.integer("max_new_tokens", max_new_tokens, least=0)
+        use_cache = _checks.flag("use_cache", use_cache)
         choose = _generate.sampler(temperature, top_k, top_p, _parts.generator(rng))
         ends = _generate.stop_tokens(stop, self.vocab_size)
         tokens = self._write(ids, lengths, max_new_tokens, choose, use_cache=use_cache)

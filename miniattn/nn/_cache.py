@@ -66,7 +66,7 @@ class KVCache:
 
     def positions(self, count: int) -> Array:
         """Return the positions that the next ``count`` tokens of each row will have, (B, count)."""
-        return self.lengths[:, None] + np.arange(count)
+        return self.lengths[:, None] + np.arange(_checks.integer("count", count, least=0))
 
     def held(self) -> tuple[Array, Array]:
         """Return views of all keys and values, (B, G, S, D), S the largest of ``lengths``."""
