@@ -8,31 +8,23 @@ import hashlib
 import json
 import os
 import re
-import secrets
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import safetensors
-import safetensors.numpy
+from numpy.typing import DTypeLike
 
+from miniattn import _checks, _safetensors
 from miniattn._checks import Array
+from miniattn._disk import replacing
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "save"]
 
 Json: TypeAlias = Any
 PathLike: TypeAlias = str | os.PathLike[str]
 
-_DTYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bool": "BOOL",
-    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
-    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
-}  # fmt: skip
 _NO_DIGEST = "0" * 64
-_STALE_SECONDS = 3600  # older temporary files are what a killed save left behind
 
 
 class CheckpointError(ValueError):
@@ -66,7 +58,13 @@ class Checkpoint(NamedTuple):
         return {k.removeprefix(prefix): a for k, a in self.arrays.items() if k.startswith(prefix)}
 
 
-def save(path: PathLike, state: HasState | Mapping[str, Array], *, metadata: Json = None) -> None:
+def save(
+    path: PathLike,
+    state: HasState | Mapping[str, Array],
+    *,
+    metadata: Json = None,
+    architecture: Json = None,
+) -> None:
     """Write a model, or arrays by name, to a safetensors file; atomically.
 
     Parameters
@@ -77,6 +75,9 @@ def save(path: PathLike, state: HasState | Mapping[str, Array], *, metadata: Jso
         Arrays of any strides; float16 to float64, ints and bool.
     metadata : optional
         Anything that JSON can say.
+    architecture : optional
+        What ``Module.architecture()`` says of the model that the arrays are of, for `models.load`
+        and for the comparison in `load`. A module gives its own.
 
     Raises
     ------
@@ -89,7 +90,7 @@ def save(path: PathLike, state: HasState | Mapping[str, Array], *, metadata: Jso
     -----
     The bytes go to a temporary file in the same folder, reach the disk (fsync), and only then take
     the place of ``path``. A process that is killed leaves the previous checkpoint as it was, and
-    a temporary file that a later save removes.
+    a temporary file that the next save into the folder removes.
 
     See Also
     --------
@@ -108,30 +109,47 @@ def save(path: PathLike, state: HasState | Mapping[str, Array], *, metadata: Jso
     (['bias', 'weight'], {'epoch': 3})
     """
     given = state if isinstance(state, Mapping) else state.state_dict()
+    if architecture is None and hasattr(state, "architecture"):
+        architecture = state.architecture()
     arrays = {name: _plain(name, given[name]) for name in given}
     # Wide types first, so that every array starts at a multiple of its item size.
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    header = _header([(name, arrays[name]) for name in names], metadata)
+    # The format knows only texts as metadata, so ours is JSON within JSON.
+    about = {"sha256": _NO_DIGEST, "miniattn": json.dumps(metadata, allow_nan=False)}
+    if architecture is not None:
+        about["architecture"] = json.dumps(architecture, allow_nan=False)
+    header = _safetensors.header([(name, arrays[name]) for name in names], about)
     digest = hashlib.sha256(header)
     for name in names:
         digest.update(_bytes(arrays[name]))
-    with _replacing(Path(path)) as file:
+    with replacing(Path(path)) as file:
         file.write(_with_digest(header, _NO_DIGEST, digest.hexdigest()))
         for name in names:
             file.write(_bytes(arrays[name]))
 
 
-def load(path: PathLike, into: HasState | None = None, *, verify: bool = True) -> Checkpoint:
+def load(
+    path: PathLike,
+    into: HasState | None = None,
+    *,
+    verify: bool = True,
+    dtype: DTypeLike | None = None,
+) -> Checkpoint:
     """Read a checkpoint, and put it into a model if one is given.
 
     Parameters
     ----------
     path : path
+        A safetensors file; or the index of a model in several of them
+        (``model.safetensors.index.json``), which lie beside it.
     into : Module, optional
         Takes over the arrays if they fit it exactly; otherwise it stays as it is.
     verify : bool, default True
         Check the digest, which only files written by `save` have. With False, a safetensors file
         of any other origin can be read; damage to its numbers then goes unnoticed.
+    dtype : float32 or float64, optional
+        Cast all floats to it. bfloat16, which NumPy does not have, can be read only so; float32
+        holds every number of it, and of float16.
 
     Returns
     -------
@@ -141,10 +159,17 @@ def load(path: PathLike, into: HasState | None = None, *, verify: bool = True) -
     Raises
     ------
     CheckpointError
-        If the file is damaged, or does not fit ``into``: then the message lists the names that are
-        missing, unexpected or misshapen.
+        If the file is damaged, or does not fit ``into``: then the message lists the settings that
+        differ (heads, positions, ...), or the names that are missing, unexpected or misshapen.
     FileNotFoundError
         If there is no such file.
+
+    Notes
+    -----
+    Each array is read straight into its own memory: the largest array, and nothing else, is held
+    twice, and that only while it is cast. What the model was built with is in files that were
+    saved from a module; for others, names, shapes and dtypes must do. To load the numbers
+    whatever the settings: ``model.load_state_dict(load(path).arrays)``.
 
     Examples
     --------
@@ -158,27 +183,95 @@ def load(path: PathLike, into: HasState | None = None, *, verify: bool = True) -
     >>> bool((old.weight.data == new.weight.data).all())
     True
     """
-    raw = Path(path).read_bytes()
-    try:
-        header = _split_header(raw)
-        if verify:
-            _check_digest(raw, header)
-        arrays = safetensors.numpy.load(raw)  # checks that the header makes sense
-        metadata = _read_metadata(header)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    except (safetensors.SafetensorError, KeyError, ValueError, RecursionError) as error:
-        kind = type(error).__name__
-        raise CheckpointError(
-            f"{path}: expected a safetensors file, got {kind}: {error}"
-        ) from error
-    arrays = {name: np.require(arrays[name], requirements=["C", "W"]) for name in sorted(arrays)}
+    loaded = read(path, verify=verify, dtype=dtype)
     if into is not None:
         try:
-            into.load_state_dict(arrays)
+            if loaded.architecture is not None and hasattr(into, "check_architecture"):
+                into.check_architecture(loaded.architecture)
+            into.load_state_dict(loaded.arrays)
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
-    return Checkpoint(arrays, metadata)
+    return Checkpoint(loaded.arrays, loaded.metadata)
+
+
+# --------------------------------------------------------------------------------------- the files
+
+
+class File(NamedTuple):
+    """All that a file holds."""
+
+    arrays: dict[str, Array]
+    metadata: Json
+    architecture: Json
+
+
+def read(path: PathLike, *, verify: bool, dtype: DTypeLike | None) -> File:
+    """Read a safetensors file, or several by their index; any fault is a CheckpointError."""
+    cast = None if dtype is None else _checks.float_dtype("dtype", dtype)
+    place = Path(path)
+    if place.is_dir():
+        raise CheckpointError(f"{place}: expected a file, got a folder; {_contents(place)}")
+    try:
+        if place.suffix == ".json":
+            return _read_shards(place, verify, cast)
+        return _read_file(place, verify, cast)
+    except CheckpointError as error:
+        raise CheckpointError(f"{place}: {error}") from None
+    except _safetensors.FormatError as error:
+        raise CheckpointError(f"{place}: expected a safetensors file, got {error}") from error
+
+
+def _contents(folder: Path) -> str:
+    names = sorted(p.name for p in folder.iterdir() if ".safetensors" in p.suffixes)
+    indices = [name for name in names if name.endswith(".index.json")]
+    return f"it has {', '.join(indices or names)}" if names else "it has no safetensors files"
+
+
+def _read_shards(index: Path, verify: bool, dtype: np.dtype[Any] | None) -> File:
+    """Read the files that an index names; each array must be where it says."""
+    try:
+        place_of = json.loads(index.read_bytes())["weight_map"]
+        files = sorted(set(place_of.values()))
+        outside = [name for name in files if name != Path(name).name]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"expected an index of safetensors files ('weight_map'), got {type(error).__name__}"
+        ) from error
+    if outside:
+        raise CheckpointError(f"expected names of files beside the index, got {outside}")
+    if missing := [name for name in files if not index.with_name(name).is_file()]:
+        raise CheckpointError(f"expected {len(files)} files beside the index, missing: {missing}")
+    arrays: dict[str, Array] = {}
+    for name in files:
+        part = read(index.with_name(name), verify=verify, dtype=dtype).arrays
+        expected = {key for key, place in place_of.items() if place == name}
+        if part.keys() != expected:
+            wrong = sorted(part.keys() ^ expected)
+            raise CheckpointError(f"{name}: expected the arrays of the index, differs in {wrong}")
+        arrays |= part
+    return File({name: arrays[name] for name in sorted(arrays)}, None, None)
+
+
+def _read_file(path: Path, verify: bool, dtype: np.dtype[Any] | None) -> File:
+    with path.open("rb") as file:
+        header = _safetensors.read_header(file, os.fstat(file.fileno()).st_size)
+        expected = _digest_in(header.raw) if verify else ""
+        digest = hashlib.sha256(_with_digest(header.raw, expected, _NO_DIGEST))
+        arrays = {}
+        for name, entry in header.entries.items():
+            raw = np.empty(entry.stop - entry.start, np.uint8)
+            if file.readinto(raw.data) != raw.size:
+                raise CheckpointError("the file was cut short while it was read")
+            if verify:
+                digest.update(raw.data)
+            try:
+                arrays[name] = _safetensors.decoded(name, entry, raw, dtype)
+            except ValueError as error:
+                raise CheckpointError(f"expected floats, ints or bools: {error}") from error
+    if verify and digest.hexdigest() != expected:
+        raise CheckpointError("the file is damaged: its digest does not match its bytes")
+    ours, architecture = (_json_in(header, key) for key in ("miniattn", "architecture"))
+    return File({name: arrays[name] for name in sorted(arrays)}, ours, architecture)
 
 
 # -------------------------------------------------------------------------------------- the bytes
@@ -187,45 +280,13 @@ def load(path: PathLike, into: HasState | None = None, *, verify: bool = True) -
 def _plain(name: str, array: Array) -> Array:
     """Return the array C-contiguous and little-endian, which is how the format stores it."""
     array = np.asarray(array)
-    if array.dtype.name not in _DTYPES:
+    if array.dtype.name not in _safetensors.DTYPES:
         raise TypeError(f"{name}: expected a float, int or bool array, got {array.dtype}")
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
 def _bytes(array: Array) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
-
-
-def _header(arrays: list[tuple[str, Array]], metadata: Json) -> bytes:
-    """Return the size of the JSON in 8 bytes, and the JSON: what each array is, and where."""
-    # The format knows only strings as metadata, so ours is JSON within JSON.
-    about = {"sha256": _NO_DIGEST, "miniattn": json.dumps(metadata, allow_nan=False)}
-    entries: dict[str, Json] = {"__metadata__": about}
-    at = 0
-    for name, array in arrays:
-        if not isinstance(name, str) or name == "__metadata__":
-            raise ValueError(f"state: expected names of arrays, got {name!r}")
-        entries[name] = {
-            "dtype": _DTYPES[array.dtype.name],
-            "shape": array.shape,
-            "data_offsets": [at, at + array.nbytes],
-        }
-        at += array.nbytes
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
-    return len(text).to_bytes(8, "little") + text
-
-
-def _split_header(raw: bytes) -> bytes:
-    """Return what `_header` made: the first 8 bytes and the JSON after them."""
-    size = int.from_bytes(raw[:8], "little")
-    if len(raw) < 8 or size > len(raw) - 8:
-        raise CheckpointError(
-            f"expected a safetensors file, got {len(raw)} bytes"
-            + (f" with a header of {size}" if len(raw) >= 8 else "")
-            + "; it is cut short, or another format"
-        )
-    return raw[: 8 + size]
 
 
 def _with_digest(header: bytes, old: str, new: str) -> bytes:
@@ -238,70 +299,18 @@ def _digest_entry(digest: str) -> bytes:
     return f'"sha256":"{digest}"'.encode()
 
 
-def _check_digest(raw: bytes, header: bytes) -> None:
+def _digest_in(header: bytes) -> str:
     found = re.search(_digest_entry("([0-9a-f]{64})"), header)
     if found is None:
         raise CheckpointError(
             "expected a file written by miniattn, got one without its digest; "
             "verify=False reads other safetensors files"
         )
-    digest = found[1].decode()
-    actual = hashlib.sha256(_with_digest(header, digest, _NO_DIGEST))
-    actual.update(memoryview(raw)[len(header) :])
-    if actual.hexdigest() != digest:
-        raise CheckpointError("the file is damaged: its digest does not match its bytes")
+    return found[1].decode()
 
 
-def _read_metadata(header: bytes) -> Json:
-    entries = json.loads(header[8:], object_pairs_hook=_without_duplicates)
-    return json.loads(entries.get("__metadata__", {}).get("miniattn", "null"))
-
-
-def _without_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    found: dict[str, Json] = {}
-    for name, value in pairs:
-        if name in found:
-            raise CheckpointError(f"the file is damaged: it has {name!r} twice")
-        found[name] = value
-    return found
-
-
-# ---------------------------------------------------------------------------------------- the disk
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that becomes ``path`` once all is written and on the disk."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+def _json_in(header: _safetensors.Header, key: str) -> Json:
     try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-    _remove_leftovers(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name durable too."""
-    with suppress(OSError):  # Windows cannot open a folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove_leftovers(path: Path) -> None:
-    for leftover in path.parent.glob(f".{_escaped(path.name)}.????????.tmp"):
-        with suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                leftover.unlink()
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+        return json.loads(header.metadata.get(key, "null"))
+    except (ValueError, RecursionError) as error:
+        raise _safetensors.FormatError(f"metadata {key!r} that are no JSON") from error

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from miniattn import _checks, masks
-from miniattn.checkpoint import _replacing
+from miniattn._disk import replacing
 from miniattn.plot._grid import real
 from miniattn.plot._text import Tokens
 from miniattn.trace import Trace
@@ -42,7 +42,7 @@ class Page:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the page to ``path``: the file is whole or, if writing fails, as it was."""
-        with _replacing(Path(path)) as file:
+        with replacing(Path(path)) as file:
             file.write(self.text.encode("ascii"))
 
     def _repr_html_(self) -> str:

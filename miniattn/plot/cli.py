@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniattn import checkpoint, masks, plot
-from miniattn.checkpoint import _replacing
+from miniattn._disk import replacing
 from miniattn.plot._scales import SCALES
 from miniattn.trace import Trace
 
@@ -112,7 +112,7 @@ def _run(args: argparse.Namespace) -> None:
     if kind == "page":
         made.save(args.out)
     else:
-        with _replacing(args.out) as file:
+        with replacing(args.out) as file:
             made.savefig(file, format=ending[1:], dpi=args.dpi or DPI)
 
 
