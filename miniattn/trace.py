@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from miniattn import _checks
 from miniattn._checks import Array
 from miniattn.nn import Module, MultiHeadAttention, MultiHeadAttentionContext
 
@@ -111,7 +112,7 @@ def run(
            [0.5 , 0.5 , 0.  ],
            [0.33, 0.33, 0.33]], dtype=float32)
     """
-    y, ctx = model.forward(*inputs, **options)
+    y, ctx = _checks.instance("model", model, Module).forward(*inputs, **options)
     return y, attention_weights(ctx, tokens=tokens, key_tokens=key_tokens)
 
 

@@ -4,6 +4,7 @@ Each row: the call, TypeError (wrong kind) or ValueError (wrong shape or range),
 message "argument: expected ..." and what it says has come.
 """
 
+import inspect
 import re
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import miniattn as ma
 import miniattn.functional as F
-from miniattn import masks, nn, optim
+from miniattn import masks, models, nn, optim, trace
 from miniattn.models import GPT, EncoderDecoder, SequenceClassifier
 
 
@@ -247,6 +248,8 @@ WRONG = {
         "(2,)",
     ),
     "mask & int array": (lambda: masks.causal() & np.ones((3, 3), int), TypeError, "mask", "int64"),
+    "no mask": (lambda: masks.as_mask(1), TypeError, "mask", "int"),
+    "lowered": (lambda: masks.lower(masks.padding([6]), 1, 1, 3, 5), ValueError, "lengths", "6"),
     # softmax family and losses
     "softmax scalar": (lambda: F.softmax(np.float32(1.0)), ValueError, "x", "()"),
     "softmax axis": (lambda: F.softmax(X, axis=2), ValueError, "axis", "2"),
@@ -375,6 +378,9 @@ WRONG = {
     "rotary positions": (lambda: F.rotary(Q, np.arange(4)), ValueError, "positions", "(4,)"),
     "rotary float positions": (lambda: F.rotary(Q, ones(3)), TypeError, "positions", "float32"),
     "rotary base": (lambda: F.rotary(Q, np.arange(3), base=0.0), ValueError, "base", "0.0"),
+    "sigmoid int": (lambda: F.sigmoid(np.arange(3)), TypeError, "x", "int64"),
+    "tanh float16": (lambda: F.tanh(X.astype(np.float16)), TypeError, "x", "float16"),
+    "silu bool": (lambda: F.silu(X > 0), TypeError, "x", "bool"),
     # modules
     "heads": (lambda: nn.MultiHeadAttention(10, 3), ValueError, "num_heads", "3"),
     "kv heads": (
@@ -551,6 +557,17 @@ WRONG = {
         "ctx",
         "2",
     ),
+    "gelu layer": (lambda: nn.GELU("fast"), ValueError, "approximate", "'fast'"),
+    "table width": (lambda: nn.Embedding(5, 0), ValueError, "embed_dim", "0"),
+    "sinusoids": (lambda: nn.SinusoidalPositions(0), ValueError, "embed_dim", "0"),
+    "no decoder layers": (lambda: nn.TransformerDecoder(0.5, 4, 2), TypeError, "num_layers", "0.5"),
+    "LoRA of an array": (lambda: nn.LoRA(X, 2), TypeError, "base", "array"),
+    "LoRA rank": (lambda: nn.LoRA(LINEAR, 0), ValueError, "rank", "0"),
+    "LoRA in an array": (lambda: nn.add_lora(X, 2), TypeError, "model", "array"),
+    "adapters in an array": (lambda: nn.add_adapters(X, 2), TypeError, "model", "array"),
+    "merge an array": (lambda: nn.merge_lora(X), TypeError, "model", "array"),
+    "slopes": (lambda: nn.alibi_slopes(0), ValueError, "num_heads", "0"),
+    "slopes of a bias": (lambda: nn.alibi_bias(0, IDS, IDS, float), ValueError, "num_heads", "0"),
     # models, training, tools
     "classes": (
         lambda: SequenceClassifier(0, input_dim=2),
@@ -606,8 +623,25 @@ WRONG = {
     "no parameters": (lambda: optim.SGD([], lr=0.1), ValueError, "parameters", "none"),
     "learning rate": (lambda: optim.Adam([nn.Parameter(X)], lr=-1.0), ValueError, "lr", "-1.0"),
     "not parameters": (lambda: optim.Adam([X]), TypeError, "parameters", "array"),
+    "weight decay": (
+        lambda: optim.AdamW([nn.Parameter(X)], weight_decay=-1.0),
+        ValueError,
+        "weight_decay",
+        "-1.0",
+    ),
+    "norm": (
+        lambda: optim.clip_grad_norm([nn.Parameter(X)], -1.0),
+        ValueError,
+        "max_norm",
+        "-1.0",
+    ),
+    "constant": (lambda: optim.constant(-1), ValueError, "warmup", "-1"),
+    "cosine": (lambda: optim.cosine(warmup=5, total=2), ValueError, "total", "2"),
+    "trace of a function": (lambda: trace.run(np.tanh, X), TypeError, "model", "tanh"),
     "threads 0": (lambda: ma.set_num_threads(0), ValueError, "n", "0"),
     "threads float": (lambda: ma.set_num_threads(1.0), TypeError, "n", "1.0"),
+    "warm-up": (lambda: ma.warmup(dtypes=["float16"]), TypeError, "dtypes", "'float16'"),
+    "threads in a block": (lambda: ma.threads(0).__enter__(), ValueError, "n", "0"),
     "gradcheck float32": (
         lambda: ma.gradcheck(F.relu_forward, {"x": X}),
         TypeError,
@@ -639,5 +673,25 @@ def test_wrong_call(case):
     assert came in form[3] or came in message.split("expected", 1)[1], message
 
 
-def test_the_table_is_long():
-    assert len(WRONG) >= 40
+# What takes whatever it is given, or nothing.
+TAKE_ANYTHING = {
+    *("get_num_threads", "show_config", "only_matrices", "attention_contexts"),
+    *("Module", "Optimizer", "Trace"),
+}
+
+
+def public():
+    """Names of all that can be called wrongly: operations, and classes that take arguments."""
+    for home in (F, masks, nn, models, optim, trace, ma):
+        for name in home.__all__:
+            thing = getattr(home, name)
+            built = inspect.isclass(thing) and not issubclass(thing, tuple | dict | Exception)
+            if inspect.isfunction(thing) or (built and thing.__init__ is not object.__init__):
+                yield re.sub("_(forward|backward)$", "", name)
+
+
+@pytest.mark.parametrize("name", sorted({*public()} - TAKE_ANYTHING))
+def test_everything_is_called_wrongly(name):
+    """The table is not of what came to mind: there is a row of every public function and class."""
+    called = {name for call, *_ in WRONG.values() for name in call.__code__.co_names}
+    assert {name, f"{name}_forward", f"{name}_backward"} & called

@@ -318,7 +318,7 @@ def merge_lora(model: Module) -> None:
     >>> bool(np.allclose(model(x), y, atol=1e-5)), model.modules()[4]
     (True, Linear(16 -> 16))
     """
-    if isinstance(model, LoRA):
+    if isinstance(_checks.instance("model", model, Module), LoRA):
         raise TypeError("model: expected a model with LoRA in it, got a LoRA; see LoRA.merge")
     replace_parts(model, {id(m): m.merge() for m in model.modules() if isinstance(m, LoRA)})
 
@@ -341,6 +341,7 @@ def _places(model: Module, targets: str | Collection[str], *, every: bool) -> li
 
     Each target must name one; without ``every``, one of them must.
     """
+    _checks.instance("model", model, Module)
     names = [targets] if isinstance(targets, str) else list(targets)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"targets: expected names of layers (str), got {targets!r}")
