@@ -248,7 +248,7 @@ WRONG = {
         "(2,)",
     ),
     "mask & int array": (lambda: masks.causal() & np.ones((3, 3), int), TypeError, "mask", "int64"),
-    "no mask": (lambda: masks.as_mask(1), TypeError, "mask", "int"),
+    "no mask": (lambda: masks.as_mask(1), TypeError, "mask", "1"),
     "lowered": (lambda: masks.lower(masks.padding([6]), 1, 1, 3, 5), ValueError, "lengths", "6"),
     # softmax family and losses
     "softmax scalar": (lambda: F.softmax(np.float32(1.0)), ValueError, "x", "()"),
