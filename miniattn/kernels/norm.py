@@ -119,8 +119,9 @@ def _forward(x, weight, bias, count, n, eps, centred, large, y, mean, rstd):
     store(means, horizontal_sums(parts) * (1 / n))
     for r in range(count):
         store(parts + r * lanes(x), _part_sums(_squared_distance, x + r * n, n, means[r]))
-    square = horizontal_sums(parts) * (1 / n) + eps
-    ordinary = _is_ordinary(load(means), square)
+    variance = horizontal_sums(parts) * (1 / n)
+    square = variance + eps
+    ordinary = _is_ordinary(load(means), variance, square)
     store(rstds, 1.0 / sqrt(square) * select(ordinary, splat(1.0, x), -1.0))
     for r in range(count):
         i = r * n
@@ -135,10 +136,10 @@ def _forward(x, weight, bias, count, n, eps, centred, large, y, mean, rstd):
 
 
 @inner(forceinline=True)
-def _is_ordinary(mean, square):
+def _is_ordinary(mean, variance, square):
     """Return where nothing overflowed, no square was lost, and the mean is near; NaN nowhere."""
     least = LEAST32 if is_float32(mean) else LEAST64
-    near = absolute(mean) <= sqrt(square) * NEAR
+    near = absolute(mean) <= sqrt(variance) * NEAR
     return near & (square >= least) & (square < np.inf)
 
 
