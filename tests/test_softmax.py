@@ -380,3 +380,53 @@ def test_a_mask_that_hides_nothing_changes_no_bit(op, dtype):
             dy = rng.standard_normal(y.shape).astype(dtype)
             backward = getattr(F, f"{op}_backward")
             np.testing.assert_array_equal(backward(dy, masked_ctx), backward(dy, ctx))
+
+
+# ------------------------------------------------------------------------------------ magnitudes
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_differences_and_quotients_that_are_no_numbers(dtype):
+    most, least = np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal
+    x = np.array([most, -most], dtype)
+    np.testing.assert_array_equal(F.softmax(x), [1, 0])
+    np.testing.assert_array_equal(F.log_softmax(x), [0, -np.inf])
+    np.testing.assert_array_equal(F.log_softmax(x, temperature=2.0), [0, -most])
+    np.testing.assert_allclose(
+        F.softmax(x, temperature=float(most)), 1 / (1 + np.exp([-2, 2])), rtol=1e-6
+    )
+    np.testing.assert_array_equal(F.softmax(np.full(3, -most)), np.full(3, 1 / 3, dtype))
+    np.testing.assert_array_equal(F.logsumexp(np.full(3, -most)), -most)
+    np.testing.assert_array_equal(F.logsumexp(np.full(3, most)), most)
+    # A temperature that is no number of the dtype, and a difference that is the smallest of it.
+    tiny = F.softmax(np.array([0, least]), temperature=5e-324)
+    np.testing.assert_allclose(tiny[1], 1 if dtype == np.float32 else 1 / (1 + np.exp(-1)))
+    for temperature, difference in ((1e-60, 3e-45), (1e-300, 1e-299), (1e300, 3e38)):
+        x = np.array([difference, 0], dtype)
+        ratio = float(x[0]) / temperature
+        y = F.log_softmax(x, temperature=temperature)
+        np.testing.assert_allclose(
+            y, [-np.log1p(np.exp(-ratio)), -ratio - np.log1p(np.exp(-ratio))]
+        )
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-10, 1e10, 1e30, 1e300])
+@pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+def test_any_temperature(op, temperature, axis, rng):
+    """x and dy in the unit of the temperature, as far as it goes, against the temperature 1."""
+    x, dy = rng.standard_normal((2, 4, 6))
+    y, ctx = getattr(F, f"{op}_forward")(x, axis=axis)
+    dx = getattr(F, f"{op}_backward")(dy, ctx)
+    mask = rng.random((4, 6)) < 0.9
+    masked = getattr(F, op)(x, axis=axis, mask=mask)
+    hidden = np.where(mask, x * temperature, np.nan)
+    np.testing.assert_allclose(
+        getattr(F, op)(hidden, axis=axis, mask=mask, temperature=temperature), masked, rtol=1e-12
+    )
+    for unit in (1.0, temperature):
+        got, ctx = getattr(F, f"{op}_forward")(x * temperature, axis=axis, temperature=temperature)
+        np.testing.assert_allclose(got, y, rtol=1e-13, atol=1e-14)
+        right = dx * (unit / temperature)
+        found = getattr(F, f"{op}_backward")(dy * unit, ctx)
+        np.testing.assert_allclose(found, right, atol=1e-13 * np.abs(right).max())

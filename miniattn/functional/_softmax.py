@@ -87,7 +87,9 @@ def softmax_forward(
     """Return ``softmax(x)`` and the context for `softmax_backward`."""
     x, axis = _operand(x, axis)
     temperature = _checks.positive("temperature", temperature)
-    inv_temperature, high, low = slopes(temperature, x.dtype)
+    power = _power(temperature)
+    x = _times(x, axis, mask, power) if power else x
+    inv_temperature, high, low = slopes(math.ldexp(temperature, power), x.dtype)
     if _sideways(x, axis, mask):
         x_columns = _columns(x, axis)
         y = empty(x.shape, x.dtype)
@@ -110,20 +112,21 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
     """
     y, axis, temperature = _checks.context(ctx, SoftmaxContext)
     dy = _checks.gradient("dy", dy, y.shape, y.dtype)
-    inv_temperature, high, low = slopes(temperature, y.dtype)
+    power = _power(temperature)
+    inv_temperature, high, low = slopes(math.ldexp(temperature, power), y.dtype)
     if _sideways(y, axis):
         y_columns = _columns(y, axis)
         dx = empty(y.shape, y.dtype)
         columns.softmax_backward(
             _columns(dy, axis), y_columns, inv_temperature, dx.reshape(y_columns.shape)
         )
-        return dx
+        return _ldexp(dx, power)
     y_rows = rows(to_last_axis(y, axis))
     dx_rows = empty_like(y_rows)
     dy_rows = rows(to_last_axis(dy, axis))
     factors = high, low, inv_temperature
     run_rows(kernels.softmax_backward, dx_rows, factors, (dy_rows, y_rows, dx_rows))
-    return _restore(dx_rows, y.shape, axis)
+    return _ldexp(_restore(dx_rows, y.shape, axis), power)
 
 
 @context
@@ -165,7 +168,8 @@ def log_softmax(
 
     Notes
     -----
-    A visible NaN or +inf makes every visible entry of its slice NaN.
+    A visible NaN or +inf makes every visible entry of its slice NaN. An entry so far below the
+    largest that y is no number of its dtype is −inf, and is then like a hidden one: no gradient.
     Backward by hand: ``docs/derivations/log_softmax.md``.
 
     References
@@ -189,7 +193,9 @@ def log_softmax_forward(
     """Return ``log_softmax(x)`` and the context for `log_softmax_backward`."""
     x, axis = _operand(x, axis)
     temperature = _checks.positive("temperature", temperature)
-    inv_temperature, high, low = slopes(temperature, x.dtype)
+    power = _power(temperature)
+    x = _times(x, axis, mask, power) if power else x
+    inv_temperature, high, low = slopes(math.ldexp(temperature, power), x.dtype)
     if _sideways(x, axis, mask):
         x_columns = _columns(x, axis)
         y = empty(x.shape, x.dtype)
@@ -213,7 +219,8 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
     """
     y, axis, temperature = _checks.context(ctx, LogSoftmaxContext)
     dy = _checks.gradient("dy", dy, y.shape, y.dtype)
-    inv_temperature, _, _ = slopes(temperature, y.dtype)
+    power = _power(temperature)
+    inv_temperature, _, _ = slopes(math.ldexp(temperature, power), y.dtype)
     _, high, low = slopes(1.0, y.dtype)
     if _sideways(y, axis):
         y_columns = _columns(y, axis)
@@ -221,13 +228,13 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
         columns.log_softmax_backward(
             _columns(dy, axis), y_columns, high, low, inv_temperature, dx.reshape(y_columns.shape)
         )
-        return dx
+        return _ldexp(dx, power)
     y_rows = rows(to_last_axis(y, axis))
     dx_rows = empty_like(y_rows)
     dy_rows = rows(to_last_axis(dy, axis))
     factors = high, low, inv_temperature
     run_rows(kernels.log_softmax_backward, dx_rows, factors, (dy_rows, y_rows, dx_rows))
-    return _restore(dx_rows, y.shape, axis)
+    return _ldexp(_restore(dx_rows, y.shape, axis), power)
 
 
 @context
@@ -339,19 +346,44 @@ def _operand(x: Array, axis: int) -> tuple[Array, int]:
     return x, _checks.axis("axis", axis, x.ndim)
 
 
+# Temperatures from 2^−64 to 2^64 are divided by as they are.
+ORDINARY = 64
+
+
+def _power(temperature: float) -> int:
+    """Return the power of two that makes a temperature ordinary: 0 for nearly all of them."""
+    exponent = math.frexp(temperature)[1]
+    return -exponent if abs(exponent) > ORDINARY else 0
+
+
+def _times(x: Array, axis: int, mask: Array | None, power: int) -> Array:
+    """Return (x − max x) · 2^power, visible maxima: with τ · 2^power it has the softmax of x, τ."""
+    visible: Any = True
+    if mask is not None:
+        visible = _checks.bool_array("mask", mask)
+        _checks.broadcastable("mask", visible, "shape of x", x.shape)
+    top = x.max(axis, keepdims=True, initial=-np.inf, where=visible)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        below = _ldexp(x, min(power, 0)) - _ldexp(np.where(top > -np.inf, top, 0), min(power, 0))
+        return _ldexp(below, max(power, 0))
+
+
+def _ldexp(x: Array, power: int) -> Array:
+    """Return x · 2^power, also where 2^power is no number of its dtype."""
+    if not power:
+        return x
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(np.ldexp(x, power))
+
+
 # log2(e) in twice double precision.
 _LOG2_E = Fraction(1.4426950408889634) + Fraction(2.0355273740931033e-17)
 
 
 @functools.cache
 def slopes(temperature: float, dtype: np.dtype[Any]) -> tuple[float, float, float]:
-    """Return 1/τ, and log2(e)/τ as a number of ``dtype`` and the rest that it leaves out.
-
-    All three are kept within what ``dtype`` can hold: 0 · inf and inf · 0 would be NaN.
-    """
-    limits = np.finfo(dtype)
-    least, most = Fraction(float(limits.tiny)), Fraction(float(limits.max)) / 2
-    inverse = max(least, min(1 / Fraction(temperature), most))
+    """Return 1/τ, and log2(e)/τ as a number of ``dtype`` and the rest that it leaves out."""
+    inverse = 1 / Fraction(temperature)
     product = inverse * _LOG2_E
     high = float(dtype.type(float(product)))
     return float(inverse), high, float(product - Fraction(high))

@@ -20,6 +20,7 @@ from miniattn.kernels.simd import (
     LANES,
     exp2_product,
     first,
+    fma,
     horizontal_sum,
     horizontal_sums,
     lanes,
@@ -81,23 +82,27 @@ def _log_softmax(x, count, n, high, low, inv_temperature, table, large, top, log
     logarithms(log_sum, count)
     for r in range(count):
         log_sum[r] = log_sum[r] if log_sum[r] != -np.inf else 0
+    # Above τ = 1 a difference may be no number where a share of it is one: halves are subtracted.
+    half = 0.5 if inv_temperature < 1 else 1.0
+    inverse = inv_temperature / half
     if is_narrow(x, n):
         for r in range(0, count, lanes(x)):
             i, k = r * n, min(lanes(x), count - r)
-            m, log_s = load_first(top + r, k), load_first(log_sum + r, k)
-            operands = table, x + i, m, log_s, inv_temperature
+            m, log_s = load_first(top + r, k) * -half, load_first(log_sum + r, k)
+            operands = table, x + i, half, m, log_s, inverse
             fill(y + i, k * n, large, _logarithm, each, operands)
     else:
         for r in range(count):
             i = r * n
-            operands = table, x + i, top[r], log_sum[r], inv_temperature
+            operands = table, x + i, half, top[r] * -half, log_sum[r], inverse
             fill(y + i, n, large, _logarithm, one, operands)
 
 
 @inner(forceinline=True)
 def _logarithm(of, j, k, operands):
-    table, x, m, log_s, inv_temperature = operands
-    return (load_first(x + j, k) - of(m, table + j)) * inv_temperature - of(log_s, table + j)
+    table, x, half, m, log_s, inverse = operands
+    below = fma(load_first(x + j, k), half, of(m, table + j))
+    return below * inverse - of(log_s, table + j)
 
 
 @inner

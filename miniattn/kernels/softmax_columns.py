@@ -12,6 +12,7 @@ from miniattn.kernels._runtime import inner, kernel
 from miniattn.kernels.rows import GRAIN
 from miniattn.kernels.simd import (
     exp2_product,
+    fma,
     lanes,
     load_first,
     log,
@@ -93,9 +94,12 @@ def _log_softmax(x, n, step, k, high, low, inv_temperature, y):
     m = _largest(x, n, step, k)
     s = _exponentials(x, n, step, k, m, high, low, y, False)
     log_s = select(s != 0.0, log(s), 0.0)
+    half = 0.5 if inv_temperature < 1 else 1.0  # as in `softmax`
+    inverse = inv_temperature / half
     for j in range(n):
         i = j * step
-        store_first(y + i, (load_first(x + i, k) - m) * inv_temperature - log_s, k)
+        below = fma(load_first(x + i, k), half, m * -half)
+        store_first(y + i, below * inverse - log_s, k)
 
 
 @inner
