@@ -228,6 +228,14 @@ def probability(name: str, value: object) -> float:
     return checked
 
 
+def share(name: str, value: object) -> float:
+    """Return ``value`` as a float in [0, 1]."""
+    checked = number(name, value)
+    if not 0 <= checked <= 1:
+        raise ValueError(f"{name}: expected a number in [0, 1], got {value}")
+    return checked
+
+
 def choice(name: str, value: object, options: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``options``."""
     allowed = tuple(options)

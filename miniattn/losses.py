@@ -43,7 +43,7 @@ class CrossEntropy:
     ----------
     ignore_index : int, default `data.IGNORED`
         Targets of this value do not count.
-    label_smoothing : float in [0, 1), default 0
+    label_smoothing : float in [0, 1], default 0
         As in `functional.cross_entropy`.
 
     Examples

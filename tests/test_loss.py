@@ -225,7 +225,7 @@ def test_agrees_with_torch(smoothing, rng):
         ),
         (lambda x, t: F.cross_entropy(x, np.array([0, -1])), ValueError, "targets: .*got -1"),
         (
-            lambda x, t: F.cross_entropy(x, t, label_smoothing=1.0),
+            lambda x, t: F.cross_entropy(x, t, label_smoothing=1.1),
             ValueError,
             "label_smoothing: ",
         ),
@@ -286,3 +286,57 @@ def test_mse_finite_differences(rng):
         step[index] = h
         change = F.mse(pred + step, target) - F.mse(pred - step, target)
         assert dpred[index] == pytest.approx(2.0 * change / (2 * h), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_label_smoothing_of_1_counts_every_class_the_same(dtype):
+    logits = np.array([[1, 2, 3], [3, 1, 2]], dtype)
+    loss, dlogits = run(logits, np.array([0, 0]), label_smoothing=1.0)
+    log_sum = np.log(np.exp([1.0, 2, 3]).sum())
+    np.testing.assert_allclose(loss, log_sum - 2, rtol=4 * np.finfo(dtype).eps)
+    p = np.exp(logits.astype(float) - log_sum)
+    np.testing.assert_allclose(dlogits, (p - 1 / 3) / 2, atol=2 * np.finfo(dtype).eps)
+    # A class of no probability makes the loss infinite, be it the target or another.
+    for target in (0, 1):
+        assert F.cross_entropy(
+            np.array([[-np.inf, 0]], dtype), np.array([target]), label_smoothing=1.0
+        ) == np.inf  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"label_smoothing: expected a number in \[0, 1\], got 1.1"
+    ):
+        F.cross_entropy(logits, np.array([0, 0]), label_smoothing=1.1)
+
+
+def test_means_of_losses_whose_sum_is_no_number():
+    logits = np.array([[0, 1.5e308], [0, 1.7e308]])
+    loss, dlogits = run(logits, np.array([0, 0]))
+    assert loss == 1.6e308
+    np.testing.assert_array_equal(dlogits, [[-0.5, 0.5]] * 2)
+    logits = np.array([[0, -1.5e308, -1.5e308, -1.5e308]])
+    assert F.cross_entropy(logits, np.array([0]), label_smoothing=1.0) == 1.125e308
+
+
+def test_mse_of_differences_whose_squares_are_no_numbers():
+    pred = np.zeros((1000, 10), np.float32)
+    pred[0, 0] = 1e20
+    loss, ctx = F.mse_forward(pred, 0 * pred)
+    assert loss == np.float32(float(pred[0, 0]) ** 2 / 1e4)
+    assert F.mse_backward(1.0, ctx)[0, 0] == np.float32(2e20 / 1e4)
+    wide = np.zeros(100)
+    wide[:2] = 1e154, -1.2e154
+    loss, ctx = F.mse_forward(wide, -wide)
+    np.testing.assert_allclose(loss, 4 * (1 + 1.44) * 1e306, rtol=1e-15)
+    for dtype, most in ((np.float32, 2.0**127), (np.float64, 2.0**1023)):
+        pred = np.full(16, most, dtype)
+        loss, ctx = F.mse_forward(pred, -pred)
+        assert loss == np.inf
+        for dloss in (1.0, 2.0**-120, 1e-30):  # the difference is 2 · most, which is no number
+            np.testing.assert_array_equal(F.mse_backward(dloss, ctx), dtype(most / 4 * dloss))
+
+
+@pytest.mark.parametrize("dloss", [3e38, 1e-40, 0.0])
+def test_mse_gradients_of_any_size(dloss):
+    difference = np.array([0.5, 0.0, -0.25, 1e-3], np.float32)
+    _, ctx = F.mse_forward(difference, 0 * difference)
+    right = (2 * dloss * difference.astype(float) / 4).astype(np.float32)
+    np.testing.assert_allclose(F.mse_backward(dloss, ctx), right, rtol=2e-7, atol=1.5e-45)

@@ -1,5 +1,6 @@
 """Losses: ``cross_entropy`` fused with its softmax, ``mse``, and their pairs."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ def cross_entropy(
     ignore_index : int
         Such rows are left out of the mean and have gradient 0, whatever their logits hold.
     label_smoothing : float
-        ε in [0, 1).
+        ε in [0, 1]; with 1 all classes count the same, whatever the target.
 
     Returns
     -------
@@ -94,7 +95,7 @@ def cross_entropy_forward(
             f"got {targets.shape} for logits {logits.shape}"
         )
     ignore_index = _checks.integer("ignore_index", ignore_index)
-    label_smoothing = _checks.probability("label_smoothing", label_smoothing)
+    label_smoothing = _checks.share("label_smoothing", label_smoothing)
     counted = _count_targets(targets, logits.shape[-1], ignore_index)
 
     logit_rows, target_rows = rows(logits), kernel_input(targets).reshape(-1)
@@ -108,7 +109,11 @@ def cross_entropy_forward(
         (logit_rows, target_rows, losses, top, log_sum),
         ignore_index,
     )
-    loss = logits.dtype.type(np.add.reduce(losses) / max(counted, 1))
+    with np.errstate(over="ignore"):  # infinite where the mean is no number of this dtype
+        mean = np.add.reduce(losses) / max(counted, 1)
+        if mean == np.inf:  # of the sum alone, or of the mean
+            mean = np.add.reduce(losses / max(counted, 1))
+        loss = logits.dtype.type(mean)
     ctx = CrossEntropyContext(logits, targets, top, log_sum, counted, ignore_index, label_smoothing)
     return loss, ctx
 
@@ -133,9 +138,10 @@ def cross_entropy_backward(dloss: float, ctx: CrossEntropyContext) -> Array:
 
 @context
 class MseContext(NamedTuple):
-    """What `mse_backward` needs: pred − target."""
+    """What `mse_backward` needs: (pred − target) / unit; the unit is 1, of huge numbers 2."""
 
     difference: Array
+    unit: float
 
 
 def mse(pred: Array, target: Array) -> np.floating:
@@ -179,16 +185,33 @@ def mse_forward(pred: Array, target: Array) -> tuple[np.floating, MseContext]:
     _checks.same_dtype(pred=pred, target=target)
     if pred.shape != target.shape:
         raise ValueError(f"target: expected shape {pred.shape} like pred, got {target.shape}")
-    difference = np.asarray(pred - target)
-    total = np.square(difference).sum(dtype=np.float64)
-    return pred.dtype.type(total / max(pred.size, 1)), MseContext(difference)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        difference, unit = np.asarray(pred - target), 1.0
+        mean = np.square(difference).sum(dtype=np.float64) / max(pred.size, 1)
+        if mean == np.inf:  # nearly never
+            difference, unit = np.asarray(pred * 0.5 - target * 0.5), 2.0
+            mean = _mean_of_squares(difference) * unit * unit
+        return pred.dtype.type(mean), MseContext(difference, unit)
 
 
 def mse_backward(dloss: float, ctx: MseContext) -> Array:
     """Return ``dpred`` = 2 (pred − target) · dloss / size."""
-    (difference,) = _checks.context(ctx, MseContext)
-    scale = 2.0 * _scalar("dloss", dloss) / max(difference.size, 1)
-    return np.asarray(difference * difference.dtype.type(scale))
+    difference, unit = _checks.context(ctx, MseContext)
+    number = difference.dtype.type
+    # Twice or four times: a shift of the exponent, made last because the factor may be huge.
+    factor, power = math.frexp(_scalar("dloss", dloss) / max(difference.size, 1))
+    if abs(power) < 100:
+        return np.asarray(difference * number(math.ldexp(factor, power) * 2.0 * unit))
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(np.ldexp(difference * number(factor), power + int(unit)))
+
+
+def _mean_of_squares(x: Array) -> float:
+    """Return the mean of x² in a unit in which no square overflows."""
+    largest = float(np.maximum.reduce(np.abs(x), axis=None))
+    if not 0 < largest < np.inf:
+        return largest
+    return float(np.square(x / largest).mean(dtype=np.float64)) * largest * largest
 
 
 def _count_targets(targets: Array, classes: int, ignore_index: int) -> int:

@@ -66,17 +66,19 @@ def _rows(x, targets, count, n, ignore_index, smoothing, high, low, table, loss,
             if log_s == -np.inf:
                 loss[r] = np.inf
             else:
-                loss[r] = log_s - (1 - smoothing) * (p[t] - m)
+                loss[r] = log_s
+                if smoothing < 1:  # else 0 · ∞ where the target's logit is −∞
+                    loss[r] = loss[r] - (1 - smoothing) * (p[t] - m)
                 if smoothing > 0:
                     loss[r] = loss[r] - smoothing * _mean_above(p, n, m)
 
 
 @inner
 def _mean_above(x, n, m):
-    total = 0.0
+    total, share = 0.0, 1 / n
     for j in range(n):
-        total += x[j] - m
-    return total / n
+        total += (x[j] - m) * share  # the sum may overflow where the mean does not
+    return total
 
 
 @inner
