@@ -149,7 +149,7 @@ def cross_entropy(
 ) -> float:
     """Mean of -sum(q log p) over the counted targets; q is one-hot, smoothed towards uniform."""
     logp, q, _ = _target_distribution(logits, targets, ignore_index, label_smoothing)
-    return float(-np.sum(q * logp, where=q > 0) / max(1, len(q)))
+    return float(-np.sum(q * logp / max(1, len(q)), where=q > 0))
 
 
 @_quiet

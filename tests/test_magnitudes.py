@@ -1,0 +1,186 @@
+"""Every pair at every magnitude: the rows of the gradient table, scaled, levelled and spiked.
+
+Every finite input gets what exact arithmetic says, rounded, or the overflow that the result itself
+has. Exact is `reference` in the next wider precision, whose exponents reach further as well. What
+rounding may cost is asked of the function itself: how far the exact result moves where its inputs
+move by their last place. Plain NumPy in the same precision is no measure here: it overflows. Where
+all numbers of a row are equal not even that much is allowed, because there nothing need be rounded.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+from samples import fresh
+from test_gradcheck import PAIRS
+from test_reference import FINER, as_dtype, kept_weights, run_reference, several
+
+import miniattn.functional as F
+from miniattn import reference
+
+# Powers of ten that inputs are multiplied by: their squares and products are no numbers.
+POWERS = {np.float32: (-30, -9, 9, 30), np.float64: (-200, -30, 30, 200)}
+# Options that may be of any size, too.
+SIZES = ("temperature", "eps", "softcap", "scale")
+
+EQUAL, MOST = "equal numbers", "as large as can be"
+
+# A matrix product adds up in its own precision: no partial sum may overflow.
+PARTIAL_SUMS = {"linear"}
+# Pairs that are not right yet.
+NOT_YET = {"attention"}
+
+
+def first_of_each_kind():
+    """(name, inputs, options) of the rows of the table that differ in more than numbers."""
+    seen = set()
+    for name, rows in PAIRS.items():
+        for i, (inputs, options) in enumerate(rows):
+            options = {key: value for key, value in options.items() if key != "samples"}
+            axes = tuple((key, x.ndim) for key, x in inputs.items())
+            kind = name, axes, tuple(options), type(options.get("mask"))
+            if kind not in seen and name not in NOT_YET:
+                yield pytest.param(name, inputs, options, id=f"{name}-{i}")
+            seen.add(kind)
+
+
+def variants(inputs, options, dtype):
+    """(what was done, inputs, options, the power of ten of dy) of one row."""
+    floats = [name for name, x in inputs.items() if x.dtype.kind == "f"]
+    powers = POWERS[dtype]
+    for power in powers:
+        for names in [*((name,) for name in floats), tuple(floats)][: None if floats[1:] else 1]:
+            scaled = {n: inputs[n] * dtype(10.0**power) for n in names}
+            yield f"{', '.join(names)} · 1e{power}", {**inputs, **scaled}, options, 0
+        for option in (o for o in SIZES if options.get(o) is not None):
+            other = {**options, option: options[option] * 10.0**power}
+            yield f"{option} · 1e{power}", inputs, other, 0
+        yield f"dy · 1e{power}", inputs, options, power
+    for name in floats:
+        x = inputs[name]
+        most = x / np.nanmax(np.abs(x)) * np.finfo(dtype).max
+        yield f"{name} {MOST}", {**inputs, name: most}, options, 0
+        for power in (powers[0], powers[-1]):
+            spiked = x.copy()
+            spiked.reshape(-1)[::7] *= dtype(10.0**power)
+            yield f"some of {name} · 1e{power}", {**inputs, name: spiked}, options, 0
+    for power in (0, *powers[2:]):
+        level = {n: inputs[n][..., :1] * dtype(10.0**power) + 0 * inputs[n] for n in floats}
+        yield f"{EQUAL} · 1e{power}", {**inputs, **level}, options, 0
+
+
+def moved(x, generator):
+    """Every number of x up or down by its last place."""
+    if not (isinstance(x, np.ndarray) and x.dtype.kind == "f"):
+        return x
+    wide = x.astype(FINER[x.dtype.type])
+    return wide * (1 + generator.choice([-1, 1], x.shape) * np.finfo(x.dtype).eps)
+
+
+def ours(name, inputs, options, power):
+    """([y, gradients], dy); dy is 0 where y is no number any more, and has no slope."""
+    y, ctx = getattr(F, f"{name}_forward")(**inputs, **fresh(options))
+    dtype = next(x.dtype.type for x in inputs.values() if x.dtype.kind == "f")
+    dy = np.random.default_rng(1).standard_normal(np.shape(y)).astype(dtype)
+    dy = np.where(np.isfinite(y), dy * dtype(10.0**power), dtype(0))
+    return [np.asarray(y), *several(getattr(F, f"{name}_backward")(dy[()], ctx))], dy
+
+
+def specification(name, inputs, options, y):
+    """The options of the reference: what dropout keeps in place of dice."""
+    spec = {key: value for key, value in options.items() if key != "rng"}
+    if "rng" in options:
+        spec["keep"] = y != 0 if name == "dropout" else kept_weights(inputs, options)
+    return spec
+
+
+def size(x):
+    x = np.abs(x)
+    return x[np.isfinite(x)].max(initial=0)
+
+
+def four_axes(x):
+    return x.reshape((1,) * (4 - x.ndim) + x.shape)
+
+
+class Case:
+    """A row with what `reference` says of it."""
+
+    def __init__(self, name, inputs, options, power, use):
+        self.name, self.use = name, use
+        self.dtype = next(x.dtype.type for x in inputs.values() if x.dtype.kind == "f")
+        self.got, self.dy = ours(name, inputs, options, power)
+        self.inputs, self.spec = inputs, specification(name, inputs, options, self.got[0])
+        if name == "attention" and inputs["q"].ndim < 4:
+            self.inputs = {n: four_axes(x) for n, x in inputs.items()}
+            self.got, self.dy = [four_axes(x) for x in self.got], four_axes(self.dy)
+        self.exact = self.reference(self.inputs, self.dy)
+        self.rounded = [x.astype(self.dtype) for x in self.exact]
+
+    def reference(self, inputs, dy):
+        self.use(FINER[self.dtype])
+        y, grads = run_reference(self.name, inputs, self.spec, dy)
+        return [np.asarray(y), *map(np.asarray, grads)]
+
+    def floors(self):
+        """What the last rounding may cost, and numbers below the smallest normal one."""
+        info = np.finfo(self.dtype)
+        sizes = [size(x) for x in self.rounded]
+        if self.name == "attention" and "bias" in self.inputs:
+            # Along an axis of length 1 the gradient is a sum of numbers that cancel.
+            q, k = self.inputs["q"], self.inputs["k"]
+            full = np.broadcast_to(self.inputs["bias"], (*q.shape[:-1], k.shape[-2]))
+            terms = self.reference({**self.inputs, "bias": full}, self.dy)[-1]
+            sizes[-1] = max(sizes[-1], size(terms))
+        return [8 * info.eps * n + 4 * info.tiny for n in sizes]
+
+    def shifts(self):
+        """How far each result moves where all inputs do by their last place."""
+        generator = np.random.default_rng(0)
+        found = []
+        for _ in range(3):
+            inputs = {name: moved(x, generator) for name, x in self.inputs.items()}
+            other = self.reference(inputs, moved(self.dy, generator))
+            found.append([size(a - b) for a, b in zip(other, self.exact, strict=True)])
+        return [sum(shifts) for shifts in zip(*found, strict=True)]
+
+    def wrong(self, exactly):
+        """What is wrong, in words, of each wrong result."""
+        found, allowed = {}, self.floors()
+        for i, (a, b) in enumerate(zip(self.got, self.exact, strict=True)):
+            is_number = np.isfinite(self.rounded[i])
+            if np.isfinite(a[~is_number]).any():
+                found[i] = "finite"
+            elif not np.isfinite(a[is_number]).all():
+                found[i] = "not finite"
+            elif size(a[is_number].astype(b.dtype) - b[is_number]) > allowed[i]:
+                found[i] = "far off"
+        if "far off" in found.values() and not exactly:
+            shifts = self.shifts()
+            for i in [i for i, word in found.items() if word == "far off"]:
+                is_number = np.isfinite(self.rounded[i])
+                off = size(self.got[i][is_number].astype(np.longdouble) - self.exact[i][is_number])
+                if off <= allowed[i] + 2 * shifts[i]:
+                    del found[i]
+        return [
+            f"result {i} is {word}: {self.got[i].ravel()[:4]}, right {self.rounded[i].ravel()[:4]}"
+            for i, word in found.items()
+        ]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("name", "inputs", "options"), list(first_of_each_kind()))
+def test_every_magnitude(name, inputs, options, dtype, monkeypatch):
+    def use(precision):
+        monkeypatch.setattr(reference, "_f64", lambda x: np.asarray(x, precision))
+
+    inputs, options = as_dtype(inputs, options, dtype)
+    found = []
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for what, changed, other, power in variants(inputs, options, dtype):
+            if name in PARTIAL_SUMS and what.endswith(MOST):
+                continue
+            wrong = Case(name, changed, other, power, use).wrong(what.startswith(EQUAL))
+            found += [f"{what}: {words}" for words in wrong]
+    assert not found, "\n".join(found)
