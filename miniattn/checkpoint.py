@@ -109,8 +109,8 @@ def save(
     (['bias', 'weight'], {'epoch': 3})
     """
     given = state if isinstance(state, Mapping) else state.state_dict()
-    if architecture is None and hasattr(state, "architecture"):
-        architecture = state.architecture()
+    if architecture is None and hasattr(type(state), "architecture"):
+        architecture = state.architecture()  # type: ignore[union-attr]
     arrays = {name: _plain(name, given[name]) for name in given}
     # Wide types first, so that every array starts at a multiple of its item size.
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
@@ -186,8 +186,8 @@ def load(
     loaded = read(path, verify=verify, dtype=dtype)
     if into is not None:
         try:
-            if loaded.architecture is not None and hasattr(into, "check_architecture"):
-                into.check_architecture(loaded.architecture)
+            if loaded.architecture is not None and hasattr(type(into), "check_architecture"):
+                into.check_architecture(loaded.architecture)  # type: ignore[attr-defined]
             into.load_state_dict(loaded.arrays)
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error

@@ -487,7 +487,8 @@ class Trainer:
         parameters alone: ``model.load_state_dict(checkpoint.load(path).part("model"))``.
         """
         arrays, metadata = self._state()
-        checkpoint.save(path, arrays, metadata=metadata)
+        architecture = self.model.architecture()
+        checkpoint.save(path, arrays, metadata=metadata, architecture=architecture)
 
     def load(self, path: PathLike) -> None:
         """Take over a state saved by `save`; all of it, or (on any error) nothing.
@@ -499,9 +500,11 @@ class Trainer:
         CheckpointError
             If the file is damaged or does not fit; the message lists what does not.
         """
-        loaded, before = checkpoint.load(path), self._state()
+        loaded, before = checkpoint.read(path, verify=True, dtype=None), self._state()
         try:
-            self._restore(*loaded)
+            if loaded.architecture is not None:
+                self.model.check_architecture(loaded.architecture)
+            self._restore(loaded.arrays, loaded.metadata)
         except (ValueError, TypeError, KeyError) as error:
             self._restore(*before)
             raise CheckpointError(f"{path}: {error}") from error

@@ -27,7 +27,8 @@ ALLOWED = {
     "reference": {"_checks", "masks"},
     "functional": {"_checks", "_context", "_lazy", "_memory", "kernels", "masks"},
     "nn": {"_checks", "_context", "_memory", "functional", "masks"},
-    "models": {"_checks", "_context", "_memory", "functional", "masks", "nn"},
+    "checkpoint": {"_checks", "_disk", "_safetensors"},
+    "models": {"_checks", "_context", "_memory", "checkpoint", "functional", "masks", "nn"},
     "optim": {"_checks", "_memory", "functional", "kernels", "nn"},
     "bridges": {"_checks", "models", "nn"},
 }

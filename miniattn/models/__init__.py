@@ -1,5 +1,6 @@
 """Toy transformers, whole: the models that people build first."""
 
+from miniattn.models._load import load
 from miniattn.models.classifier import SequenceClassifier, SequenceClassifierContext
 from miniattn.models.encoder_decoder import EncoderDecoder, EncoderDecoderContext
 from miniattn.models.gpt import GPT, GPTContext
@@ -11,4 +12,5 @@ __all__ = [
     "GPTContext",
     "SequenceClassifier",
     "SequenceClassifierContext",
+    "load",
 ]

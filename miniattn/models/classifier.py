@@ -82,6 +82,10 @@ class SequenceClassifier(nn.Module):
     (4, 3)
     """
 
+    _free = (*nn.Module._free, "max_length")
+    _worked_out = ("ffn_dim",)
+    _live = ("pooling",)
+
     def __init__(
         self,
         num_classes: int,

@@ -86,6 +86,9 @@ class EncoderDecoder(nn.Module):
     (2, 5, 12)
     """
 
+    _free = (*nn.Module._free, "max_length")
+    _worked_out = ("ffn_dim",)
+
     def __init__(
         self,
         vocab_size: int,

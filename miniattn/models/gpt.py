@@ -123,6 +123,9 @@ class GPT(nn.Module):
     (8,)
     """
 
+    _worked_out = ("ffn_dim", "num_kv_heads")
+    _live = ("block_size",)
+
     def __init__(
         self,
         vocab_size: int,

@@ -118,6 +118,8 @@ class GELU(_Elementwise):
 
     operation = "gelu"
 
+    _live = ("approximate",)
+
     def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
         _checks.choice("approximate", approximate, ("none", "tanh"))
         self.approximate = approximate

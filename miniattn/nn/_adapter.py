@@ -145,6 +145,8 @@ class LoRA(Module):
       up: Linear(2 -> 8, no bias)     16
     """
 
+    _live = ("rank", "alpha")
+
     def __init__(
         self,
         base: Linear,

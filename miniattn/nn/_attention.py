@@ -121,6 +121,9 @@ class MultiHeadAttention(Module):
     ((2, 5, 16), (2, 5, 16), (2, 4, 5, 5))
     """
 
+    _worked_out = ("num_kv_heads", "kdim", "vdim")
+    _live = ("num_heads", "dropout", "alibi", "window", "sinks", "softcap")
+
     def __init__(
         self,
         embed_dim: int,

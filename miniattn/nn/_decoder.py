@@ -219,6 +219,9 @@ class TransformerDecoder(Module):
     [(2, 5, 16), (2, 7, 16)]
     """
 
+    _free = (*Module._free, "attn_dropout", "ffn_dropout")
+    _worked_out = ("ffn_dim", "num_kv_heads", "norm_eps", "memory_dim")
+
     def __init__(
         self,
         num_layers: int,

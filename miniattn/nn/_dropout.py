@@ -34,6 +34,9 @@ class Dropout(Module):
     [0.0, 2.0]
     """
 
+    _free = ("p",)
+    _live = ("p",)
+
     def __init__(self, p: float) -> None:
         self.p = _checks.probability("p", p)
 

@@ -49,6 +49,9 @@ class Embedding(Module):
     array([0., 2., 1., 0., 0., 0., 0., 0., 0., 0.], dtype=float32)
     """
 
+    _free = (*Module._free, "std")
+    _live = ("scale",)
+
     def __init__(
         self,
         vocab_size: int,

@@ -199,6 +199,9 @@ class TransformerEncoder(Module):
     (1, 5, 16)
     """
 
+    _free = (*Module._free, "attn_dropout", "ffn_dropout")
+    _worked_out = ("ffn_dim", "num_kv_heads", "norm_eps", "memory_dim")
+
     def __init__(
         self,
         num_layers: int,

@@ -61,6 +61,8 @@ class FeedForward(Module):
     (2, 5, 8)
     """
 
+    _worked_out = ("ffn_dim",)
+
     def __init__(
         self,
         embed_dim: int,
@@ -152,6 +154,8 @@ class SwiGLU(Module):
       dropout: Dropout(p=0)
       down: Linear(16 -> 6, no bias)   96
     """
+
+    _worked_out = ("ffn_dim",)
 
     def __init__(
         self,

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from miniattn import _checks
 from miniattn._checks import Array
-from miniattn.nn import _members
+from miniattn.nn import _config, _members
 
 __all__ = ["Module", "Parameter"]
 
@@ -132,6 +132,24 @@ class Module:
     >>> layer.factor.grad
     array([4., 4., 4.])
     """
+
+    # About the arguments of __init__, for checkpoints (see _config.py). Those that may differ
+    # between two models that compute the same: how it starts, what only training sees.
+    _free: ClassVar[tuple[str, ...]] = ("rng", "dtype", "dropout")
+    # Those whose None is worked out from others, so that parts and shapes show what it came to.
+    _worked_out: ClassVar[tuple[str, ...]] = ()
+    # Those that live on as an attribute of the same name, which may be assigned to.
+    _live: ClassVar[tuple[str, ...]] = ()
+
+    if not TYPE_CHECKING:  # else type checkers would ask it, and not __init__, for the arguments
+
+        def __new__(cls, *args, **kwargs):
+            if cls.__init__ is object.__init__ and (args or kwargs):
+                got = ", ".join([*map(repr, args), *kwargs])
+                raise TypeError(f"{cls.__name__}: expected no arguments, got {got}")
+            self = super().__new__(cls)
+            object.__setattr__(self, "_made_with", _config.recorded(cls, args, kwargs))
+            return self
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -263,6 +281,33 @@ class Module:
         for name, array in new.items():
             own[name].data[...] = array
 
+    def architecture(self) -> dict[str, Any]:
+        """Return what the module was built with, for a checkpoint; JSON can say it.
+
+        ``"modules"`` has class and arguments of this module ("") and each of its parts by path,
+        ``"tied"`` the parameters that are those of another path, ``"frozen"`` those that are. The
+        arguments are those of the call, with defaults and without ``rng``; functions are there by
+        name, other objects by the name of their class.
+
+        Examples
+        --------
+        >>> from miniattn import nn
+        >>> nn.Linear(4, 2).architecture()["modules"][""]["arguments"]
+        {'in_features': 4, 'out_features': 2, 'bias': True, 'dtype': 'float32'}
+        """
+        return _config.describe(walk(self, ""))
+
+    def check_architecture(self, saved: Mapping[str, Any]) -> None:
+        """Raise ValueError unless ``saved`` (see `architecture`) is that of such a module.
+
+        The message lists every setting that differs. Dropout, how weights start and the dtype may.
+        """
+        if wrong := list(_config.differences(walk(self, ""), saved)):
+            raise ValueError(
+                f"architecture: expected that of this {type(self).__name__}, got\n  "
+                + "\n  ".join(wrong)
+            )
+
     # -- what it looks like --------------------------------------------------------------------
 
     def describe(self) -> str:
@@ -298,7 +343,9 @@ def replace_parts(model: Module, new: Mapping[int, Module]) -> None:
 
 
 def _children(node: object) -> Iterator[tuple[str, object]]:
-    return iter(vars(node).items()) if isinstance(node, Module) else _members.members(node)
+    if not isinstance(node, Module):
+        return _members.members(node)
+    return ((name, value) for name, value in vars(node).items() if name != "_made_with")
 
 
 class _Line(NamedTuple):

@@ -43,6 +43,8 @@ class LayerNorm(Module):
     array([[-1.34, -0.45,  0.45,  1.34]], dtype=float32)
     """
 
+    _live = ("eps",)
+
     def __init__(
         self,
         embed_dim: int,
@@ -110,6 +112,8 @@ class RMSNorm(Module):
     >>> nn.RMSNorm(2)(np.array([[3, 4]], np.float32)).round(2)
     array([[0.85, 1.13]], dtype=float32)
     """
+
+    _live = ("eps",)
 
     def __init__(self, embed_dim: int, *, eps: float = 1e-6, dtype: DTypeLike = np.float32) -> None:
         self.eps = _checks.positive("eps", eps)

@@ -122,6 +122,8 @@ class LearnedPositions(Module):
     array([2., 2., 2., 0.], dtype=float32)
     """
 
+    _free = (*Module._free, "std")
+
     def __init__(
         self,
         max_length: int,
@@ -203,6 +205,8 @@ class Rotary(Module):
            [-0.3 ,  1.38],
            [-1.33,  0.49]])
     """
+
+    _live = ("base", "interleaved")
 
     def __init__(self, *, base: float = 10000.0, interleaved: bool = False) -> None:
         self.base = _checks.positive("base", base)

@@ -43,6 +43,10 @@ class ResidualLayer(Module):
     norm_first: bool
     dropout: Dropout
 
+    _free = (*Module._free, "attn_dropout", "ffn_dropout")
+    _worked_out = ("ffn_dim", "num_kv_heads", "norm_eps", "memory_dim")
+    _live = ("norm_first", "causal")
+
     def _forward(
         self,
         x: Array,
