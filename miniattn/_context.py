@@ -6,6 +6,8 @@ from typing import TypeGuard, TypeVar
 
 import numpy as np
 
+from miniattn import _checking
+
 Class = TypeVar("Class", bound=type)
 
 LINE = 100  # columns up to which a context stands on one line
@@ -26,7 +28,7 @@ def context(cls: Class) -> Class:
     SoftmaxContext(y=float64 (2, 3), axis=1, temperature=1.0)
     """
     cls.__repr__ = _text  # type: ignore[method-assign, assignment]
-    return cls
+    return _checking.sealing(cls) if _checking.ON else cls
 
 
 def _text(ctx: object) -> str:

@@ -5,18 +5,21 @@ written: about a microsecond for 4 KiB, where a kernel needs a tenth of that to 
 of a megabyte are given back when they are freed, and every call pays again. So arrays of that kind
 live in blocks that are kept when the array dies and lent to the next one of the same size.
 
-An array keeps its block for as long as it, or any view of it, is alive; nothing is ever shared.
+An array keeps its block for as long as it, any view of it, or its base is alive; nothing is ever
+shared.
 """
 
 import math
-import os
-import threading
+import sys
 import weakref
-from collections import deque
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from miniattn import _checking
+
+Shape: TypeAlias = int | tuple[int, ...]
 
 LEAST = 2**15  # smaller arrays come out of memory that malloc holds anyway
 KEPT = 2**28  # bytes of blocks at most that wait for an array
@@ -57,6 +60,10 @@ class _Loan(weakref.ref[Any]):
 class Pool:
     """Lends blocks of memory to arrays.
 
+    An array may die anywhere, and a signal handler or a finalizer may ask for one anywhere, also in
+    here. So there is no lock, which they would wait for: what is shared is changed by steps that
+    CPython does not interrupt.
+
     Parameters
     ----------
     kept : int
@@ -65,22 +72,22 @@ class Pool:
 
     def __init__(self, kept: int = KEPT) -> None:
         self.limit = kept
-        self._lock = threading.Lock()
-        self._free: dict[int, list[_Block]] = {}
+        self._free: dict[int, list[_Block]] = {}  # by size
+        # About as many bytes: of two changes at once, one may be lost until the next count.
         self._kept = 0
         # By id: neither arrays nor references to them have a hash.
         self._loans: dict[int, _Loan] = {}
-        # An array may die anywhere, also inside this class: its block is only laid down here.
-        self._returned: deque[_Block] = deque()
 
-    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """Return an array of any content, as `numpy.empty` does."""
+    def empty(
+        self, shape: Shape, dtype: DTypeLike, kind: type[NDArray[Any]] = np.ndarray
+    ) -> NDArray[Any]:
+        """Return an array of any content, as `numpy.empty` does, of the class ``kind``."""
         dtype = np.dtype(dtype)
-        size = dtype.itemsize * (math.prod(shape) if isinstance(shape, tuple) else shape)
+        size = _bytes(shape, dtype)
         if not LEAST <= size <= self.limit:
-            return np.empty(shape, dtype)
+            return kind(shape, dtype)
         block = self._take(_size_class(size))
-        array: NDArray[Any] = np.ndarray(shape, dtype, block.memory, block.offset)
+        array = kind(shape, dtype, block.memory, block.offset)
         loan = _Loan(array, self._return)
         loan.block = block
         self._loans[id(loan)] = loan
@@ -88,42 +95,56 @@ class Pool:
 
     def release(self) -> None:
         """Give back all memory that no array uses."""
-        with self._lock:
-            self._collect()
-            self._forget()
+        self._free = {}
+        self._kept = 0
 
     @property
     def kept(self) -> int:
         """Bytes that wait for an array."""
-        with self._lock:
-            self._collect()
-            return self._kept
+        self._count()
+        return self._kept
 
     def _take(self, size: int) -> _Block:
-        with self._lock:
-            self._collect()
-            blocks = self._free.get(size)
-            if blocks:
-                self._kept -= size
-                return blocks.pop()
+        blocks = self._free.get(size)
+        while blocks:
+            try:
+                block = blocks.pop()
+            except IndexError:  # somebody else was faster
+                break
+            self._kept -= size
+            if _references(block) == _OWN:
+                return block
+            # Somebody holds the base of the array that was lent it: the memory is theirs.
+        self._count()  # only by new blocks does the memory grow
         return _Block(size)
 
     def _return(self, loan: _Loan) -> None:
         del self._loans[id(loan)]
-        self._returned.append(loan.block)
-
-    def _collect(self) -> None:
-        """Sort what has come back; called with the lock held."""
-        while self._returned:
-            block = self._returned.popleft()
-            self._free.setdefault(block.size, []).append(block)
-            self._kept += block.size
+        block = loan.block
+        self._free.setdefault(block.size, []).append(block)
+        self._kept += block.size
         if self._kept > self.limit:
-            self._forget()
+            self._count()
 
-    def _forget(self) -> None:
-        self._free.clear()
-        self._kept = 0
+    def _count(self) -> None:
+        """Count what is kept, and give it back if it is too much."""
+        kept = sum(size * len(blocks) for size, blocks in self._free.copy().items())
+        if kept > self.limit:
+            self.release()
+        else:
+            self._kept = kept
+
+
+def _references(block: _Block) -> int:
+    """Return how many references there are to a block's memory."""
+    return sys.getrefcount(block.memory)
+
+
+_OWN = _references(_Block(0))  # where no array has the block
+
+
+def _bytes(shape: Shape, dtype: np.dtype[Any]) -> int:
+    return dtype.itemsize * (math.prod(shape) if isinstance(shape, tuple) else shape)
 
 
 def _size_class(size: int) -> int:
@@ -133,15 +154,25 @@ def _size_class(size: int) -> int:
 
 
 _pool = Pool()
-empty = _pool.empty
 
 
-def _after_fork() -> None:
-    _pool._lock = threading.Lock()  # a thread that no longer exists may hold the old one
+def _empty_between_canaries(shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
+    dtype = np.dtype(dtype)
+    memory = _checking.fenced(_pool.empty, 1, _bytes(shape, dtype))
+    return np.ndarray(shape, dtype, memory, _checking.MARGIN)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+empty = _empty_between_canaries if _checking.ON else _pool.empty
+
+
+def scratch(workers: int, size: int, dtype: DTypeLike) -> NDArray[Any]:
+    """Return an array (workers, size) of any content, each row of which a thread works in."""
+    if not _checking.ON:
+        return empty((workers, size), dtype)
+    dtype = np.dtype(dtype)
+    memory = _checking.fenced(_pool.empty, workers, size * dtype.itemsize)
+    strides = memory.step, dtype.itemsize
+    return np.ndarray((workers, size), dtype, memory, _checking.MARGIN, strides)
 
 
 def zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

@@ -588,6 +588,7 @@ def _launch(task: Any, *roles: list[Array], factors: list[float]) -> None:
     if not arrays:
         return
     ends = _blocks(arrays)
+    everything = [a for role in roles for a in role]
     kernels.launch.run(
         task,
         arrays[0].dtype,
@@ -595,7 +596,8 @@ def _launch(task: Any, *roles: list[Array], factors: list[float]) -> None:
         ends[-1],
         np.array([len(arrays), *ends, *(a.size for a in arrays)]),
         np.array(factors, np.float64),
-        np.array([kernels.tables.address_of(a) for role in roles for a in role]),
+        np.array(kernels.tables.addresses(everything)),
+        everything,
     )
 
 

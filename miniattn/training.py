@@ -664,8 +664,11 @@ class _Bar:
 @contextmanager
 def _interrupt_stops(trainer: Trainer) -> Iterator[None]:
     """Let the first Ctrl-C stop the trainer after its step; a second one acts as ever."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
+    main = threading.current_thread() is threading.main_thread()
+    # Only the main thread may handle signals. What is ignored stays so, as in the background of a
+    # shell; and a handler that is not Python's, of a program around it, could not be put back.
+    if not main or signal.getsignal(signal.SIGINT) in (None, signal.SIG_IGN):
+        yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:

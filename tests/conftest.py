@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("MINIATTN_CHECK", "1")  # before the package is imported, which asks once
 
 import numpy as np
 import pytest

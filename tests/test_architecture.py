@@ -18,14 +18,15 @@ PACKAGE = Path(miniattn.__file__).parent
 
 # What each part may import, besides itself. What is not listed may import everything but `plot`.
 ALLOWED = {
-    "_checks": set(),
-    "_context": set(),
+    "_checking": set(),
+    "_checks": {"_checking"},
+    "_context": {"_checking"},
     "_lazy": set(),
-    "_memory": set(),
-    "kernels": {"_lazy"},
+    "_memory": {"_checking"},
+    "kernels": {"_checking", "_lazy"},
     "masks": {"_checks"},
     "reference": {"_checks", "masks"},
-    "functional": {"_checks", "_context", "_lazy", "_memory", "kernels", "masks"},
+    "functional": {"_checking", "_checks", "_context", "_lazy", "_memory", "kernels", "masks"},
     "nn": {"_checks", "_context", "_memory", "functional", "masks"},
     "checkpoint": {"_checks", "_disk", "_safetensors"},
     "models": {"_checks", "_context", "_memory", "checkpoint", "functional", "masks", "nn"},

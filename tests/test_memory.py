@@ -4,7 +4,6 @@ import gc
 import os
 import signal
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 import miniattn as ma
 import miniattn.functional as F
 from miniattn import _memory
-from miniattn._memory import LEAST, LINE, Pool
+from miniattn._memory import LEAST, LINE, PAGE, Pool
 
 SHAPE = (64, 1024)  # 256 KiB of float32
 
@@ -150,19 +149,118 @@ def test_results_survive_later_calls():
     np.testing.assert_array_equal(first, kept)
 
 
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda base: base,
+        lambda base: base[64:],
+        lambda base: base.view(np.ndarray),
+        lambda base: base.data,
+        lambda base: np.frombuffer(base.data, np.float32),
+    ],
+)
+def test_the_base_keeps_the_memory(held):
+    pool = Pool()
+    a = pool.empty(SHAPE, np.float32)
+    a[...] = 7
+    seen = held(a.base)
+    before = np.array(seen)
+    del a
+    pool.empty(SHAPE, np.float32)[...] = 3
+    np.testing.assert_array_equal(np.asarray(seen), before)
+    del seen
+    assert pool.kept == pool.empty(SHAPE, np.float32).base.nbytes - 2 * PAGE  # of one block
+
+
+# What must not wait runs in a process of its own: it would hang, and this one with it.
+BEGIN = """
+import os, signal, sys, threading, time
+import numpy as np
+import miniattn.functional as F
+from miniattn._memory import LEAST, empty
+x = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)  # 64 KiB
+right = F.softmax(x)
+def work():
+    assert empty(x.shape, x.dtype).nbytes >= LEAST
+    assert np.array_equal(F.softmax(x), right)
+"""
+
+
+@pytest.mark.parametrize("layer", [None, "workqueue"])
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_signal_handlers_run_operations(python, layer):
+    code = """
+handled = 0
+def handle(number, frame):
+    global handled
+    work()
+    handled += 1
+    again()
+def again():  # not while it is handled: handlers would nest
+    if time.monotonic() < end:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4 + 1e-7 * (handled % 997))
+signal.signal(signal.SIGALRM, handle)
+end = time.monotonic() + 3
+again()
+while time.monotonic() < end:
+    empty(x.shape, x.dtype)
+    work()
+print(handled > 100)
+"""
+    assert python(BEGIN + code, NUMBA_THREADING_LAYER=layer, timeout=60).strip() == "True"
+
+
+def test_an_operation_between_any_two_steps_of_the_pool(python):
+    """As finalizers and handlers may: none waits, and no memory is lent twice."""
+    code = """
+from miniattn import _memory
+pool, alive, inside, steps = _memory.Pool(20 * x.nbytes), [], False, 0
+def lend():
+    a = pool.empty(x.shape, x.dtype)
+    a[...] = value = len(alive) + steps
+    alive.append((value, a))
+def step(frame, event, argument):
+    global inside, steps
+    if frame.f_code.co_filename != _memory.__file__:
+        return None
+    frame.f_trace_opcodes = True
+    if event == "opcode" and not inside:
+        inside = True
+        steps += 1
+        lend()
+        del alive[:-5]
+        inside = False
+    return step
+for _ in range(50):
+    sys.settrace(step)
+    lend()
+    alive.pop(0)
+    sys.settrace(None)
+    assert all((a == value).all() for value, a in alive)
+print(steps > 1000, pool.kept <= pool.limit)
+"""
+    assert python(BEGIN + code, timeout=60).strip() == "True True"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # what is tested
-def test_a_fork_while_another_thread_takes_memory():
-    with _memory._pool._lock:
-        child = os.fork()
-        if child == 0:
-            result = _memory.empty(SHAPE, np.float32)  # would wait for ever
-            os._exit(0 if result.shape == SHAPE else 1)
-    deadline = time.monotonic() + 20
-    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            pytest.fail("the child waits for a lock that nobody holds")
-        time.sleep(0.01)
-    assert ended[1] == 0
+def test_forks_while_another_thread_takes_memory(python):
+    code = """
+done = threading.Event()
+def take():
+    while not done.is_set():
+        empty(x.shape, x.dtype)
+thread = threading.Thread(target=take)
+thread.start()
+codes = []
+for _ in range(50):
+    child = os.fork()
+    if child == 0:
+        for _ in range(10):
+            empty(x.shape, x.dtype)[...] = 1  # would wait for a thread that a child does not have
+        os._exit(7)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+done.set()
+thread.join()
+print(set(codes))
+"""
+    assert python(BEGIN + code, timeout=60).strip() == "{7}"

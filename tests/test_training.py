@@ -3,7 +3,9 @@
 import os
 import re
 import signal
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -409,6 +411,35 @@ def test_a_second_ctrl_c_acts_at_once(sigint):
     with pytest.raises(KeyboardInterrupt):
         make(callbacks=[Interrupt(5, times=2)]).fit(examples(32), steps=20)
     assert signal.getsignal(signal.SIGINT) is sigint
+
+
+def test_where_ctrl_c_is_ignored_it_stays_so(sigint):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trainer = make(callbacks=[Interrupt(2)])
+    trainer.fit(examples(32), steps=3)
+    assert trainer.step == 3
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a handler is set through the C library")
+def test_a_handler_of_a_program_around_python_is_left_alone(python):
+    code = """
+import ctypes, importlib, signal, sys
+calls = []
+handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(calls.append)
+library = ctypes.CDLL(None)
+library.signal.restype = ctypes.c_void_p
+library.signal(signal.SIGINT, handler)
+del sys.modules["_signal"]
+importlib.import_module("_signal")  # looks at the handlers that are there, as when Python starts
+assert signal.getsignal(signal.SIGINT) is None
+from test_training import examples, make
+trainer = make()
+trainer.fit(examples(32), steps=3)
+signal.raise_signal(signal.SIGINT)
+print(trainer.step, calls == [signal.SIGINT])
+"""
+    assert python(code, PYTHONPATH=str(Path(__file__).parent)).strip() == "3 True"
 
 
 def test_it_trains_in_a_thread_too():

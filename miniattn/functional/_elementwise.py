@@ -7,7 +7,7 @@ from miniattn.functional._arrays import Array, kernel_input
 from miniattn.kernels import activation
 from miniattn.kernels._runtime import Task, get_num_threads
 from miniattn.kernels.launch import run
-from miniattn.kernels.tables import address_of
+from miniattn.kernels.tables import addresses
 
 _NO_FACTORS = np.empty(0)
 
@@ -19,8 +19,8 @@ def apply(task: Task, *inputs: Array) -> Array:
     arrays.append(result)
     pieces = -(-result.size // activation.BLOCK)
     workers = max(1, min(pieces, get_num_threads()))
-    operands = np.array([address_of(x) for x in arrays])
-    run(task, result.dtype, workers, pieces, np.array([result.size]), _NO_FACTORS, operands)
+    operands, sizes = np.array(addresses(arrays)), np.array([result.size])
+    run(task, result.dtype, workers, pieces, sizes, _NO_FACTORS, operands, arrays)
     return result
 
 

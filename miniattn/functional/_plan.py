@@ -18,8 +18,8 @@ import miniattn.kernels.attention_decode_backward as decode_backward_kernels
 import miniattn.kernels.attention_forward as forward_kernels
 import miniattn.kernels.attention_forward_amx as forward_amx_kernels
 import miniattn.kernels.attention_weights as map_kernels
-from miniattn import masks
-from miniattn._memory import empty
+from miniattn import _checking, masks
+from miniattn._memory import empty, scratch
 from miniattn.kernels import simd
 from miniattn.kernels._runtime import get_num_threads
 from miniattn.kernels._target import UNIT
@@ -125,11 +125,47 @@ def execute(
         sums = None if plan.sums is None else empty(plan.sums, dtype)
         if sums is not None:
             operands[SUMS] = address_of(sums)
-        for task, workers, pieces, sizes, scratch in plan.steps:
-            run(task, dtype, workers, pieces, sizes, plan.factors, operands, empty(scratch, dtype))
+        if _checking.ON and plan.steps:
+            _check_operands(arrays, operands, plan.steps[0].sizes)
+        memory = list(arrays.values()) if sums is None else [*arrays.values(), sums]
+        for task, workers, pieces, sizes, room in plan.steps:
+            own = scratch(*room, dtype)
+            run(task, dtype, workers, pieces, sizes, plan.factors, operands, memory, own)
             if operands[UNFIT]:  # what would follow is for the other way to do
                 break
         way = plan.otherwise if operands[UNFIT] else None
+
+
+# What kernels take the axes of an operand to be: sizes by letter, R and C those of a map.
+_AXES = {
+    "q": "BHTD",
+    "k": "BGSD",
+    "v": "BGSV",
+    "out": "BHTV",
+    "lse": "BHT",
+    "bias": "BHTS",
+    "dout": "BHTV",
+    "dq": "BHTD",
+    "dk": "BGSD",
+    "dv": "BGSV",
+    "dbias": "BHTS",
+    "bounds": "4B",
+    "q_ids": "BT",
+    "k_ids": "BS",
+    "dense": "BHTS",
+}
+
+
+def _check_operands(
+    arrays: dict[str, Array], operands: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> None:
+    """Raise RuntimeError where the table of operands speaks of what an array doesn't hold."""
+    length = dict(zip("BHGTSDV.RC", sizes.tolist(), strict=False), **{"4": 4})
+    for name, x in arrays.items():
+        letters = "BHRC" if name == "out" and length["R"] else _AXES[name]
+        at = STRIDES + AXES * _NUMBER[name]
+        steps = operands[at : at + len(letters)].tolist()
+        _checking.operand(name, x, [length[letter] for letter in letters], steps)
 
 
 # --- Kinds of calls ------------------------------------------------------------------------------
@@ -243,12 +279,12 @@ def plan_of(
     pairs = problem.B * problem.H * problem.T * problem.S
     threads = min(threads, 1 + pairs * (problem.D + problem.Dv) // WORTH_A_THREAD)
     steps = []
-    for task, (pieces, scratch) in parts:
+    for task, (pieces, room) in parts:
         workers = max(1, min(pieces, threads))
         sizes = np.array(problem[:SIZES])
         sizes[TASKS] = pieces
         # Each worker's part is a whole number of cache lines.
-        steps.append(Step(task, workers, pieces, sizes, (workers, -(-scratch // 16) * 16)))
+        steps.append(Step(task, workers, pieces, sizes, (workers, -(-room // 16) * 16)))
     return Plan(tuple(steps), np.array(problem[SIZES:]), _table(layouts, sums), sums, otherwise)
 
 

@@ -10,7 +10,7 @@ from miniattn.functional._arrays import Array
 from miniattn.kernels import matmul
 from miniattn.kernels._runtime import get_num_threads
 from miniattn.kernels.launch import run
-from miniattn.kernels.tables import address_of, are_whole, elements
+from miniattn.kernels.tables import address_of, addresses, are_whole, elements
 
 WORTH_A_THREAD = 2**17  # multiply-adds: to wake a thread takes as long
 
@@ -50,9 +50,11 @@ def products(*sums: Sum) -> list[Array]:
     results = [empty(shape, dtype) for shape in plan.shapes]
     spare = empty(plan.spare, dtype)
     adds = [spare if s.add is None else np.ascontiguousarray(s.add) for s in sums]
-    addresses = [address_of(x) for x in (*results, *adds, *factors, spare)]
-    operands = np.array(addresses + plan.counters * [0])
-    run(matmul.matmul, dtype, workers, plan.pieces, plan.sizes, _NO_FACTORS, operands)
+    whole = *results, *adds, spare
+    places = addresses(whole)
+    places[-1:-1] = [address_of(x) for x in factors]
+    operands = np.array(places + plan.counters * [0])
+    run(matmul.matmul, dtype, workers, plan.pieces, plan.sizes, _NO_FACTORS, operands, whole)
     return results
 
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miniattn._memory import empty
+from miniattn._memory import scratch
 from miniattn.functional._arrays import Array
 from miniattn.kernels._runtime import Task, get_num_threads
 from miniattn.kernels.launch import run
 from miniattn.kernels.rows import GRAIN, rows_per_piece
-from miniattn.kernels.tables import address_of
+from miniattn.kernels.tables import addresses
 from miniattn.kernels.writing import LARGE
 
 APART = 32  # numbers between the scratch memories of two threads, which would share a cache line
@@ -54,10 +54,10 @@ def run_rows(
     """
     plan = _plan(matrix.shape, matrix.itemsize, LARGE, share, masked, factors, more)
     pieces, sizes, numbers, room = plan
-    places = np.array([address_of(x) for x in operands])
+    places = np.array(addresses(operands))
     workers = min(pieces, get_num_threads()) if matrix.size > GRAIN else 1
-    scratch = empty((workers, room), matrix.dtype) if room else None
-    run(task, matrix.dtype, workers, pieces, sizes, numbers, places, scratch)
+    memory = scratch(workers, room, matrix.dtype) if room else None
+    run(task, matrix.dtype, workers, pieces, sizes, numbers, places, operands, memory)
 
 
 @functools.lru_cache(1024)

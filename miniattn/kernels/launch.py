@@ -6,16 +6,21 @@ thread runs the whole function, which takes pieces of work from a queue until no
 one thread did not get to, another does, and a thread that never woke up is not waited for.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from miniattn.kernels._runtime import Task, kernel
+from miniattn import _checking
+from miniattn.kernels._runtime import Kernel, Task, kernel
 from miniattn.kernels.queue import LINE, fill_queue
 from miniattn.kernels.simd import call
 from miniattn.kernels.tables import address_of
+
+if _checking.ON:  # kernels that take arrays are checked as tasks are in `run`
+    Kernel.__call__ = _checking.watched(Kernel.__call__)  # type: ignore[method-assign]
 
 
 def run(
@@ -26,14 +31,18 @@ def run(
     sizes: NDArray[Any],
     factors: NDArray[Any],
     operands: NDArray[Any],
+    arrays: Collection[NDArray[Any]],
     scratch: NDArray[Any] | None = None,
 ) -> None:
     """Run a task, which consists of ``pieces`` of work, in up to ``workers`` threads.
 
-    Each owns a row of ``scratch``, if it needs any.
+    ``operands`` are addresses in ``arrays``, and what else the task is told. Each thread owns a row
+    of ``scratch``, if it needs any.
     """
     place, size = (0, 0) if scratch is None else (address_of(scratch), scratch.strides[0])
     launch(task.address(dtype), workers, pieces, sizes, factors, operands, place, size)
+    if _checking.ON:
+        _checking.fences(task.py_func.__name__, (*arrays, scratch))
 
 
 @kernel

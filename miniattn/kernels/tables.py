@@ -7,11 +7,14 @@ field of a packed structured array has neighbours 1.25 elements apart.
 
 import functools
 import sys
+from collections.abc import Iterable
 from ctypes import c_ssize_t
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from miniattn import _checking
 
 Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -44,6 +47,15 @@ def elements(shape: Shape, strides: Shape, size: int) -> Shape:
     if not are_whole(shape, strides, size):
         raise ValueError(f"strides: expected multiples of {size} bytes, got {strides}")
     return tuple([s // size if n > 1 else 0 for n, s in zip(shape, strides, strict=True)])
+
+
+def addresses(arrays: Iterable[Array]) -> list[int]:
+    """Return where contiguous arrays lie."""
+    if _checking.ON:
+        arrays = list(arrays)
+        for number, x in enumerate(arrays):
+            _checking.contiguous(f"array {number}", x)
+    return [address_of(x) for x in arrays]
 
 
 def _asked(x: Array) -> int:
