@@ -1,10 +1,13 @@
 """The checking mode, in which the tests run, notices what it is there for."""
 
+import re
 import weakref
 
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
+from samples import fresh
+from test_gradcheck import PAIRS
 
 import miniattn.functional as F
 from miniattn import _checking, _memory
@@ -190,6 +193,21 @@ def test_what_a_context_shares_is_written_to(name, large):
     y, ctx = forward(**inputs)
     (y.copy() if shared in ("y", "out") else inputs[shared].copy())[...] = 0
     backward(dy, ctx)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_what_a_context_shares_is_documented(name):
+    forward = getattr(F, f"{name}_forward")
+    said = re.search(r"The context holds ([^:]*?) (itself|themselves):", forward.__doc__ or "")
+    said = set(re.findall(r"\w+", said[1])) - {"and"} if said else set()
+    for inputs, options in PAIRS[name]:
+        options = {key: x for key, x in options.items() if key != "samples"}
+        options = fresh(options)
+        y, ctx = forward(**inputs, **options)
+        outside = [x for x in (*inputs.values(), *options.values(), y) if isinstance(x, np.ndarray)]
+        for field, x in ctx._asdict().items():
+            if isinstance(x, np.ndarray) and any(np.shares_memory(x, a) for a in outside):
+                assert field in said
 
 
 def test_contexts_are_not_kept_alive():

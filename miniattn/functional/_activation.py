@@ -53,7 +53,10 @@ def relu(x: Array) -> Array:
 
 
 def relu_forward(x: Array) -> tuple[Array, ReluContext]:
-    """Return ``relu(x)`` and the context for `relu_backward`."""
+    """Return ``relu(x)`` and the context for `relu_backward`.
+
+    The context holds y itself: before the backward, write to a copy.
+    """
     y = apply(activation.relu, _checks.float_array("x", x))
     return y, ReluContext(y)
 
@@ -103,7 +106,10 @@ def sigmoid(x: Array) -> Array:
 
 
 def sigmoid_forward(x: Array) -> tuple[Array, SigmoidContext]:
-    """Return ``sigmoid(x)`` and the context for `sigmoid_backward`."""
+    """Return ``sigmoid(x)`` and the context for `sigmoid_backward`.
+
+    The context holds y itself: before the backward, write to a copy.
+    """
     y = apply(activation.sigmoid, _checks.float_array("x", x))
     return y, SigmoidContext(y)
 
@@ -153,7 +159,10 @@ def tanh(x: Array) -> Array:
 
 
 def tanh_forward(x: Array) -> tuple[Array, TanhContext]:
-    """Return ``tanh(x)`` and the context for `tanh_backward`."""
+    """Return ``tanh(x)`` and the context for `tanh_backward`.
+
+    The context holds y itself: before the backward, write to a copy.
+    """
     y = apply(activation.tanh, _checks.float_array("x", x))
     return y, TanhContext(y)
 
@@ -208,7 +217,10 @@ def silu(x: Array) -> Array:
 
 
 def silu_forward(x: Array) -> tuple[Array, SiluContext]:
-    """Return ``silu(x)`` and the context for `silu_backward`."""
+    """Return ``silu(x)`` and the context for `silu_backward`.
+
+    The context holds x itself: before the backward, write to a copy.
+    """
     x = _checks.float_array("x", x)
     return apply(activation.silu, x), SiluContext(x)
 
@@ -272,7 +284,10 @@ def gelu(x: Array, approximate: Approximation = "none") -> Array:
 
 
 def gelu_forward(x: Array, approximate: Approximation = "none") -> tuple[Array, GeluContext]:
-    """Return ``gelu(x, approximate)`` and the context for `gelu_backward`."""
+    """Return ``gelu(x, approximate)`` and the context for `gelu_backward`.
+
+    The context holds x itself: before the backward, write to a copy.
+    """
     x = _checks.float_array("x", x)
     _checks.choice("approximate", approximate, ("none", "tanh"))
     kernel = activation.gelu if approximate == "none" else activation.gelu_tanh

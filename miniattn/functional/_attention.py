@@ -159,6 +159,7 @@ def attention_forward(
     ctx : AttentionContext
         ``ctx.lse`` (B, H, T) is the log-sum-exp of each row of scores, -inf for an empty row;
         with it, `merge_attention` combines attention over disjoint sets of keys.
+        The context holds q, k, v, bias and out themselves: before the backward, write to a copy.
 
     Examples
     --------

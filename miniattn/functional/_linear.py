@@ -62,7 +62,10 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 def linear_forward(
     x: Array, weight: Array, bias: Array | None = None
 ) -> tuple[Array, LinearContext]:
-    """Return ``linear(x, weight, bias)`` and the context for `linear_backward`."""
+    """Return ``linear(x, weight, bias)`` and the context for `linear_backward`.
+
+    The context holds x and weight themselves: before the backward, write to a copy.
+    """
     return linears_forward(x, [weight], [bias])[0]
 
 
@@ -205,7 +208,10 @@ def embedding(ids: Array, weight: Array) -> Array:
 
 
 def embedding_forward(ids: Array, weight: Array) -> tuple[Array, EmbeddingContext]:
-    """Return ``embedding(ids, weight)`` and the context for `embedding_backward`."""
+    """Return ``embedding(ids, weight)`` and the context for `embedding_backward`.
+
+    The context holds ids itself: before the backward, write to a copy.
+    """
     ids = _checks.int_array("ids", ids)
     weight = _checks.float_array("weight", weight)
     _checks.shape("weight", weight, "V, E")

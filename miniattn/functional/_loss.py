@@ -86,7 +86,10 @@ def cross_entropy(
 def cross_entropy_forward(
     logits: Array, targets: Array, *, ignore_index: int = -100, label_smoothing: float = 0.0
 ) -> tuple[np.floating, CrossEntropyContext]:
-    """Return ``cross_entropy(logits, targets)`` and the context for `cross_entropy_backward`."""
+    """Return ``cross_entropy(logits, targets)`` and the context for `cross_entropy_backward`.
+
+    The context holds logits and targets themselves: before the backward, write to a copy.
+    """
     logits = _checks.float_array("logits", logits)
     targets = _checks.int_array("targets", targets)
     if logits.ndim == 0 or targets.shape != logits.shape[:-1]:

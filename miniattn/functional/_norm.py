@@ -78,7 +78,10 @@ def layer_norm(x: Array, weight: Array, bias: Array | None = None, eps: float = 
 def layer_norm_forward(
     x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5
 ) -> tuple[Array, LayerNormContext]:
-    """Return ``layer_norm(x, weight, bias, eps)`` and the context for `layer_norm_backward`."""
+    """Return ``layer_norm(x, weight, bias, eps)`` and the context for `layer_norm_backward`.
+
+    The context holds x and weight themselves: before the backward, write to a copy.
+    """
     x, weight, bias, eps = _check(x, weight, bias, eps)
     y, moments = _forward(x, weight, bias, eps, centred=True)
     return y, LayerNormContext(x, weight, moments, bias is not None, eps)
@@ -165,7 +168,10 @@ def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
 
 
 def rms_norm_forward(x: Array, weight: Array, eps: float = 1e-6) -> tuple[Array, RmsNormContext]:
-    """Return ``rms_norm(x, weight, eps)`` and the context for `rms_norm_backward`."""
+    """Return ``rms_norm(x, weight, eps)`` and the context for `rms_norm_backward`.
+
+    The context holds x and weight themselves: before the backward, write to a copy.
+    """
     x, weight, _, eps = _check(x, weight, None, eps)
     y, moments = _forward(x, weight, None, eps, centred=False)
     return y, RmsNormContext(x, weight, moments, eps)

@@ -84,7 +84,10 @@ def softmax(
 def softmax_forward(
     x: Array, *, axis: int = -1, temperature: float = 1.0, mask: Array | None = None
 ) -> tuple[Array, SoftmaxContext]:
-    """Return ``softmax(x)`` and the context for `softmax_backward`."""
+    """Return ``softmax(x)`` and the context for `softmax_backward`.
+
+    The context holds y itself: before the backward, write to a copy.
+    """
     x, axis = _operand(x, axis)
     temperature = _checks.positive("temperature", temperature)
     power = _power(temperature)
@@ -190,7 +193,10 @@ def log_softmax(
 def log_softmax_forward(
     x: Array, *, axis: int = -1, temperature: float = 1.0, mask: Array | None = None
 ) -> tuple[Array, LogSoftmaxContext]:
-    """Return ``log_softmax(x)`` and the context for `log_softmax_backward`."""
+    """Return ``log_softmax(x)`` and the context for `log_softmax_backward`.
+
+    The context holds y itself: before the backward, write to a copy.
+    """
     x, axis = _operand(x, axis)
     temperature = _checks.positive("temperature", temperature)
     power = _power(temperature)
@@ -294,7 +300,10 @@ def logsumexp(x: Array, *, axis: int = -1, mask: Array | None = None) -> Array:
 def logsumexp_forward(
     x: Array, *, axis: int = -1, mask: Array | None = None
 ) -> tuple[Array, LogsumexpContext]:
-    """Return ``logsumexp(x)`` and the context for `logsumexp_backward`."""
+    """Return ``logsumexp(x)`` and the context for `logsumexp_backward`.
+
+    The context holds x and mask themselves: before the backward, write to a copy.
+    """
     x, axis = _operand(x, axis)
     _, high, low = slopes(1.0, x.dtype)
     top, log_sum = np.empty((2, math.prod(x.shape[:axis] + x.shape[axis + 1 :])), x.dtype)
