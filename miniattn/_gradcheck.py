@@ -5,13 +5,14 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from miniattn import _checks
 from miniattn._checks import Array
+from miniattn._differences import Differences
 
 __all__ = ["GradcheckError", "GradcheckReport", "gradcheck"]
 
@@ -22,13 +23,17 @@ RESOLUTION = 1e-3
 
 @dataclass(frozen=True)
 class Entry:
-    """One checked number: where it is, and its derivative found in both ways."""
+    """One checked number: where it is, and its derivative found in both ways.
+
+    ``decided`` is False where the two disagree and differences tell nothing.
+    """
 
     name: str
     index: tuple[int, ...]
     analytic: float
     numeric: float
     error: float
+    decided: bool = True
 
     def __str__(self) -> str:
         where = f"{self.name}[{', '.join(map(str, self.index))}]" if self.index else self.name
@@ -45,7 +50,7 @@ class GradcheckReport:
     Attributes
     ----------
     entries : tuple of Entry
-        Every number that was checked: (name, index, analytic, numeric, error).
+        Every number that was checked: (name, index, analytic, numeric, error, decided).
     tolerance : float
         The largest error that passes.
     """
@@ -54,41 +59,65 @@ class GradcheckReport:
     tolerance: float
 
     @property
-    def worst(self) -> Entry:
-        """The entry with the largest relative error."""
-        return max(self.entries, key=lambda entry: entry.error)
-
-    @property
-    def error(self) -> float:
-        """The largest relative error of all entries."""
-        return self.worst.error
+    def verdict(self) -> str:
+        """``"passed"``, ``"failed"``, or ``"undecided"``: nothing wrong is seen, but not by all."""
+        if any(entry.decided and not entry.error <= self.tolerance for entry in self.entries):
+            return "failed"
+        return "undecided" if self.undecided else "passed"
 
     @property
     def passed(self) -> bool:
-        """Whether every error is at most ``tolerance``."""
-        return self.error <= self.tolerance
+        """Whether every entry is decided, with an error of at most ``tolerance``."""
+        return self.verdict == "passed"
+
+    @property
+    def undecided(self) -> tuple[Entry, ...]:
+        """The entries where differences tell nothing."""
+        return tuple(entry for entry in self.entries if not entry.decided)
+
+    @property
+    def worst(self) -> Entry:
+        """The entry with the largest relative error, of those that are decided if any is."""
+        decided = [entry for entry in self.entries if entry.decided]
+        return max(decided or self.entries, key=lambda entry: entry.error)
+
+    @property
+    def error(self) -> float:
+        """The relative error of the worst entry."""
+        return self.worst.error
 
     @property
     def errors(self) -> dict[str, float]:
-        """The largest relative error of each input and parameter."""
+        """The largest relative error of each input and parameter, decided or not."""
         largest: dict[str, float] = {}
         for entry in self.entries:
             largest[entry.name] = max(entry.error, largest.get(entry.name, 0.0))
         return largest
 
     def __str__(self) -> str:
-        verdict = "ok" if self.passed else "WRONG"
+        word = {"passed": "ok", "failed": "WRONG", "undecided": "UNDECIDED"}[self.verdict]
         per_name = ", ".join(f"{name} {error:.1e}" for name, error in self.errors.items())
-        return (
-            f"gradcheck {verdict}: {len(self.entries)} entries, tolerance {self.tolerance:.1e}\n"
-            f"  worst: {self.worst}\n  largest error of each: {per_name}"
-        )
+        lines = [
+            f"gradcheck {word}: {len(self.entries)} entries, tolerance {self.tolerance:.1e}",
+            f"  worst: {self.worst}",
+            f"  largest error of each: {per_name}",
+        ]
+        if self.undecided:
+            one = max(self.undecided, key=lambda entry: entry.error)
+            lines.append(
+                f"  at {len(self.undecided)} of the entries differences tell nothing, because they "
+                f"depend on the step: move the point or take a smaller step\n  one of them: {one}"
+            )
+        return "\n".join(lines)
 
     __repr__ = __str__
 
 
 class GradcheckError(AssertionError):
-    """Backward disagrees with central differences; ``report`` (or None) says where."""
+    """Backward disagrees with differences, or these tell nothing; ``report`` (or None) says where.
+
+    ``report.verdict`` tells the two apart. Without a report a gradient is missing or misshapen.
+    """
 
     def __init__(self, message: str, report: GradcheckReport | None = None) -> None:
         super().__init__(message)
@@ -113,6 +142,7 @@ def gradcheck(
     tolerance: float = 1e-6,
     step: float = 1e-3,
     seed: int = 0,
+    raises: bool = True,
     **options: Any,
 ) -> GradcheckReport:
     r"""Compare the gradients of a backward with central differences of its forward.
@@ -142,6 +172,8 @@ def gradcheck(
         h, times max(1, abs(t)). Keep kinks (as of relu at 0) further away than this.
     seed : int
         Seeds ``dout`` and the choice of entries.
+    raises : bool
+        Whether anything but a pass is raised. Otherwise look at ``report.verdict``.
     **options
         All other arguments of the forward. A ``numpy.random.Generator`` among them is copied for
         every call, so that dropout drops the same entries each time.
@@ -149,13 +181,15 @@ def gradcheck(
     Returns
     -------
     GradcheckReport
-        ``error``, ``worst`` (name, index, both values), ``errors`` by name, ``entries``.
+        ``verdict`` ("passed", "failed", "undecided"), ``error``, ``worst`` (name, index, both
+        values), ``errors`` by name, ``undecided``, ``entries``.
 
     Raises
     ------
     GradcheckError
-        If an error exceeds ``tolerance``, or backward returns a wrong number of gradients or a
-        gradient of the wrong shape. It is an AssertionError and carries the report.
+        If an error exceeds ``tolerance``: "the gradient is wrong", or, where differences tell
+        nothing, "undecided". Also, whatever ``raises`` says, if backward returns a wrong number of
+        gradients or a gradient of the wrong shape. It is an AssertionError and carries the report.
     TypeError
         If an input or a parameter is not float64, or no backward can be found.
     ValueError
@@ -166,7 +200,12 @@ def gradcheck(
     The error of an entry is abs(a - n) / max(abs(a), abs(n), 0.001 * M), where a is the analytic
     and n the numeric value, and M the largest gradient in the whole check. The two central
     differences cancel their errors of order h^2, which leaves h^4 and room for a large step; that
-    in turn keeps rounding at about 1e-13 of L. See the guide "Checking gradients".
+    in turn keeps rounding at about 1e-13 of L.
+
+    Where a and n disagree, a further step shows whether differences tell anything at that point.
+    Where the function is steep or flat beside the step, or has a kink within it, they depend on the
+    step: the entry is then undecided, and the backward is not called wrong (nor right). See the
+    guide "Checking gradients".
 
     Examples
     --------
@@ -194,17 +233,36 @@ def gradcheck(
     # A masked log-softmax is -inf by construction: such entries have no slope and get no gradient.
     dout = np.where(np.isfinite(y), rng.standard_normal(y.shape), 0.0)
     gradients = subject.gradients(dout, ctx)
-    found = [
-        (name, index, gradient[index], _derivative(subject, dout, array, index, step))
+    places = [
+        (name, array, index, gradient[index])
         for (name, array), gradient in zip(subject.targets, gradients, strict=True)
         for index in _choose(array.shape, samples, rng)
         if np.isfinite(array[index])
     ]
-    if not found:
+    if not places:
         raise ValueError("inputs: expected at least one float64 number to move, got none")
-    report = GradcheckReport(_measured(found), tolerance)
-    if not report.passed:
-        raise GradcheckError(f"{subject.title}: the gradient is wrong\n{report}", report)
+
+    def differences(array: Array, index: tuple[int, ...]) -> Differences:
+        h = step * max(1.0, abs(array[index]))
+        return Differences(subject.mover(array, index), dout, y, float(array[index]), h)
+
+    entries = _measured(
+        [
+            (name, index, analytic, differences(array, index).extrapolated())
+            for name, array, index, analytic in places
+        ]
+    )
+    entries = tuple(
+        entry
+        if entry.error <= tolerance or differences(array, index).tell(entry.analytic)
+        else replace(entry, decided=False)
+        for entry, (_, array, index, _) in zip(entries, places, strict=True)
+    )
+    report = GradcheckReport(entries, tolerance)
+    if raises and not report.passed:
+        wrong = report.verdict == "failed"
+        said = "the gradient is wrong" if wrong else "undecided, differences tell nothing here"
+        raise GradcheckError(f"{subject.title}: {said}\n{report}", report)
     return report
 
 
@@ -251,6 +309,19 @@ class _Subject:
         y, ctx = self.forward(**self.inputs, **options)
         return np.asarray(y), ctx
 
+    def mover(self, array: Array, index: tuple[int, ...]) -> Callable[[float], Array]:
+        """Return a function of a number that gives y with it in place of ``array[index]``."""
+
+        def evaluate(t: float) -> Array:
+            kept = array[index]
+            array[index] = t
+            try:
+                return self.run()[0]
+            finally:
+                array[index] = kept
+
+        return evaluate
+
     def gradients(self, dout: Array, ctx: Any) -> list[Array]:
         """Return what backward finds for each of ``targets``."""
         with self._own_grads():
@@ -293,29 +364,6 @@ class _Subject:
         finally:
             for name, p in self.parameters.items():
                 p.grad = before[name]
-
-
-def _derivative(
-    subject: _Subject, dout: Array, array: Array, index: tuple[int, ...], step: float
-) -> float:
-    """dL/d array[index] by two central differences, extrapolated to a step of 0 (Richardson)."""
-    centre = array[index]
-    width = step * max(1.0, abs(centre))
-
-    def slope(h: float) -> float:
-        array[index] = centre + h
-        right, above = array[index], subject.run()[0]
-        array[index] = centre - h
-        left, below = array[index], subject.run()[0]
-        # Each output is subtracted before the sum, which would round away its last digits; and
-        # right - left is the step that was made, where 2 h is the one that was meant.
-        rise = np.subtract(above, below, where=dout != 0, out=np.zeros(dout.shape))
-        return float((dout * rise).sum() / (right - left))
-
-    try:
-        return (4.0 * slope(width / 2.0) - slope(width)) / 3.0
-    finally:
-        array[index] = centre
 
 
 def _measured(found: list[tuple[str, tuple[int, ...], float, float]]) -> tuple[Entry, ...]:

@@ -567,6 +567,85 @@ def test_wrong_calls(f, inputs, options, error, message):
         ma.gradcheck(f, inputs, **options)
 
 
+ONES = {"weight": np.ones(4), "bias": np.ones(4)}
+
+
+@pytest.mark.parametrize(
+    ("f", "inputs"),
+    [
+        (F.layer_norm_forward, {"x": np.ones((2, 4)), **ONES}),
+        (F.layer_norm_forward, {"x": np.full((2, 4), 1e6), **ONES}),
+        (F.rms_norm_forward, {"x": np.zeros((2, 4)), "weight": np.ones(4)}),
+        (F.log_softmax_forward, {"x": np.full((2, 5), 1e6)}),
+        (F.log_softmax_forward, {"x": 1e6 + np.arange(5.0)}),
+        (F.softmax_forward, {"x": np.full(5, 1e6)}),
+        (F.logsumexp_forward, {"x": np.full(5, 1e6)}),
+        (F.relu_forward, {"x": np.array([0.0, 1e-4, -3e-4])}),
+    ],
+)
+def test_right_backward_is_not_blamed_where_differences_tell_nothing(f, inputs):
+    """Steep within a step, flat but for a bend within a step, a kink: x is undecided."""
+    report = ma.gradcheck(f, inputs, raises=False)
+    assert report.verdict == "undecided"
+    assert not report.passed
+    assert {entry.name for entry in report.undecided} == {"x"}
+    assert "UNDECIDED" in str(report)
+    assert f"at {len(report.undecided)} of the entries differences tell nothing" in str(report)
+    with pytest.raises(
+        ma.GradcheckError, match="undecided, differences tell nothing here"
+    ) as found:
+        ma.gradcheck(f, inputs)
+    assert "wrong" not in str(found.value).lower()
+    assert found.value.report.undecided == report.undecided
+
+
+def test_a_smaller_step_decides_where_the_function_is_steep():
+    module = nn.LayerNorm(4, dtype=np.float64)
+    assert ma.gradcheck(module, np.ones((2, 4)), raises=False).verdict == "undecided"
+    assert ma.gradcheck(module, np.ones((2, 4)), step=1e-5).passed
+    x = np.full((2, 5), 1e6)
+    assert ma.gradcheck(F.log_softmax_forward, x, step=1e-8, tolerance=1e-5).passed
+
+
+@pytest.mark.parametrize("change", [lambda dx: -dx, lambda dx: 1.5 * dx, lambda dx: np.nan * dx])
+def test_wrong_backward_fails_where_differences_nearly_tell_something(change):
+    def backward(dy, ctx):
+        return change(F.layer_norm_backward(dy, ctx)[0])
+
+    with pytest.raises(ma.GradcheckError, match="the gradient is wrong") as found:
+        ma.gradcheck(
+            F.layer_norm_forward, {"x": np.ones((2, 4))}, weight=np.ones(4), backward=backward
+        )
+    assert not found.value.report.undecided
+
+
+def test_one_wrong_entry_fails_beside_undecided_ones():
+    def backward(dy, ctx):
+        return np.where([1, 1, 1, 0], F.relu_backward(dy, ctx), 0.5 * dy)
+
+    x = np.array([0.0, 1e-4, -3e-4, 1.0])
+    report = ma.gradcheck(F.relu_forward, x, backward=backward, raises=False)
+    assert report.verdict == "failed"
+    assert report.worst.index == (3,)
+    assert len(report.undecided) == 3
+    with pytest.raises(ma.GradcheckError, match="the gradient is wrong"):
+        ma.gradcheck(F.relu_forward, x, backward=backward)
+
+
+@pytest.mark.parametrize("value", [1e-12, 1e-3, 1.0])
+def test_a_gradient_of_what_does_not_act_fails(value):
+    """Slopes that are nothing but rounding do tell that a slope is 0."""
+
+    def forward(x):
+        return 1e3 * np.sin(x[:1]) + 0 * x, x
+
+    def backward(dy, x):
+        return np.array([1e3 * np.cos(x[0]) * dy.sum(), 1e3 * value, 0])
+
+    report = ma.gradcheck(forward, np.array([0.3, 0.2, 0.1]), backward=backward, raises=False)
+    assert report.verdict == ("failed" if value > 1e-9 else "passed")
+
+
 def test_forward_that_is_not_deterministic_is_refused():
     stream = np.random.default_rng(0)
     with pytest.raises(ValueError, match="f: expected"):
