@@ -224,6 +224,7 @@ def gradcheck(
     """
     if samples is not None:
         _checks.sizes(samples=samples)
+    raises = _checks.flag("raises", raises)
     tolerance, step = _checks.positive("tolerance", tolerance), _checks.positive("step", step)
     rng = np.random.default_rng(_checks.integer("seed", seed, least=0))
     subject = _Subject(f, inputs, backward, options)
