@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import miniattn
+from miniattn._command import WrongCall
 
 
 class Command(NamedTuple):
@@ -32,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser(argv).parse_args(argv)
         return int(args.run(args))
+    except WrongCall as error:
+        print(f"miniattn {argv[0]}: {error}", file=sys.stderr)
+        return 2
     except ModuleNotFoundError as error:
         command = COMMANDS.get(argv[0]) if argv else None
         if command is None or not command.extra or (error.name or "").startswith("miniattn"):

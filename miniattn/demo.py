@@ -18,6 +18,7 @@ import numpy as np
 
 from miniattn import models, optim, trace
 from miniattn._checks import Array
+from miniattn._command import output_folder, whole
 from miniattn.training import Trainer
 
 SIDE = 8  # pixels a side
@@ -153,8 +154,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("miniattn-demo"), help="folder to write to"
     )
-    parser.add_argument("--epochs", type=int, default=30, help="passes over the training digits")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and wobble")
+    parser.add_argument(
+        "--epochs", type=whole(1), default=30, help="passes over the training digits"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="of weights, order and wobble")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -162,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
     from miniattn import plot
 
     started = time.perf_counter()
-    args.out.mkdir(parents=True, exist_ok=True)
+    output_folder(args.out)
     digits = load_digits()
     print(
         f"{len(digits.train)} digits to learn from, {len(digits.test)} held out, "

@@ -46,7 +46,7 @@ def set_num_threads(n: int) -> None:
     >>> ma.get_num_threads()
     1
     """
-    n = _thread_count(n)
+    n = thread_count("n", n)
     _blas().limit(limits=n)
     kernels._runtime.set_num_threads(n)
 
@@ -82,7 +82,7 @@ def threads(n: int) -> Iterator[None]:
     ...     ma.get_num_threads()
     1
     """
-    n = _thread_count(n)
+    n = thread_count("n", n)
     before = get_num_threads()
     with _blas().limit(limits=n):
         kernels._runtime.set_num_threads(n)
@@ -148,13 +148,14 @@ def keep_memory(n: int) -> None:
     _memory.keep_memory(_checks.integer("n", n, least=0))
 
 
-def _thread_count(n: object) -> int:
+def thread_count(name: str, n: object) -> int:
+    """Return ``n`` if that many threads can be had."""
     import numba  # here, because reading this module needs no kernels
 
-    count = _checks.integer("n", n, least=1)
+    count = _checks.integer(name, n, least=1)
     most = numba.config.NUMBA_NUM_THREADS
     if count > most:
-        raise ValueError(f"n: expected an int <= {most} (NUMBA_NUM_THREADS), got {count}")
+        raise ValueError(f"{name}: expected an int <= {most} (NUMBA_NUM_THREADS), got {count}")
     return count
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from miniattn import runtime
+from miniattn._command import WrongCall, output_folder, positive, program, whole
 from miniattn.bench import _cases, _measure, _results, _table
 
 LIBRARIES = ["miniattn", "torch", "jax", "onnxruntime", "numpy"]
@@ -26,13 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--python",
         metavar="NAME=PATH",
+        type=program,
         action="append",
         default=[],
         help="run a peer with the Python of another environment",
     )
-    parser.add_argument("--threads", type=int, help="default: all that Numba has")
-    parser.add_argument("--rounds", type=int, help="turns that each library takes (5; quick: 1)")
-    parser.add_argument("--seconds", type=float, help="length of a turn (0.2; quick: 0.05)")
+    parser.add_argument("--threads", type=whole(1), help="default: all that Numba has")
+    parser.add_argument(
+        "--rounds", type=whole(1), help="turns that each library takes (5; quick: 1)"
+    )
+    parser.add_argument("--seconds", type=positive, help="length of a turn (0.2; quick: 0.05)")
     parser.add_argument("--out", type=Path, default=Path("miniattn-bench"), metavar="FOLDER")
     parser.add_argument(
         "--draw", action="store_true", help="measure nothing: table and picture of FOLDER's JSON"
@@ -42,16 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table; write benchmark.json, benchmark.txt and benchmark.png."""
     args.threads = runtime.get_num_threads() if args.threads is None else args.threads
-    args.out.mkdir(parents=True, exist_ok=True)
+    _check(args)
+    output_folder(args.out)
     path = args.out / "benchmark.json"
-    results = json.loads(path.read_text()) if path.exists() else None
+    results = _found(path)
     if not args.draw:
         # Written after every case: a run that is interrupted has measured what it has.
         for new in _measured(args):
             results = _merged(results, new)
             path.write_text(json.dumps(results, indent=1) + "\n")
     if results is None:
-        raise SystemExit(f"{path}: nothing was measured yet")
+        raise WrongCall(f"--draw: expected {path} of an earlier run, got none")
     text = _table.text(results)
     (args.out / "benchmark.txt").write_text(text)
     print(text, end="")
@@ -61,11 +66,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Raise unless there are so many threads, and every text of ``--only`` is of some case."""
+    try:
+        runtime.thread_count("--threads", args.threads)
+    except ValueError as error:
+        raise WrongCall(str(error)) from None
+    names = [_cases.name(case) for group in _cases.groups(args.quick) for case in group.cases]
+    for text in args.only or ():
+        if text != "lengths" and not any(text in name for name in names):
+            kinds = ", ".join(dict.fromkeys(name.split()[0] for name in names))
+            raise WrongCall(
+                f"--only: expected 'lengths' or a part of the name of a case, got {text!r}; "
+                f"there are cases of {kinds}, one of them {names[-1]!r}"
+            )
+
+
+def _found(path: Path) -> dict[str, Any] | None:
+    """Return the results of an earlier run, if there are any."""
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _table.text(found)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise WrongCall(
+            f"--out: expected results of an earlier run in {path}, got others"
+        ) from None
+    return found
+
+
 def _measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the results so far, time and again."""
     rounds = args.rounds or (1 if args.quick else 5)
     seconds = args.seconds or (0.05 if args.quick else 0.2)
-    pythons = dict(option.split("=", 1) for option in args.python)
+    pythons = dict(args.python)
     names = ["miniattn", *args.peers]
     libraries, missing = _measure.start(names, pythons, args.threads)
     machine = _measure.Machine(args.threads)
