@@ -7,7 +7,9 @@ return the checked value in the form that the rest of the package works with.
 import contextlib
 import functools
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -273,6 +275,13 @@ def sequence(name: str, value: object, of: str) -> Sequence[Any]:
     if isinstance(value, np.ndarray) and value.ndim:
         return value  # type: ignore[return-value]
     raise TypeError(f"{name}: expected a sequence of {of}, got {shown(value)}")
+
+
+def path(name: str, value: object) -> Path:
+    """Return ``value`` as a path."""
+    if isinstance(value, str | os.PathLike):
+        return Path(value)
+    raise TypeError(f"{name}: expected a path, got {shown(value)}")
 
 
 def context(value: object, kind: type[T]) -> T:

@@ -176,6 +176,7 @@ def from_torch(
     >>> attn.k_proj.bias.data
     array([4., 5., 6., 7.], dtype=float32)
     """
+    cast = _checks.flag("cast", cast)
     entries = _entries_of(module, layout)
     if not isinstance(state, Mapping):
         raise TypeError(f"state: expected a mapping (state_dict()), got a {type(state).__name__}")

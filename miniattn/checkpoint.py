@@ -108,6 +108,9 @@ def save(
     >>> sorted(loaded.arrays), loaded.metadata
     (['bias', 'weight'], {'epoch': 3})
     """
+    place = _checks.path("path", path)
+    if not (isinstance(state, Mapping) or hasattr(state, "state_dict")):
+        raise TypeError(f"state: expected a model or a dict of arrays, got {_checks.shown(state)}")
     given = state if isinstance(state, Mapping) else state.state_dict()
     if architecture is None and hasattr(type(state), "architecture"):
         architecture = state.architecture()  # type: ignore[union-attr]
@@ -122,7 +125,7 @@ def save(
     digest = hashlib.sha256(header)
     for name in names:
         digest.update(_bytes(arrays[name]))
-    with replacing(Path(path)) as file:
+    with replacing(place) as file:
         file.write(_with_digest(header, _NO_DIGEST, digest.hexdigest()))
         for name in names:
             file.write(_bytes(arrays[name]))
@@ -208,7 +211,7 @@ class File(NamedTuple):
 def read(path: PathLike, *, verify: bool, dtype: DTypeLike | None) -> File:
     """Read a safetensors file, or several by their index; any fault is a CheckpointError."""
     cast = None if dtype is None else _checks.float_dtype("dtype", dtype)
-    place = Path(path)
+    place, verify = _checks.path("path", path), _checks.flag("verify", verify)
     if place.is_dir():
         raise CheckpointError(f"{place}: expected a file, got a folder; {_contents(place)}")
     try:
@@ -279,7 +282,7 @@ def _read_file(path: Path, verify: bool, dtype: np.dtype[Any] | None) -> File:
 
 def _plain(name: str, array: Array) -> Array:
     """Return the array C-contiguous and little-endian, which is how the format stores it."""
-    array = np.asarray(array)
+    array = _checks.any_array(name, array, "a float, int or bool array")
     if array.dtype.name not in _safetensors.DTYPES:
         raise TypeError(f"{name}: expected a float, int or bool array, got {array.dtype}")
     return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")

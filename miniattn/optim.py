@@ -224,7 +224,7 @@ class SGD(Optimizer):
         decay: Decay | None = None,
     ) -> None:
         self.momentum = _checks.probability("momentum", momentum)
-        self.nesterov = bool(nesterov)
+        self.nesterov = _checks.flag("nesterov", nesterov)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: expected a momentum > 0 with nesterov=True, got 0.0")
         self._moments = ("u",) if self.momentum else ()

@@ -184,9 +184,9 @@ class EarlyStopping(Callback):
     ) -> None:
         self.patience = _checks.integer("patience", patience, least=1)
         self.metric = metric
-        self.sign = -1.0 if larger_is_better else 1.0
+        self.sign = -1.0 if _checks.flag("larger_is_better", larger_is_better) else 1.0
         self.min_delta = _checks.number("min_delta", min_delta)
-        self.restore_best = restore_best
+        self.restore_best = _checks.flag("restore_best", restore_best)
         self.best = self.sign * math.inf
         self.waited = 0
         self._parameters: dict[str, Array] = {}
@@ -306,7 +306,7 @@ class Trainer:
         self.clip_norm = None if clip_norm is None else _checks.positive("clip_norm", clip_norm)
         self.schedule = constant() if schedule is None else schedule
         self.callbacks = tuple(callbacks)
-        self.progress = progress
+        self.progress = _checks.flag("progress", progress)
 
         self.step = 0
         self.epoch = 0

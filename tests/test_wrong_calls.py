@@ -12,7 +12,7 @@ import pytest
 
 import miniattn as ma
 import miniattn.functional as F
-from miniattn import masks, models, nn, optim, trace
+from miniattn import bridges, checkpoint, masks, models, nn, optim, plot, trace, training
 from miniattn.models import GPT, EncoderDecoder, SequenceClassifier
 
 
@@ -638,6 +638,49 @@ WRONG = {
     "constant": (lambda: optim.constant(-1), ValueError, "warmup", "-1"),
     "cosine": (lambda: optim.cosine(warmup=5, total=2), ValueError, "total", "2"),
     "trace of a function": (lambda: trace.run(np.tanh, X), TypeError, "model", "tanh"),
+    "nesterov": (
+        lambda: optim.SGD([nn.Parameter(X)], lr=0.1, momentum=0.9, nesterov="no"),
+        TypeError,
+        "nesterov",
+        "'no'",
+    ),
+    "larger_is_better": (
+        lambda: training.EarlyStopping(2, larger_is_better=1),
+        TypeError,
+        "larger_is_better",
+        "1",
+    ),
+    "restore_best": (
+        lambda: training.EarlyStopping(2, restore_best="yes"),
+        TypeError,
+        "restore_best",
+        "'yes'",
+    ),
+    "progress": (
+        lambda: training.Trainer(LINEAR, optim.SGD(LINEAR.named_parameters(), lr=0.1), progress=0),
+        TypeError,
+        "progress",
+        "0",
+    ),
+    "cast": (lambda: bridges.from_torch(LINEAR, {}, cast="no"), TypeError, "cast", "'no'"),
+    "verify": (lambda: checkpoint.load("x", verify="no"), TypeError, "verify", "'no'"),
+    "path of a checkpoint": (lambda: checkpoint.load(3), TypeError, "path", "3"),
+    "path of a model": (lambda: models.load(None), TypeError, "path", "None"),
+    "classes of a model": (lambda: models.load("x", classes=GPT), TypeError, "classes", "GPT"),
+    "what is saved": (lambda: checkpoint.save("x", X), TypeError, "state", "an array, float32"),
+    "masked weights": (
+        lambda: checkpoint.save("x", {"x": np.ma.masked_array(X)}),
+        TypeError,
+        "x",
+        "masked array",
+    ),
+    "colour bar": (lambda: plot.attention_map(W, colorbar=None), TypeError, "colorbar", "None"),
+    "colour bar of an image": (
+        lambda: plot.attention_on_image(W, colorbar="right"),
+        TypeError,
+        "colorbar",
+        "'right'",
+    ),
     "threads 0": (lambda: ma.set_num_threads(0), ValueError, "n", "0"),
     "threads float": (lambda: ma.set_num_threads(1.0), TypeError, "n", "1.0"),
     "warm-up": (lambda: ma.warmup(dtypes=["float16"]), TypeError, "dtypes", "'float16'"),

@@ -61,6 +61,8 @@ def load(
     >>> bool((twin(ids) == model(ids)).all()), twin.num_parameters(trainable=True)
     (True, 64)
     """
+    if not isinstance(classes, Collection):
+        raise TypeError(f"classes: expected a collection of classes, got {_checks.shown(classes)}")
     cast = None if dtype is None else _checks.float_dtype("dtype", dtype)
     file = checkpoint.read(path, verify=verify, dtype=cast)
     if file.architecture is None:

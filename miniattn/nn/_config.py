@@ -63,7 +63,7 @@ def encoded(value: Any) -> Any:
         return {"dict": {str(key): encoded(item) for key, item in value.items()}}
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return np.dtype(value).name
-    if hasattr(value, "named_modules"):
+    if hasattr(value, "named_modules") and not isinstance(value, type):
         return {"module": class_name(type(value)), "arguments": arguments(value)}
     if isinstance(value, np.random.Generator):
         return {"generator": type(value.bit_generator).__name__}

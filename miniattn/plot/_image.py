@@ -103,6 +103,7 @@ def attention_on_image(
     >>> fig.savefig("patches.png")  # doctest: +SKIP
     """
     _checks.choice("scale", scale, _grid.SCALES)
+    colorbar = _checks.flag("colorbar", colorbar)
     cells = _grid.real("weights", weights, ["rows, cols"])
     rows, cols = cells.shape
     absent = np.isnan(cells)

@@ -119,7 +119,7 @@ def attention_map(
     image = _grid.draw(ax, panel, norm, scale=scale, cmap=cmap)
     label_axes(ax, q_labels, k_labels, panel.shape)
     ax.set(xlabel="key", ylabel="query", title=title)
-    if colorbar:
+    if _checks.flag("colorbar", colorbar):
         _grid.colour_bar(image, [ax], [panel], _grid.what(scale, panel))
     return result
 
