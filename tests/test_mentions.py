@@ -38,7 +38,7 @@ FOREIGN = {
 # Stand for any name: X is an operation, DIR and FILE are the reader's.
 PLACEHOLDERS = {
     *("X", "XContext", "X_forward", "X_backward", "op_forward", "op_backward"),
-    *("DIR", "FILE", "venv", "pip", "install"),
+    *("DIR", "FILE", "MyModel", "venv", "pip", "install"),
 }
 # Folders that a command writes.
 WRITTEN = {"miniattn-demo/", "miniattn-bench/"}
@@ -69,6 +69,8 @@ def known_words():
 
 
 def unknown_words(span):
+    if (ROOT / span).is_file():
+        return []
     words = re.findall(r"[A-Za-z_]\w+", re.sub(r"\"[^\"]*\"", "", span))  # not letters of formulas
     return [word for word in words if word not in known_words()]
 
