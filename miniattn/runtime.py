@@ -208,5 +208,11 @@ def _compiled() -> str:
     folder = kernels._cache.folder()
     if folder is None:
         return "not kept"
-    sizes = [path.stat().st_size for path in folder.glob(f"*{kernels._cache.SUFFIX}")]
+    try:
+        found = kernels._cache.entries(folder)
+    except FileNotFoundError:
+        found = []
+    except OSError as error:
+        return f"not kept: {error}"
+    sizes = [status.st_size for path, status in found if path.suffix == kernels._cache.SUFFIX]
     return f"{folder} ({len(sizes)} kernels, {sum(sizes) / 2**20:.1f} MB)"

@@ -6,6 +6,14 @@ import sys
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("MINIATTN_CHECK", "1")  # before the package is imported, which asks once
+# Two threads at least, on one core too: what is promised for any number of them is tested there.
+os.environ["NUMBA_NUM_THREADS"] = str(
+    max(
+        2,
+        int(os.environ.get("NUMBA_NUM_THREADS", 0))
+        or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+    )
+)
 
 import numpy as np
 import pytest

@@ -4,6 +4,7 @@ Most tests run a copy of the package, with two small kernel modules added, in fr
 """
 
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,29 @@ def test_an_edit_elsewhere_costs_nothing(copy):
     assert copy.run() == (60, True)
 
 
+def test_an_edit_in_a_nested_package_is_noticed(copy):
+    """At any depth, however it is imported, also through a package that is not yet complete."""
+    inner = copy.module("tiny_inner").read_text()
+    folder = copy.module("deep").parent / "deep" / "deeper"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("from miniattn.kernels.deep import user\n")
+    (folder / "__init__.py").write_text("from .last import step\n")
+    (folder / "last.py").write_text(inner)
+    (folder.parent / "user.py").write_text(
+        TINY.replace(
+            "tiny_inner import FACTOR, step", "tiny_inner import FACTOR\nfrom .deeper import step"
+        )
+    )
+    copy.edit("tiny", "@kernel", "from miniattn.kernels.deep.user import scale as other\n@kernel")
+    before = "tiny.scale = tiny.other\n"
+    assert copy.run(before=before) == (60, False)
+    assert copy.run(before=before) == (60, True)
+    for old, new, result in [("x + 1", "x + 2", 70), ("x + 2", "x + 3", 80)]:
+        (folder / "last.py").write_text((folder / "last.py").read_text().replace(old, new))
+        assert copy.run(before=before) == (result, False)
+        assert copy.run(before=before) == (result, True)
+
+
 def test_an_undone_edit_finds_the_first_entry_again(copy):
     copy.run()
     copy.edit("tiny", "* FACTOR", "* FACTOR * 2")
@@ -214,27 +238,185 @@ def test_nothing_is_written_beside_the_source(copy):
     assert not list((copy.root / "miniattn").rglob("*.kernel"))
 
 
-def test_a_read_only_install_and_no_folder_at_all(copy):
-    copy.cache.write_text("a file where the folder should be")
-    assert copy.run() == (60, False)
-    assert copy.run() == (60, False)
-    assert copy.cache.read_text() == "a file where the folder should be"
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs root, to become a nobody")
-def test_a_user_without_a_home(copy):
-    # A nobody may not be able to read Python's own files: compile something before.
-    become_nobody = """
-import os, numba
+# Prints what was said about the cache, and what `show_config` says of it.
+SAID = """
+import warnings
+caught = []
+warnings.showwarning = lambda message, category, *rest: caught.append((category, str(message)))
+import miniattn, miniattn.kernels.tiny, miniattn.kernels.tiny_other
+{before}
+y = np.empty(3)
+miniattn.kernels.tiny.scale(np.full(3, 5.0), y)
+assert y[0] == 60, y
+miniattn.kernels.tiny_other.other(y)  # a second kernel, of which nothing is said
+miniattn.kernels.tiny_other.other(np.empty(3, np.float32))
+print(sum(miniattn.kernels.tiny.scale.dispatcher.stats.cache_hits.values()))
+for category, message in caught:
+    assert category is RuntimeWarning
+    print(message)
+print(miniattn.runtime.config()["compiled kernels"])
+"""
+NOBODY = """
+import os
 @numba.njit(parallel=True)
-def warm(x):
+def warm(x):  # a nobody may not be able to read Python's own files: compile something before
     for i in numba.prange(x.shape[0]):
         x[i] += 1
 warm(np.zeros(3))
+miniattn.runtime.config()
 os.setgid(65534); os.setuid(65534)
 """
+needs_root = pytest.mark.skipif(
+    os.name == "nt" or os.geteuid() != 0, reason="needs root, to become a nobody"
+)
+needs_owners = pytest.mark.skipif(os.name == "nt", reason="files have no owner's mode here")
+
+
+def said(python, copy, before="", **env):
+    """Return how often the cache was hit, what was said once, and the line of `show_config`."""
+    env = {"NUMBA_CACHE_DIR": str(copy.cache)} | env
+    code = "import numba, numpy as np\n" + SAID.format(before=before)
+    hits, *messages, shown = python(code, **env).splitlines()
+    return int(hits), messages, shown
+
+
+def assert_said_once(messages, reason):
+    (message,) = messages
+    assert message.startswith("compiled kernels are not kept: ")
+    assert reason in message
+    assert message.endswith("MINIATTN_CACHE=0 does without one.")
+
+
+def test_a_read_only_install_and_no_folder_at_all(copy, python):
+    copy.cache.write_text("a file where the folder should be")
+    hits, messages, shown = said(python, copy)
+    assert hits == 0
+    assert_said_once(messages, str(copy.cache))
+    assert shown.startswith("not kept: ")
+    assert copy.cache.read_text() == "a file where the folder should be"
+
+
+def test_nothing_is_said_of_a_folder_that_works(copy, python):
+    assert said(python, copy)[:2] == (0, [])
+    hits, messages, shown = said(python, copy)
+    assert (hits, messages) == (1, [])
+    assert "(3 kernels" in shown
+
+
+@needs_root
+@pytest.mark.parametrize("home", ["/root", "shared"])
+def test_a_folder_that_may_not_be_entered(copy, python, home):
+    """Of a second user's, or of a nobody's who kept the home of root."""
+    folder = copy.root / "home"
+    folder.mkdir(mode=0o700)
+    copy.root.chmod(0o755)
+    env = {"NUMBA_CACHE_DIR": str(folder)}
+    if home == "/root":
+        env = {"NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": None, "HOME": str(folder)}
+    hits, messages, shown = said(python, copy, before=NOBODY, **env)
+    assert hits == 0
+    assert_said_once(messages, "Permission denied")
+    assert shown.startswith("not kept: ")
+    assert "Permission denied" in shown
+    assert not list(folder.iterdir())
+
+
+@needs_owners
+@pytest.mark.parametrize("what", ["folder", "entry"])
+@pytest.mark.parametrize("mode", [0o722, 0o702, 0o720])
+def test_what_others_can_write_is_not_read(copy, python, what, mode):
+    copy.run()
+    (entry,) = copy.entries()
+    (entry.parent if what == "folder" else entry).chmod(mode)
+    before = entry.read_bytes()
+    hits, messages, shown = said(python, copy)
+    assert hits == 0
+    assert_said_once(messages, "can be written by other users")
+    assert ("can be written by other users" in shown) == (what == "folder")
+    if what == "folder":
+        assert copy.entries() == [entry]
+        assert entry.read_bytes() == before
+
+
+@needs_root
+@pytest.mark.parametrize("what", ["folder", "entry"])
+def test_what_belongs_to_another_is_not_read(copy, python, what):
+    copy.run()
+    (entry,) = copy.entries()
+    os.chown(entry.parent if what == "folder" else entry, 65534, 65534)
+    hits, messages, _ = said(python, copy)
+    assert hits == 0
+    assert_said_once(messages, "belongs to another user")
+
+
+def test_what_belongs_to_root_is_read():
+    status = os.stat(os.__file__)
+    fields = list(status)
+    fields[0], fields[4] = 0o100644, 0  # mode and owner
+    _cache._trust(Path("entry"), os.stat_result(fields))
+
+
+def test_an_entry_under_another_name_is_not_taken(copy):
+    copy.run()
+    copy.run(OFFSET="3")
+    first, second = copy.entries()
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    assert copy.run() == (60, False)
+    assert copy.run(OFFSET="3") == (63, False)
+    assert copy.run() == (60, True)
+
+
+def test_an_install_without_sources(copy, python):
+    """Nothing tells then whether a module changed."""
+    for path in (copy.root / "miniattn").rglob("*.py"):
+        py_compile.compile(str(path), cfile=f"{path}c", doraise=True)
+        path.unlink()
+    for _ in range(2):
+        hits, messages, _ = said(python, copy)
+        assert hits == 0
+        assert_said_once(messages, "the source of miniattn.kernels.tiny")
+    assert not copy.entries()
+
+
+def test_an_entry_that_vanishes_does_not_stop_the_list(tmp_path, monkeypatch):
+    for name in ("a.kernel", "b.kernel"):
+        (tmp_path / name).write_bytes(b"1234")
+    path_stat = Path.stat
+
+    def vanish(self, **options):
+        if self.name == "a.kernel":
+            raise FileNotFoundError(self)
+        return path_stat(self, **options)
+
+    monkeypatch.setattr(_cache, "folder", lambda: tmp_path)
+    monkeypatch.setattr(Path, "stat", vanish)
+    assert "(1 kernels" in miniattn.runtime.config()["compiled kernels"]
+
+
+def test_a_file_that_may_not_be_replaced_is_left(tmp_path, monkeypatch):
+    """So Windows answers while another process reads it."""
+    path = tmp_path / "entry.kernel"
+
+    def refuse(source, target):
+        raise PermissionError(13, "another process reads it", target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        _cache._write(path, b"new")
+    assert not list(tmp_path.iterdir())
+    path.write_bytes(b"as it was")
+    _cache._write(path, b"new")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"as it was"]
+
+
+@needs_root
+def test_a_user_without_a_home(copy, python):
     env = {"NUMBA_CACHE_DIR": None, "XDG_CACHE_HOME": None, "HOME": "/nonexistent"}
-    assert copy.run(before=become_nobody, **env) == (60, False)
+    hits, messages, _ = said(python, copy, before=NOBODY, **env)
+    assert hits == 0
+    assert_said_once(messages, "Permission denied: '/nonexistent'")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder is named otherwise")
@@ -348,12 +530,27 @@ from miniattn.kernels import b
 from miniattn.kernels.c import x
 from . import d
 from .e import y
+from ..kernels.h.i import z
+if TYPE_CHECKING:
+    from . import for_the_checker
+else:
+    from . import j
+if typing.TYPE_CHECKING:
+    from . import for_the_checker
 def f():
     from .g import z
 """
     found = set(_cache._imports("miniattn.kernels", text))
-    assert {f"miniattn.kernels.{m}" for m in "abcdeg"} <= found
-    assert not any("numpy" in name or "masks" in name for name in found)
+    assert {f"miniattn.kernels.{m}" for m in [*"abcdegj", "h.i"]} <= found
+    assert not any("numpy" in name or "masks" in name or "checker" in name for name in found)
+
+
+def test_a_name_of_the_package_itself_is_followed():
+    """A module that it imports is what is followed, and not the package as well."""
+    assert _cache._imports("miniattn.kernels", b"from . import _runtime") == [
+        "miniattn.kernels._runtime"
+    ]
+    assert "miniattn.kernels" in _cache._imports("miniattn.kernels", b"from . import a_function")
 
 
 def test_old_and_large_entries_go(tmp_path, monkeypatch):
@@ -368,12 +565,13 @@ def test_old_and_large_entries_go(tmp_path, monkeypatch):
     entry("recent.kernel", 50, 1)
     entry("large.kernel", 50, 2)
     entry("old.kernel", 1, _cache.UNUSED_DAYS + 1)
-    entry("crashed.tmp", 1, _cache.UNUSED_DAYS + 1)
+    entry("killed.tmp", 1, 2 / 24)
+    entry("being-written.tmp", 1, 0)
     entry("not-ours.txt", 1, _cache.UNUSED_DAYS + 1)
     monkeypatch.setattr(_cache, "MAX_BYTES", 120)
     _cache._prune(tmp_path)
     left = sorted(p.name for p in tmp_path.iterdir())
-    assert left == ["new.kernel", "not-ours.txt", "recent.kernel"]
+    assert left == ["being-written.tmp", "new.kernel", "not-ours.txt", "recent.kernel"]
 
 
 def test_use_keeps_an_entry_young(copy):

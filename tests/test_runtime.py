@@ -45,7 +45,9 @@ try:
 except importlib.metadata.PackageNotFoundError:
     HAS_TBB = False
 
-needs_tbb = pytest.mark.skipif(not HAS_TBB, reason="the tbb wheel is not installed")
+needs_tbb = pytest.mark.skipif(
+    not HAS_TBB or _threads.processors() == 1, reason="the tbb wheel is not installed, or not used"
+)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 layers = pytest.mark.parametrize("layer", [None, "workqueue"])
 
@@ -73,12 +75,17 @@ def test_tbb_is_found_where_the_wheel_says(python):
     assert python(elsewhere + prefix + DOUBLE + SHOW_LAYER).split() == ["tbb", "None"]
 
 
+several = pytest.mark.skipif(_threads.processors() == 1, reason="OpenMP is not chosen on one")
+
+
+@several
 def test_without_tbb_openmp_sleeps(python):
     shown = python(HIDE_TBB + DOUBLE + SHOW_LAYER).split()
     assert shown[0] in ("omp", "workqueue", "tbb")  # tbb: the system's own
     assert shown[1] == "passive"
 
 
+@several
 def test_a_wait_policy_that_was_set_stays(python):
     assert python(HIDE_TBB + DOUBLE + SHOW_LAYER, OMP_WAIT_POLICY="active").split()[1] == "active"
 
@@ -109,6 +116,19 @@ print(failed)
     assert python(DOUBLE + code, NUMBA_THREADING_LAYER=layer).strip() == "[]"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes go everywhere here")
+def test_on_one_processor_a_thread_may_launch_first(python):
+    """And the process comes to an end."""
+    one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    first = "worker = threading.Thread(target=check); worker.start(); worker.join()\n"
+    show = "print(_threads.layer(), numba.config.NUMBA_NUM_THREADS)"
+    for threads in ("1", "2"):
+        shown = python(one + DOUBLE + first + show, NUMBA_NUM_THREADS=threads, timeout=60)
+        assert shown.split() == ["workqueue", threads]
+    chosen = python(one + DOUBLE + SHOW_LAYER, NUMBA_THREADING_LAYER="omp")
+    assert chosen.split()[0] == "omp"
+
+
 @needs_fork
 @layers
 def test_a_forked_child_after_a_kernel(python, layer):
@@ -122,6 +142,37 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 check()
 """
     assert python(DOUBLE + code, NUMBA_THREADING_LAYER=layer).strip() == "7"
+
+
+@needs_fork
+def test_a_forked_child_that_would_be_ended_is_told_so(python):
+    """GNU OpenMP ends it with a signal; other makers' works."""
+    code = """
+import importlib
+check()
+child = os.fork()
+if child == 0:
+    try:
+        check()
+        ma.get_num_threads()
+        print("fine")
+    except RuntimeError as error:
+        print(error)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(importlib.import_module("numba.np.ufunc.omppool").openmp_vendor)
+check()
+"""
+    told, status, vendor = python(
+        "import sys\nsys.stdout.reconfigure(line_buffering=True)" + DOUBLE + code,
+        NUMBA_THREADING_LAYER="omp",
+    ).splitlines()
+    assert status == "7"
+    if vendor == "GNU":
+        assert told.startswith("this process was forked")
+        assert "NUMBA_THREADING_LAYER=workqueue" in told
+    else:
+        assert told == "fine"
 
 
 @needs_fork
@@ -147,11 +198,12 @@ done.set()
 
 # ------------------------------------------------------------------------------- number of threads
 
-two_threads = pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one processor")
-
 
 def blas_threads():
-    """The threads of NumPy's BLAS; SciPy brings another one, and Numba may have loaded it."""
+    """The threads of NumPy's BLAS; SciPy brings another one, and Numba may have loaded it.
+
+    Apple's BLAS has no number of threads.
+    """
     ours = {blas["filepath"] for blas in runtime._blas().info()}
     return {pool["num_threads"] for pool in threadpool_info() if pool["filepath"] in ours}
 
@@ -162,7 +214,6 @@ def all_threads():
     ma.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
 
-@two_threads
 def test_set_num_threads_holds_for_kernels_and_blas(all_threads):
     for n in (1, 2):
         ma.set_num_threads(n)
@@ -170,7 +221,6 @@ def test_set_num_threads_holds_for_kernels_and_blas(all_threads):
         assert blas_threads() == {n}
 
 
-@two_threads
 def test_set_num_threads_holds_in_every_python_thread(all_threads):
     ma.set_num_threads(1)
     seen = []
@@ -186,7 +236,6 @@ def test_set_num_threads_holds_in_every_python_thread(all_threads):
     assert seen == [1, 1]
 
 
-@two_threads
 def test_numbas_own_setting_wins_when_it_is_later(all_threads):
     ma.set_num_threads(1)
     numba.set_num_threads(2)
@@ -196,7 +245,6 @@ def test_numbas_own_setting_wins_when_it_is_later(all_threads):
     assert ma.get_num_threads() == 1
 
 
-@two_threads
 def test_threads_limits_inside_the_block_only(all_threads):
     ma.set_num_threads(2)
     with ma.threads(1):
@@ -252,10 +300,26 @@ def test_flags_keep_nan_and_infinity():
     assert options["parallel"]
 
 
-def test_kernels_run_as_python_without_the_compiler(python):
-    assert python(DOUBLE + "check(); print(type(double).__name__)", NUMBA_DISABLE_JIT="1") == (
-        "function\n"
-    )
+def test_without_the_compiler_a_kernel_says_so(python):
+    """And everything else works."""
+    code = """
+import numpy as np
+import miniattn as ma
+from miniattn import functional as F, masks, reference
+x = np.ones((2, 2, 3, 4))
+reference.attention(x, x, x, mask=masks.causal())
+ma.runtime.config()
+for call in (lambda: F.softmax(x), lambda: F.relu(x), lambda: F.attention(x, x, x)):
+    try:
+        call()
+    except RuntimeError as error:
+        print(error)
+"""
+    shown = python(code, NUMBA_DISABLE_JIT="1").splitlines()
+    assert len(shown) == 3
+    assert len(set(shown)) == 1
+    assert shown[0].startswith("NUMBA_DISABLE_JIT is set")
+    assert "miniattn.reference" in shown[0]
 
 
 # -------------------------------------------------------------------------- show_config and warmup

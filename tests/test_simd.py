@@ -352,6 +352,15 @@ def test_aligned():
     assert (x.ctypes.data + 4 * offset) % 64 == 0
 
 
+def test_a_table_that_is_large_for_a_stack_is_refused():
+    @numba.njit
+    def large(x):
+        registers(1025 * 16 // LANES, x)
+
+    with pytest.raises(numba.TypingError, match=r"registers: .* need more than 65536 bytes"):
+        large(np.ones(1, np.float32))
+
+
 def test_registers_are_as_wide_as_the_processor():
     apply_exp2(np.ones(1, np.float32), np.ones(1, np.float32))
     assembly = next(iter(apply_exp2.inspect_asm().values()))

@@ -5,6 +5,10 @@ kernel's module and of the kernel modules that it imports, the function's byteco
 the flags, the argument types, the processor and the versions. After an edit or an upgrade the old
 entry is simply not found, and two processes that write one name write the same function.
 
+An entry is unpickled, which runs what it says. So folder and file have to be the user's own, or
+root's, and nobody else may be able to write there. Whatever is wrong, kernels are compiled as if
+there were no cache, and the first time a warning says why.
+
 Numba's own ``cache=True`` looks at one file only, and fails at import where it may not write.
 """
 
@@ -15,11 +19,13 @@ import hashlib
 import importlib.util
 import os
 import pickle
+import stat
 import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +37,10 @@ from numba.core.compiler import CompileResult
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
-PACKAGE = __name__.rpartition(".")[0]
+PACKAGE = ".".join(__name__.split(".")[:2])  # wherever in it this file is
 SUFFIX = ".kernel"
 UNUSED_DAYS = 30
+WRITING_HOURS = 1  # past which a file that was begun is one of a process that was killed
 MAX_BYTES = 256 * 2**20
 
 
@@ -57,28 +64,24 @@ class KernelCache:
         # Reference counts are all that loaded code needs. Numba's own caches load the compiler's
         # modules too, SciPy's BLAS among them: 0.3 s.
         rtsys.initialize(target)
-        path = self._path(signature, target.codegen())
-        if path is None or not path.is_file():
-            return None
-        # Whatever is wrong with the file, the answer is to compile again.
-        with contextlib.suppress(Exception):
-            content = path.read_bytes()
-            if hashlib.sha256(content[32:]).digest() == content[:32]:
-                result = CompileResult._rebuild(target, *pickle.loads(content[32:]))
-                with contextlib.suppress(OSError):
-                    os.utime(path)  # `_prune` goes by the last use
-                return result
+        with _without_cache_if_it_fails():
+            path = self._path(signature, target.codegen())
+            data = None if path is None else _read(path)
+            if data is not None:
+                # Whatever is wrong with what was kept, the answer is to compile again.
+                with contextlib.suppress(Exception):
+                    return CompileResult._rebuild(target, *pickle.loads(data))
         return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
         """Keep a compiled function; where nothing can be written, do nothing."""
-        path = self._path(signature, result.codegen)
-        if path is None or result.library.has_dynamic_globals:
-            return
-        data = dumps(result._reduce())
-        with contextlib.suppress(OSError):
+        with _without_cache_if_it_fails():
+            path = self._path(signature, result.codegen)
+            if path is None or result.library.has_dynamic_globals:
+                return
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(path, hashlib.sha256(data).digest() + data)
+            _trust(path.parent, os.stat(path.parent))
+            _write(path, dumps(result._reduce()))
             _prune(path.parent)
 
     def flush(self) -> None:
@@ -87,7 +90,7 @@ class KernelCache:
     def _path(self, signature: Any, codegen: Any) -> Path | None:
         root = folder()
         function = self._function
-        if root is None or function.__module__ not in _sources:
+        if root is None or not _has_file(function.__module__):
             return None
         key = (
             _versions(),
@@ -130,18 +133,33 @@ class _Source(NamedTuple):
 
 
 _sources: dict[str, _Source] = {}
+_modules = 0  # how many there were when sources were last looked for
 
 
 def _remember_sources(module: str) -> None:
     """Read the file of ``module``, which is being imported, and those of new kernel modules."""
-    for name in (module, *(f"{PACKAGE}.{name}" for name in vars(sys.modules[PACKAGE]))):
+    global _modules
+    names = [module]
+    if len(sys.modules) != _modules or module not in _sources:
+        _modules = len(sys.modules)
+        names += [n for n in list(sys.modules) if _is_ours(n) and n not in _sources]
+    for name in names:
         path = getattr(sys.modules.get(name), "__file__", None)
-        if path and (name == module or name not in _sources):
+        if path and path.endswith(".py"):
             with contextlib.suppress(OSError):
-                stat = os.stat(path)
-                mark = (stat.st_mtime_ns, stat.st_size)
+                status = os.stat(path)
+                mark = (status.st_mtime_ns, status.st_size)
                 if name not in _sources or _sources[name].mark != mark:
                     _sources[name] = _Source(Path(path).read_bytes(), mark)
+
+
+def _is_ours(module: str) -> bool:
+    return module == PACKAGE or module.startswith(f"{PACKAGE}.")
+
+
+def _has_file(module: str) -> bool:
+    """Return whether a module comes from a file: what is typed in at a prompt is not kept."""
+    return getattr(sys.modules.get(module), "__file__", None) is not None
 
 
 def _sources_of(module: str) -> list[tuple[str, str, str]]:
@@ -150,10 +168,13 @@ def _sources_of(module: str) -> list[tuple[str, str, str]]:
     todo = [module]
     while todo:
         name = todo.pop()
-        if name in _sources and name not in found:
-            text = _sources[name].text
-            found[name] = (name, hashlib.sha256(text).hexdigest(), _constants(name))
-            todo += _imports(sys.modules[name].__package__ or "", text)
+        if name in found or name not in sys.modules:  # what else a module imports, by name
+            continue
+        if name not in _sources:
+            raise OSError(f"the source of {name} is not there, by which changes would be noticed")
+        text = _sources[name].text
+        found[name] = (name, hashlib.sha256(text).hexdigest(), _constants(name))
+        todo += _imports(sys.modules[name].__package__ or "", text)
     return sorted(found.values())
 
 
@@ -165,14 +186,31 @@ def _constants(module: str) -> str:
 
 @functools.cache
 def _imports(package: str, text: bytes) -> list[str]:
+    """Return the kernel modules that a text imports, and names that may be modules."""
     names = []
-    for node in ast.walk(ast.parse(text)):
+    for node in _executed(ast.parse(text)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             name = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            names += [name, *(f"{name}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.startswith(f"{PACKAGE}.")]
+            members = [f"{name}.{alias.name}" for alias in node.names]
+            names += members
+            # The package of all kernels is the map of its modules, which nothing depends on.
+            if name != PACKAGE or not all(member in sys.modules for member in members):
+                names.append(name)
+    return [name for name in names if _is_ours(name)]
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and what is in it, but for what is there for type checkers."""
+    match node:
+        case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+            parts: list[ast.AST] = [*node.orelse]
+        case _:
+            yield node
+            parts = list(ast.iter_child_nodes(node))
+    for part in parts:
+        yield from _executed(part)
 
 
 def _versions() -> tuple[str, ...]:
@@ -236,28 +274,90 @@ def fingerprint(value: Any, outer: tuple[Any, ...] = ()) -> Any:
 # Files
 
 
-def _write(path: Path, content: bytes) -> None:
+_said = False
+
+
+@contextlib.contextmanager
+def _without_cache_if_it_fails() -> Iterator[None]:
+    """Go on without the cache where the system doesn't let us, and say so once."""
+    global _said
+    try:
+        yield
+    except OSError as error:
+        if not _said:
+            _said = True
+            warnings.warn(
+                f"compiled kernels are not kept: {error}. The environment variable NUMBA_CACHE_DIR "
+                "names another folder, MINIATTN_CACHE=0 does without one.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _trust(path: Path, status: os.stat_result) -> None:
+    """Refuse a folder or a file into which somebody else may have written."""
+    if not hasattr(os, "geteuid"):  # Windows keeps users apart by their folders
+        return
+    if status.st_uid not in (0, os.geteuid()):
+        raise PermissionError(f"{path} belongs to another user")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{path} can be written by other users")
+
+
+def _read(path: Path) -> bytes | None:
+    """Return what was kept under the name ``path``, or None if that is nothing, or damaged."""
+    try:
+        _trust(path.parent, os.stat(path.parent))
+        file = open(path, "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        return None
+    with file:
+        _trust(path, os.fstat(file.fileno()))
+        content = file.read()
+    if _seal(path, content[32:]) != content[:32]:
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # `_prune` goes by the last use
+    return content[32:]
+
+
+def _write(path: Path, data: bytes) -> None:
     """Write so that another process sees the whole file or none."""
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.write(_seal(path, data) + data)
         os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        # Windows doesn't replace a file that another process reads; it holds the same.
+        if not (isinstance(error, PermissionError) and path.is_file()):
+            raise
+
+
+def _seal(path: Path, data: bytes) -> bytes:
+    """Return the digest of an entry and its name: under another it is not what was asked for."""
+    return hashlib.sha256(path.name.encode() + b"\0" + data).digest()
+
+
+def entries(root: Path) -> list[tuple[Path, os.stat_result]]:
+    """Return the files of a cache, those that were only begun among them, as far as they stay."""
+    _trust(root, os.stat(root))
+    found = []
+    for path in root.iterdir():
+        if path.suffix in (SUFFIX, ".tmp"):
+            with contextlib.suppress(OSError):  # another process prunes too
+                found.append((path, path.stat()))
+    return found
 
 
 def _prune(root: Path) -> None:
     """Delete what was not used for long, then the longest unused beyond the size limit."""
-    entries = []
-    for path in root.iterdir():
-        if path.suffix in (SUFFIX, ".tmp"):
-            with contextlib.suppress(FileNotFoundError):  # another process prunes too
-                entries.append((path.stat().st_mtime, path.stat().st_size, path))
-    oldest = time.time() - UNUSED_DAYS * 86400
-    total = 0
-    for used, size, path in sorted(entries, reverse=True):
-        total += size
-        if used < oldest or total > MAX_BYTES:
-            path.unlink(missing_ok=True)
+    now, total = time.time(), 0
+    for path, status in sorted(entries(root), key=lambda entry: -entry[1].st_mtime):
+        total += status.st_size
+        hours = WRITING_HOURS if path.suffix == ".tmp" else 24 * UNUSED_DAYS
+        if status.st_mtime < now - 3600 * hours or total > MAX_BYTES:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)

@@ -49,11 +49,20 @@ def _decorator(kind: type["Inner"], options: dict[str, Any]) -> Callable[..., An
     settings = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True, **options}
 
     def decorate(function: Callable[..., Any] | None) -> Any:
-        if function is None or config.DISABLE_JIT:
-            return function or decorate
-        return kind(function, settings)
+        return decorate if function is None else kind(function, settings)
 
     return decorate
+
+
+def _njit(function: Callable[..., Any], **options: Any) -> Any:
+    """Return what Numba makes of a function."""
+    if config.DISABLE_JIT:
+        raise RuntimeError(
+            "NUMBA_DISABLE_JIT is set, and the kernels of miniattn need Numba's compiler: they "
+            "work on registers, which Python has not. The same operations in plain NumPy are in "
+            "miniattn.reference."
+        )
+    return numba.njit(**options)(function)
 
 
 class _InnerType(numba.types.Dispatcher):
@@ -92,8 +101,7 @@ class Inner:
     @functools.cached_property
     def dispatcher(self) -> Any:
         """What Numba makes of the function."""
-        compiled = numba.njit(pipeline_class=HelperCompiler, **self.options)(self.py_func)
-        return forget_python(compiled)
+        return forget_python(_njit(self.py_func, pipeline_class=HelperCompiler, **self.options))
 
     @property
     def _numba_type_(self) -> Any:
@@ -113,7 +121,7 @@ class Kernel(Inner):
     @functools.cached_property
     def dispatcher(self) -> Any:
         """What Numba makes of the function, with the cache on disk."""
-        dispatcher = numba.njit(**self.options)(self.py_func)
+        dispatcher = _njit(self.py_func, **self.options)
         dispatcher._cache = self._cache
         return dispatcher
 
@@ -161,6 +169,8 @@ class _Pool:
     # Known to let several Python threads in at once. Unknown before the first launch, because
     # the user may choose the layer until then: so the first launch is guarded too.
     concurrent = False
+    lost = False
+    """Whether this process is a child, and its parent's pool one that is no good here."""
     limit: _Limit | None = None
     lock = threading.RLock()
 
@@ -176,6 +186,12 @@ _thread = _Thread()
 
 
 def _guarded(dispatcher: Any, args: tuple[Any, ...]) -> Any:
+    if _pool.lost:
+        raise RuntimeError(
+            "this process was forked from one that had run kernels in threads of GNU OpenMP, which "
+            "ends a child that does the same. Start it anew (multiprocessing's 'spawn'), or set "
+            "NUMBA_THREADING_LAYER=workqueue, or install tbb."
+        )
     with _pool.lock:
         _adopt_limit()
         try:
@@ -205,6 +221,8 @@ def get_num_threads() -> int:
 
 def _after_fork() -> None:
     _pool.lock = threading.RLock()  # a thread that no longer exists may hold the old one
+    if not _threads.survives_fork():
+        _pool.lost, _pool.concurrent = True, False
 
 
 if hasattr(os, "register_at_fork"):

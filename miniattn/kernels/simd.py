@@ -30,7 +30,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, errors
 from numba.extending import (
     intrinsic,
     lower_builtin,
@@ -627,15 +627,20 @@ def lookup(typing_context, v, p):
     return v(v, p), emit
 
 
+_STACK = 2**16  # bytes for one table; threads of macOS have no more than 2**19 for everything
+
+
 @intrinsic(prefer_literal=True)
 def registers(typing_context, count, like):
     """Return a pointer to room for ``count`` (an integer constant) vectors, on the stack."""
     if not isinstance(count, types.IntegerLiteral):
         return None
-    result = Pointer(like.dtype)
+    result, vector = Pointer(like.dtype), _full(like.dtype)
+    if count.literal_value * vector.count * vector.dtype.bitwidth > 8 * _STACK:
+        raise errors.TypingError(f"registers: {count.literal_value} need more than {_STACK} bytes")
 
     def emit(context, builder, signature, args):
-        kind = ir.ArrayType(_vector_type(_full(like.dtype)), count.literal_value)
+        kind = ir.ArrayType(_vector_type(vector), count.literal_value)
         with builder.goto_entry_block():  # else the stack would grow in every turn of a loop
             place = builder.alloca(kind)
         place.align = 64
