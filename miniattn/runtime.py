@@ -20,7 +20,7 @@ def set_num_threads(n: int) -> None:
     """Let the kernels and NumPy's BLAS use ``n`` threads from now on.
 
     Results are bitwise the same for any number of threads in the kernels; BLAS products may
-    differ in the last bits.
+    differ in the last bits. docs/bits.md says what else may change them.
 
     Parameters
     ----------

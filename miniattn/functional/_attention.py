@@ -102,8 +102,8 @@ def attention(
     -----
     A query that may attend to nothing gets exactly 0. What a hidden key or value holds, NaN
     included, cannot reach the queries that it is hidden from. A row whose scores contain +inf
-    is NaN. The result has the same bits for any number of threads. Derivation and kernel:
-    docs/derivations/attention.md, docs/kernel.md.
+    is NaN. The result has the same bits for any number of threads; docs/bits.md says what
+    may change them. Derivation and kernel: docs/derivations/attention.md, docs/kernel.md.
 
     References
     ----------

@@ -62,7 +62,8 @@ def softmax(
     Notes
     -----
     A visible NaN or +inf makes every visible entry of its slice NaN; −inf has weight 0.
-    Backward by hand: ``docs/derivations/softmax.md``.
+    Along another axis than the last, the last bits may depend on the order of memory and on whether
+    there is a mask: docs/bits.md. Backward by hand: ``docs/derivations/softmax.md``.
 
     References
     ----------
