@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 
 from miniattn import _checks, checkpoint
 from miniattn._checks import Array
+from miniattn._disk import check_writable
 from miniattn.checkpoint import Checkpoint, CheckpointError
 from miniattn.data import Batch, Dataset, batches, pad, shuffled, sorted_by_length
 from miniattn.losses import CrossEntropy, Loss
@@ -32,6 +34,9 @@ __all__ = ["Callback", "EarlyStopping", "History", "Series", "Trainer"]
 
 Collate: TypeAlias = Callable[[Sequence[tuple[Any, Any]]], Batch]
 PathLike: TypeAlias = str | os.PathLike[str]
+
+INTERRUPTED = "interrupted"
+"""Why training stopped, after Ctrl-C."""
 
 
 class Series(NamedTuple):
@@ -112,18 +117,25 @@ class History:
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Replace all series by those of ``state``."""
         names = [key.removesuffix(".steps") for key in state if key.endswith(".steps")]
-        self._series = {
-            name: (state[f"{name}.steps"].tolist(), state[f"{name}.values"].tolist())
-            for name in names
-        }
+        series = {name: Series(state[f"{name}.steps"], state[f"{name}.values"]) for name in names}
+        for name, (steps, values) in series.items():
+            if steps.dtype.kind != "i" or steps.ndim != 1 or values.shape != steps.shape:
+                raise ValueError(
+                    f"{name}: expected steps (ints) and as many values, "
+                    f"got {steps.shape} of {steps.dtype} and {values.shape}"
+                )
+        if left := state.keys() - {f"{name}.{key}" for name in names for key in Series._fields}:
+            raise ValueError(f"state: expected steps and values by name, got also {sorted(left)}")
+        self._series = {name: (s.steps.tolist(), s.values.tolist()) for name, s in series.items()}
 
 
 class Callback:
     """Something to do during training: override any of these.
 
     A callback may look at everything in the trainer, write above the progress bar with
-    ``trainer.write(text)`` and end training with ``trainer.stop(reason)``. One that remembers
-    something returns it from ``state_dict``; it is then part of every checkpoint.
+    ``trainer.write(text)``, end training with ``trainer.stop(reason)`` and ``trainer.save(path)``.
+    One that remembers something returns it from ``state_dict``; it is then part of every
+    checkpoint, under its ``key()``.
 
     Examples
     --------
@@ -133,6 +145,9 @@ class Callback:
     ...         trainer.write(f"step {trainer.step}: {result['loss']:.3f}")
     """
 
+    def on_start(self, trainer: "Trainer") -> None:
+        """Do something at the start of every `Trainer.fit`; to stop it makes no step."""
+
     def on_step(self, trainer: "Trainer") -> None:
         """Do something after every update."""
 
@@ -141,6 +156,13 @@ class Callback:
 
     def on_epoch(self, trainer: "Trainer") -> None:
         """Do something after every pass over the training data."""
+
+    def on_end(self, trainer: "Trainer") -> None:
+        """Do something at the end of every `Trainer.fit`, before it saves for the last time."""
+
+    def key(self) -> str:
+        """Return the name of its state in checkpoints; that of its class by default."""
+        return type(self).__name__
 
     def state_dict(self) -> dict[str, Array]:
         """Return what must survive a resume."""
@@ -153,6 +175,9 @@ class Callback:
 class EarlyStopping(Callback):
     """End training when an evaluation metric has not improved for a while.
 
+    A training that was ended here stays ended: a later `Trainer.fit`, of a loaded trainer too,
+    makes no step unless ``patience`` is larger by then.
+
     Parameters
     ----------
     patience : int >= 1
@@ -164,8 +189,12 @@ class EarlyStopping(Callback):
     min_delta : float >= 0, default 0
         By how much a new best must be better.
     restore_best : bool, default False
-        Give the model its best parameters back when training is ended here. They are part of
+        Give the model its best parameters when `Trainer.fit` ends, here or because all steps are
+        done (not after Ctrl-C). A later fit goes on from the last parameters. Both are part of
         checkpoints.
+    save_best_to : path, optional
+        Where to save the model at every new best, by `checkpoint.save`, with the step and the
+        metric as metadata. `models.load` reads it.
 
     Attributes
     ----------
@@ -181,44 +210,70 @@ class EarlyStopping(Callback):
         larger_is_better: bool = False,
         min_delta: float = 0.0,
         restore_best: bool = False,
+        save_best_to: PathLike | None = None,
     ) -> None:
         self.patience = _checks.integer("patience", patience, least=1)
         self.metric = metric
         self.sign = -1.0 if _checks.flag("larger_is_better", larger_is_better) else 1.0
         self.min_delta = _checks.number("min_delta", min_delta)
         self.restore_best = _checks.flag("restore_best", restore_best)
+        self.save_best_to = save_best_to
         self.best = self.sign * math.inf
         self.waited = 0
-        self._parameters: dict[str, Array] = {}
+        self._best: dict[str, Array] = {}
+        self._last: dict[str, Array] = {}  # what the model had before it was given its best
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """Go on from the last parameters, or not at all where it was waited long enough."""
+        if self.save_best_to is not None:
+            check_writable("save_best_to", self.save_best_to)
+        if self._last:
+            trainer.model.load_state_dict(self._last)
+            self._last = {}
+        self._stop_if_waited(trainer)
 
     def on_evaluation(self, trainer: "Trainer", result: Mapping[str, float]) -> None:
         """Compare the metric with the best so far."""
         if self.metric not in result:
             raise ValueError(f"metric: expected one of {list(result)}, got {self.metric!r}")
-        if self.sign * result[self.metric] < self.sign * self.best - self.min_delta:
-            self.best, self.waited = result[self.metric], 0
+        value = result[self.metric]
+        if self.sign * value < self.sign * self.best - self.min_delta:
+            self.best, self.waited = value, 0
             if self.restore_best:
-                self._parameters = trainer.model.state_dict()
+                self._best = trainer.model.state_dict()
+            if self.save_best_to is not None:
+                about = {"step": trainer.step, self.metric: value}
+                checkpoint.save(self.save_best_to, trainer.model, metadata=about)
             return
         self.waited += 1
-        if self.waited >= self.patience:
-            trainer.stop(f"no better {self.metric} than {self.best:.4g}")
-            if self._parameters:
-                trainer.model.load_state_dict(self._parameters)
+        self._stop_if_waited(trainer)
+
+    def on_end(self, trainer: "Trainer") -> None:
+        """Give the model its best parameters, unless training was only interrupted."""
+        if self._best and trainer.stopped != INTERRUPTED:
+            self._last = trainer.model.state_dict()
+            trainer.model.load_state_dict(self._best)
+
+    def key(self) -> str:
+        """Return what is watched as well: another metric has another best."""
+        return f"EarlyStopping({'least' if self.sign > 0 else 'most'} {self.metric})"
 
     def state_dict(self) -> dict[str, Array]:
         """Return the best value, the best parameters, and how long it was waited for better."""
-        best = {f"parameters.{name}": array for name, array in self._parameters.items()}
-        return {"best": np.array(self.best), "waited": np.array(self.waited), **best}
+        state = {"best": np.array(self.best), "waited": np.array(self.waited)}
+        state |= {f"parameters.{name}": array for name, array in self._best.items()}
+        return state | {f"last.{name}": array for name, array in self._last.items()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Take back what ``state_dict`` returned."""
-        self.best, self.waited = float(state["best"]), int(state["waited"])
-        self._parameters = {
-            name.removeprefix("parameters."): array
-            for name, array in state.items()
-            if name.startswith("parameters.")
-        }
+        best, waited = float(state["best"]), int(state["waited"])
+        entries = checkpoint.Checkpoint(dict(state), None)
+        self.best, self.waited = best, waited
+        self._best, self._last = entries.part("parameters"), entries.part("last")
+
+    def _stop_if_waited(self, trainer: "Trainer") -> None:
+        if self.waited >= self.patience:
+            trainer.stop(f"no better {self.metric} than {self.best:.4g}")
 
 
 class Trainer:
@@ -313,6 +368,7 @@ class Trainer:
         self.history = History()
         self.stopped = ""
         self._bar = _Bar(disable=True)
+        self._held: dict[str, None] | None = None  # where callbacks want to save, in their order
         # The present pass over the data. Its order is not saved but drawn again, from the state
         # that the generator had when it was drawn.
         self._order = np.empty(0, np.int64)
@@ -336,7 +392,8 @@ class Trainer:
         """Train until ``epochs`` passes or ``steps`` updates are done in total.
 
         "In total" counts what was done before: by an earlier `fit`, or before the checkpoint that
-        was loaded. A training that was stopped is therefore finished by the same call.
+        was loaded. A training that was interrupted is therefore finished by the same call; one
+        that `EarlyStopping` ended stays ended.
 
         Parameters
         ----------
@@ -347,7 +404,7 @@ class Trainer:
         epochs, steps : int
             Exactly one of them.
         save_to : path, optional
-            Where to `save`, during training and at the end of it.
+            Where to `save`, during training and at the end of it. The folder must exist.
         evaluate_every, save_every : int, optional
             In steps; by default at the end of each epoch.
 
@@ -360,6 +417,8 @@ class Trainer:
         FloatingPointError
             If the loss or a gradient is NaN or infinite; the update is then not made, and model
             and optimiser are as they were before.
+        OSError
+            If nothing can be saved to ``save_to``; no step was made.
 
         Notes
         -----
@@ -375,22 +434,29 @@ class Trainer:
                 _checks.integer(name, every, least=1)
         if valid is not None:
             self._check_valid(valid)
+        if save_to is not None:
+            check_writable("save_to", save_to)
         self._take_up(train)
         last_step = self._last_step(len(train), epochs, steps)
         self.stopped = ""
 
         with _interrupt_stops(self), self._progress_bar(last_step):
+            with self._saves_held():
+                self._call("on_start")
             while self.step < last_step and not self.stopped:
                 examples, epoch_ended = self._next_examples(train)
                 self._update([self.collate(some) for some in examples])
                 self.epoch += epoch_ended
-                self._call("on_step")
-                if valid is not None and self._is_due(evaluate_every, epoch_ended):
-                    self._evaluate_in_training(valid)
-                if epoch_ended:
-                    self._call("on_epoch")
+                with self._saves_held():
+                    self._call("on_step")
+                    if valid is not None and self._is_due(evaluate_every, epoch_ended):
+                        self._evaluate_in_training(valid)
+                    if epoch_ended:
+                        self._call("on_epoch")
                 if save_to is not None and self._is_due(save_every, epoch_ended):
                     self.save(save_to)
+            with self._saves_held():
+                self._call("on_end")
         if save_to is not None:
             self.save(save_to)
         return self.history
@@ -471,7 +537,10 @@ class Trainer:
         self._call("on_evaluation", result)
 
     def stop(self, reason: str) -> None:
-        """End `fit` after the present step; ``stopped`` then holds the reason."""
+        """End `fit` after the present step; ``stopped`` then holds the reason.
+
+        A later `fit` goes on, unless a callback stops it in ``on_start``.
+        """
         self.stopped = reason
 
     def write(self, text: str) -> None:
@@ -483,9 +552,14 @@ class Trainer:
     def save(self, path: PathLike) -> None:
         """Save everything that decides how training goes on; see `checkpoint.save`.
 
-        The file has the parts ``model``, ``optimizer``, ``history`` and ``callbacks``. The model's
-        parameters alone: ``model.load_state_dict(checkpoint.load(path).part("model"))``.
+        The file has the parts ``model``, ``optimizer``, ``history`` and ``callbacks``; its model is
+        built by `models.load`. Called by a callback, it saves once all callbacks of the step were
+        called, so that what each of them remembers belongs to the same step.
         """
+        if self._held is not None:
+            check_writable("path", path)
+            self._held[os.fspath(path)] = None
+            return
         arrays, metadata = self._state()
         architecture = self.model.architecture()
         checkpoint.save(path, arrays, metadata=metadata, architecture=architecture)
@@ -493,7 +567,9 @@ class Trainer:
     def load(self, path: PathLike) -> None:
         """Take over a state saved by `save`; all of it, or (on any error) nothing.
 
-        A trainer made in the same way then goes on bit for bit as the saved one would have.
+        A trainer made in the same way then goes on bit for bit as the saved one would have. A
+        callback is found again by its ``key()``. Where a state is left over, or missing, a warning
+        says so: the other callbacks, and the training, go on.
 
         Raises
         ------
@@ -505,15 +581,19 @@ class Trainer:
             if loaded.architecture is not None:
                 self.model.check_architecture(loaded.architecture)
             self._restore(loaded.arrays, loaded.metadata)
-        except (ValueError, TypeError, KeyError) as error:
+        except BaseException as error:  # MemoryError and Ctrl-C too
             self._restore(*before)
-            raise CheckpointError(f"{path}: {error}") from error
+            if isinstance(error, ValueError | TypeError | KeyError | OverflowError):
+                raise CheckpointError(f"{path}: {error}") from error
+            raise
+        if words := self._callback_differences(loaded.arrays, loaded.metadata["trainer"]):
+            warnings.warn(f"{path}: {words}", stacklevel=2)
 
     def _state(self) -> Checkpoint:
-        parts = self._parts()
+        callbacks = self._callbacks()
         arrays = {
             f"{part}.{name}": array
-            for part, owner in parts.items()
+            for part, owner in self._parts(callbacks).items()
             for name, array in owner.state_dict().items()
         }
         metadata = {
@@ -523,20 +603,23 @@ class Trainer:
             "examples": len(self._order),
             "drawn_from": self._drawn_from,
             "rng": _rng_state(self.rng),
+            "callbacks": {key: bool(c.state_dict()) for key, c in callbacks.items()},
         }
         return Checkpoint(arrays, {"trainer": metadata})
 
     def _restore(self, arrays: dict[str, Array], metadata: Any) -> None:
         if not isinstance(metadata, dict) or "trainer" not in metadata:
             raise ValueError("expected a file saved by a Trainer")
-        state = metadata["trainer"]
-        saved, parts = Checkpoint(arrays, None), self._parts()
-        unexpected = [n for n in arrays if not n.startswith(tuple(f"{part}." for part in parts))]
-        if unexpected:
+        state = _checked_state(metadata["trainer"], self.rng)
+        own = self._callbacks(numbered="callbacks" not in state)
+        there = _saved_callbacks(arrays, state)
+        parts = self._parts({key: own[key] for key in own if key in there})
+        known = (*(f"{part}." for part in parts), "callbacks.")
+        if unexpected := [name for name in arrays if not name.startswith(known)]:
             raise ValueError(f"expected the parts {list(parts)}, got also {unexpected}")
         for part, owner in parts.items():
             try:
-                owner.load_state_dict(saved.part(part))
+                owner.load_state_dict(Checkpoint(arrays, None).part(part))
             except (ValueError, KeyError) as error:
                 raise ValueError(f"{part}: {error}") from error
         self.rng.bit_generator.state = state["rng"]
@@ -544,11 +627,36 @@ class Trainer:
         self._order = np.zeros(state["examples"], np.int64)  # `fit` draws it again
         self._drawn_from = state["drawn_from"]
 
-    def _parts(self) -> dict[str, checkpoint.HasState]:
-        callbacks = {f"callbacks.{i}": callback for i, callback in enumerate(self.callbacks)}
+    def _parts(self, callbacks: Mapping[str, Callback]) -> dict[str, checkpoint.HasState]:
         return {
-            "model": self.model, "optimizer": self.optimizer, "history": self.history, **callbacks
-        }  # fmt: skip
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "history": self.history,
+            **{f"callbacks.{key}": callback for key, callback in callbacks.items()},
+        }
+
+    def _callbacks(self, *, numbered: bool = False) -> dict[str, Callback]:
+        """Return the callbacks by their keys, by their numbers where a file has no keys."""
+        found: dict[str, Callback] = {}
+        for i, callback in enumerate(self.callbacks):
+            key = str(i) if numbered else callback.key()
+            again = sum(name.partition("#")[0] == key for name in found)
+            found[f"{key}#{again + 1}" if again else key] = callback
+        return found
+
+    def _callback_differences(self, arrays: Mapping[str, Array], state: Mapping[str, Any]) -> str:
+        """Return, in words, whose state is left over and whose is missing; "" for nobody's."""
+        own = self._callbacks(numbered="callbacks" not in state)
+        saved = _saved_callbacks(arrays, state)
+        left = [key for key, remembers in saved.items() if remembers and key not in own]
+        new = [key for key, callback in own.items() if key not in saved and callback.state_dict()]
+        words = [
+            *([f"what {', '.join(left)} remembered is left out"] if left else []),
+            *([f"{', '.join(new)} was not there, and stays as it is"] if new else []),
+        ]
+        there = f"callbacks: saved with {', '.join(saved) or 'none'}"
+        here = f"the trainer has {', '.join(own) or 'none'}"
+        return f"{there}, {here}: {'; '.join(words)}" if words else ""
 
     # -- the order of the examples ---------------------------------------------------------------
 
@@ -617,6 +725,18 @@ class Trainer:
             getattr(callback, event)(self, *arguments)
 
     @contextmanager
+    def _saves_held(self) -> Iterator[None]:
+        """Put off what callbacks save until all of them have been called."""
+        self._held = {}
+        try:
+            yield
+            paths = list(self._held)
+        finally:
+            self._held = None
+        for path in paths:
+            self.save(path)
+
+    @contextmanager
     def _progress_bar(self, last_step: int) -> Iterator[None]:
         self._bar = _Bar(total=last_step, initial=self.step, disable=not self.progress)
         try:
@@ -672,7 +792,7 @@ def _interrupt_stops(trainer: Trainer) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        trainer.stop("interrupted")
+        trainer.stop(INTERRUPTED)
         signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, stop)
@@ -689,6 +809,35 @@ def _check_dataset(name: str, dataset: Any) -> None:
         raise TypeError(f"{name}: expected a sequence of examples (x, y), got a {kind}")
     if len(dataset) == 0:
         raise ValueError(f"{name}: expected at least one example, got none")
+
+
+def _checked_state(state: Any, rng: np.random.Generator) -> dict[str, Any]:
+    """Return the metadata of a trainer, all of which makes sense; else TypeError or ValueError."""
+    if not isinstance(state, dict):
+        raise TypeError(f"trainer: expected its state by name, got a {type(state).__name__}")
+    if missing := {"step", "epoch", "at", "examples", "rng", "drawn_from"} - state.keys():
+        raise ValueError(f"trainer: expected its state by name, missing: {sorted(missing)}")
+    for name in ("step", "epoch", "at", "examples"):
+        _checks.integer(name, state[name], least=0)
+    if state["at"] > state["examples"]:
+        raise ValueError(f"at: expected at most {state['examples']} examples, got {state['at']}")
+    if not isinstance(state.get("callbacks", {}), dict):
+        raise TypeError("callbacks: expected their keys, got something else")
+    for name in ("rng", "drawn_from"):
+        if name == "rng" or state[name] is not None:
+            try:
+                _generator_in(state[name], rng)
+            except (TypeError, ValueError, KeyError, OverflowError) as error:
+                raise ValueError(f"{name}: expected a state of {rng}, got {error}") from error
+    return state
+
+
+def _saved_callbacks(arrays: Mapping[str, Array], state: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the keys of the callbacks in a file, and whether each remembers something."""
+    if "callbacks" in state:
+        return dict(state["callbacks"])
+    numbers = (name.split(".")[1] for name in arrays if name.startswith("callbacks."))
+    return dict.fromkeys(numbers, True)  # an older file
 
 
 def _rng_state(rng: np.random.Generator) -> dict[str, Any]:

@@ -362,8 +362,7 @@ def test_early_stopping(settings, losses, stops_in, best_in, restore_best):
     assert stopping.best == losses[best_in - 1]
     ended_here = stops_in < len(losses)
     assert bool(trainer.stopped) == ended_here
-    restored = restore_best and ended_here
-    assert trainer.model.head.bias.data[0] == (best_in if restored else stops_in)
+    assert trainer.model.head.bias.data[0] == (best_in if restore_best else stops_in)
 
 
 def test_early_stopping_of_a_metric_that_is_not_there():
@@ -555,22 +554,12 @@ def other_generator(trainer):
     trainer.rng = np.random.Generator(np.random.MT19937(0))
 
 
-def no_callbacks(trainer):
-    trainer.callbacks = ()
-
-
-def more_callbacks(trainer):
-    trainer.callbacks += (EarlyStopping(3),)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (other_width, "vocab: saved as 6, the model has 7"),
         (other_optimizer, "optimizer: state: expected the state of SGD"),
         (other_generator, "MT19937"),
-        (no_callbacks, "got also ['callbacks.0.best'"),
-        (more_callbacks, "callbacks.1"),
     ],
 )
 def test_a_file_that_does_not_fit_changes_nothing(tmp_path, change, words):
@@ -586,6 +575,349 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path, change, words):
     after = trainer._state()
     assert same(after.arrays, before.arrays)
     assert after.metadata == before.metadata
+
+
+def rewritten(path, to, **changes):
+    """A file of a trainer whose metadata say something else; its digest is right."""
+    file = checkpoint.read(path, verify=True, dtype=None)
+    trainer = file.metadata["trainer"] | changes
+    trainer = {name: value for name, value in trainer.items() if value is not ...}
+    checkpoint.save(to, file.arrays, metadata={"trainer": trainer}, architecture=file.architecture)
+
+
+WRONG_METADATA = {
+    "step of text": ({"step": "abc"}, "step: expected an int, got 'abc'"),
+    "step below 0": ({"step": -1}, "step: expected an int >= 0, got -1"),
+    "half a step": ({"step": 1.5}, "step: expected an int, got 1.5"),
+    "no step": ({"step": ...}, "missing: ['step']"),
+    "epoch of nothing": ({"epoch": None}, "epoch: expected an int, got None"),
+    "at beyond": ({"at": 31}, "at: expected at most 30 examples, got 31"),
+    "examples of text": ({"examples": "30"}, "examples: expected an int"),
+    "rng of text": ({"rng": "abc"}, "rng: expected a state of"),
+    "rng of another kind": ({"rng": {"bit_generator": "MT19937"}}, "rng: expected a state of"),
+    "half an rng": ({"rng": {"bit_generator": "PCG64"}}, "rng: expected a state of"),
+    "drawn from text": ({"drawn_from": "abc"}, "drawn_from: expected a state of"),
+    "callbacks of text": ({"callbacks": "abc"}, "callbacks: expected their keys"),
+}
+
+
+def changes_nothing(trainer, path, kind, words):
+    before, callbacks = trainer._state(), [dict(vars(c)) for c in trainer.callbacks]
+    with pytest.raises(kind, match=words and re.escape(words)):
+        trainer.load(path)
+    after = trainer._state()
+    assert same(after.arrays, before.arrays)
+    assert after.metadata == before.metadata
+    for callback, old in zip(trainer.callbacks, callbacks, strict=True):
+        assert callback.best == old["best"]
+
+
+@pytest.mark.parametrize("name", WRONG_METADATA)
+def test_metadata_that_make_no_sense_change_nothing(name, tmp_path):
+    changes, words = WRONG_METADATA[name]
+    run(resumable(), 7, tmp_path / "run")
+    rewritten(tmp_path / "run", tmp_path / "same")
+    rewritten(tmp_path / "run", tmp_path / "wrong", **changes)
+    trainer = resumable(seed=4)
+    run(trainer, 3)
+    changes_nothing(trainer, tmp_path / "wrong", CheckpointError, words)
+    trainer.load(tmp_path / "same")
+    assert trainer.step == 7
+
+
+class Fails(EarlyStopping):
+    """Loads once, then raises, as if the memory were at its end."""
+
+    def __init__(self, error):
+        super().__init__(50)
+        self.error = error
+
+    def key(self):
+        return "EarlyStopping(least loss)"
+
+    def load_state_dict(self, state):
+        error, self.error = self.error, None
+        super().load_state_dict(state)
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), ZeroDivisionError()])
+def test_a_load_that_fails_half_way_changes_nothing(error, tmp_path):
+    run(resumable(), 7, tmp_path / "run")
+    trainer = resumable(seed=4)
+    trainer.callbacks = (Fails(error),)
+    run(trainer, 6)
+    changes_nothing(trainer, tmp_path / "run", type(error), None)
+
+
+def test_a_load_without_memory_for_the_optimiser_changes_nothing(tmp_path, monkeypatch):
+    run(resumable(), 7, tmp_path / "run")
+    trainer = resumable(seed=4)
+    run(trainer, 6)
+    load = trainer.optimizer.load_state_dict
+
+    def no_memory(state):
+        monkeypatch.setattr(trainer.optimizer, "load_state_dict", load)
+        raise MemoryError
+
+    monkeypatch.setattr(trainer.optimizer, "load_state_dict", no_memory)
+    changes_nothing(trainer, tmp_path / "run", MemoryError, None)
+
+
+# ---------------------------------------------------------------- callbacks, and what they remember
+
+
+class Count(Callback):
+    def __init__(self):
+        self.count = 0
+
+    def on_step(self, trainer):
+        self.count += 1
+
+    def state_dict(self):
+        return {"count": np.array(self.count)}
+
+    def load_state_dict(self, state):
+        self.count = int(state["count"])
+
+
+def with_callbacks(*callbacks, seed=0):
+    return make(seed=seed, callbacks=callbacks, dropout=0.1)
+
+
+def fit(trainer, epochs, path=None):
+    trainer.fit(examples(30), valid=examples(9, seed=1), epochs=epochs, save_to=path)
+    return trainer
+
+
+def test_callbacks_are_found_by_their_keys_in_any_order(tmp_path):
+    loss, most = EarlyStopping(50), EarlyStopping(50, metric="accuracy", larger_is_better=True)
+    fit(with_callbacks(Callback(), loss, Count(), most), 3, tmp_path / "run")
+    other = [
+        EarlyStopping(50, metric="accuracy", larger_is_better=True),
+        Count(),
+        EarlyStopping(50),
+    ]
+    trainer = with_callbacks(*other, seed=1)
+    trainer.load(tmp_path / "run")  # no warning: one that remembers nothing is not missed
+    assert (other[0].best, other[1].count, other[2].best) == (most.best, 12, loss.best)
+
+
+def test_a_callback_less_or_more_is_said_and_the_rest_is_loaded(tmp_path):
+    saved = fit(with_callbacks(EarlyStopping(50), Count()), 2, tmp_path / "run")
+    count = Count()
+    trainer = with_callbacks(count, seed=1)
+    words = (
+        r"saved with EarlyStopping\(least loss\), Count, the trainer has Count: what EarlyStopping"
+    )
+    with pytest.warns(UserWarning, match=words + r"\(least loss\) remembered is left out$"):
+        trainer.load(tmp_path / "run")
+    assert (trainer.step, count.count) == (8, 8)
+    assert same(trainer.model.state_dict(), saved.model.state_dict())
+
+    stopping = EarlyStopping(50, metric="accuracy")
+    trainer = with_callbacks(stopping, EarlyStopping(50), Count(), seed=1)
+    words = r"EarlyStopping\(least accuracy\) was not there, and stays as it is$"
+    with pytest.warns(UserWarning, match=words):
+        trainer.load(tmp_path / "run")
+    assert trainer.callbacks[1].best == saved.callbacks[0].best
+    assert stopping.best == np.inf
+    assert same(fit(trainer, 3).model.state_dict(), fit(saved, 3).model.state_dict())
+
+
+def test_several_callbacks_of_one_key_keep_their_order(tmp_path):
+    counts = [Count(), Count(), Count()]
+    counts[1].count, counts[2].count = 100, 200
+    fit(with_callbacks(*counts), 1, tmp_path / "run")
+    others = [Count(), Count(), Count()]
+    with_callbacks(*others).load(tmp_path / "run")
+    assert [c.count for c in others] == [4, 104, 204]
+
+
+def test_a_file_with_numbered_callbacks_and_no_architecture_still_loads(tmp_path):
+    saved = fit(with_callbacks(EarlyStopping(50), Callback()), 2, tmp_path / "new")
+    file = checkpoint.load(tmp_path / "new")
+    arrays = {
+        name.replace("callbacks.EarlyStopping(least loss).", "callbacks.0."): array
+        for name, array in file.arrays.items()
+    }
+    del file.metadata["trainer"]["callbacks"]
+    checkpoint.save(tmp_path / "old", arrays, metadata=file.metadata)
+    trainer = with_callbacks(EarlyStopping(50), Callback(), seed=1)
+    trainer.load(tmp_path / "old")
+    assert trainer.callbacks[0].best == saved.callbacks[0].best
+    assert same(fit(trainer, 3).model.state_dict(), fit(saved, 3).model.state_dict())
+    with pytest.warns(UserWarning, match="what 0 remembered is left out"):
+        with_callbacks().load(tmp_path / "old")
+
+
+class Saver(Callback):
+    """Saves in every event, before the callbacks after it were called."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_step(self, trainer):
+        trainer.save(self.folder / f"step-{trainer.step}")
+
+    def on_evaluation(self, trainer, result):
+        trainer.save(self.folder / f"evaluation-{trainer.step}")
+
+    def on_end(self, trainer):
+        trainer.save(self.folder / "end")
+
+
+def test_what_a_callback_saves_belongs_to_one_step(tmp_path):
+    bests = {}
+
+    class Note(Callback):
+        def on_evaluation(self, trainer, result):
+            bests[trainer.step] = (stopping.best, stopping.waited)
+
+    stopping = EarlyStopping(50, restore_best=True)
+    whole = fit(with_callbacks(Saver(tmp_path), stopping, Note()), 4)
+    assert sorted(bests) == [4, 8, 12, 16]
+    for step, (best, waited) in bests.items():
+        for event in ("step", "evaluation"):
+            saved = checkpoint.load(tmp_path / f"{event}-{step}")
+            state = saved.part("callbacks.EarlyStopping(least loss)")
+            assert (state["best"], state["waited"]) == (best, waited)
+            assert saved.metadata["trainer"]["step"] == step
+    assert same(checkpoint.load(tmp_path / "end").part("model"), whole.model.state_dict())
+    for step in (8, 11):
+        resumed = with_callbacks(EarlyStopping(50, restore_best=True), seed=3)
+        resumed.load(tmp_path / f"step-{step}")
+        assert same(fit(resumed, 4).model.state_dict(), whole.model.state_dict())
+        assert resumed.callbacks[0].best == stopping.best
+        assert resumed.history.records() == whole.history.records()
+
+
+# ---------------------------------------------------------------------------- stopped, and the best
+
+
+def stopping_trainer(patience, seed=0, **settings):
+    losses = [5, 4, 3, 3.5, 3.2, 3.1, 1, 2, 0.5, 3, 3, 3]
+    stopping = EarlyStopping(patience, restore_best=True, **settings)
+    return make(seed=seed, callbacks=[Scripted(losses), stopping], batch_size=16, dropout=0.1)
+
+
+def bias(trainer):
+    return trainer.model.head.bias.data[0]
+
+
+def test_a_training_that_was_stopped_early_stays_stopped(tmp_path):
+    path = tmp_path / "run"
+    first = fit(stopping_trainer(2), 9, path)
+    assert first.stopped == "no better loss than 3"
+    state = first.model.state_dict()
+    for trainer in (first, stopping_trainer(2, seed=1)):
+        trainer.load(path)
+        fit(trainer, 9, path)
+        assert trainer.step == 2 * 5
+        assert trainer.stopped == "no better loss than 3"
+        assert bias(trainer) == 3
+        assert same(trainer.model.state_dict(), state)
+        assert len(trainer.history["loss"].values) == 10
+
+
+def test_with_more_patience_it_goes_on_as_if_it_had_not_been_stopped(tmp_path):
+    whole = fit(stopping_trainer(4), 9, tmp_path / "whole")
+    assert whole.epoch == 9
+    fit(stopping_trainer(2), 9, tmp_path / "stopped")
+    trainer = stopping_trainer(4, seed=1)
+    trainer.load(tmp_path / "stopped")
+    fit(trainer, 9, tmp_path / "second")
+    assert (tmp_path / "second").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_the_best_is_kept_at_a_natural_end_and_training_goes_on_from_the_last(tmp_path):
+    whole = fit(stopping_trainer(99), 8, tmp_path / "whole")
+    assert whole.stopped == ""
+    assert bias(whole) == 7  # its loss was 1
+    halves = fit(stopping_trainer(99), 5, tmp_path / "half")
+    assert bias(halves) == 3
+    assert bias_in(tmp_path / "half") == 3  # what is saved is what the model is
+    fit(halves, 8, tmp_path / "second")
+    assert (tmp_path / "second").read_bytes() == (tmp_path / "whole").read_bytes()
+    resumed = stopping_trainer(99, seed=1)
+    resumed.load(tmp_path / "half")
+    fit(resumed, 8, tmp_path / "third")
+    assert (tmp_path / "third").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def bias_in(path):
+    return checkpoint.load(path).part("model")["head.bias"][0]
+
+
+def test_the_best_is_not_put_back_when_training_is_only_interrupted(tmp_path, sigint):
+    trainer = stopping_trainer(99)
+    trainer.callbacks = (*trainer.callbacks, Interrupt(10))
+    fit(trainer, 9, tmp_path / "run")
+    assert trainer.stopped == "interrupted"
+    assert bias(trainer) != 3
+    fit(trainer, 9)
+    assert trainer.epoch == 9
+
+
+@pytest.mark.parametrize("patience", [2, 99])
+def test_the_best_has_a_checkpoint_of_its_own(patience, tmp_path):
+    trainer = fit(stopping_trainer(patience, save_best_to=tmp_path / "best"), 5, tmp_path / "run")
+    loaded = checkpoint.load(tmp_path / "best")
+    assert loaded.metadata == {"step": 6, "loss": 3}
+    assert same(loaded.arrays, trainer.model.state_dict())  # restored, too
+    twin = models.load(tmp_path / "best", classes=[Bag])
+    assert same(twin.state_dict(), trainer.model.state_dict())
+
+
+MISSING = {
+    "save_to": lambda trainer, path: trainer.fit(examples(30), steps=3, save_to=path),
+    "save_best_to": lambda trainer, path: with_best(trainer, path).fit(examples(30), steps=3),
+    "path": lambda trainer, path: with_saver(trainer, path).fit(examples(30), steps=3),
+}
+
+
+def with_best(trainer, path):
+    trainer.callbacks = (EarlyStopping(1, save_best_to=path),)
+    return trainer
+
+
+def with_saver(trainer, path):
+    class SaveAtOnce(Callback):
+        def on_start(self, trainer):
+            trainer.save(path)
+
+    trainer.callbacks = (SaveAtOnce(),)
+    return trainer
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_where_nothing_can_be_saved_is_said_before_the_first_step(name, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for path, kind, words in (
+        (tmp_path / "no" / "run", FileNotFoundError, "expected a path in a folder that exists"),
+        (tmp_path / "file" / "run", FileNotFoundError, "expected a path in a folder that exists"),
+        (tmp_path, IsADirectoryError, "expected the path of a file, got the folder"),
+    ):
+        trainer = make()
+        before = trainer.model.state_dict()
+        with pytest.raises(kind, match=f"{name}: {words}"):
+            MISSING[name](trainer, path)
+        assert trainer.step == 0
+        assert same(trainer.model.state_dict(), before)
+    MISSING[name](make(), tmp_path / "run")
+    assert sorted(os.listdir(tmp_path))[0] == "file"
+    assert not [entry for entry in os.listdir(tmp_path) if entry.endswith(".tmp")]
+
+
+def test_a_folder_that_may_not_be_written_to_is_said(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("miniattn._disk._temporary", refuse)
+    words = r"save_to: expected a folder that files can be put into, got .* \(Permission denied\)"
+    with pytest.raises(PermissionError, match=words):
+        make().fit(examples(30), steps=3, save_to=tmp_path / "run")
 
 
 def test_a_file_of_something_else(tmp_path):
