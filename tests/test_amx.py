@@ -293,6 +293,7 @@ def run_tests(files, **changes):
     return done.stdout
 
 
+@pytest.mark.slow
 @unit
 @pytest.mark.skipif(UNIT.always, reason="this is the other process")
 def test_attention_on_the_unit():
@@ -301,6 +302,7 @@ def test_attention_on_the_unit():
     run_tests(files, MINIATTN_AMX="always")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(UNIT.always, reason="this is the other process")
 def test_attention_on_the_emulated_unit():
     """The unit's kernels on any machine: here no test may be skipped for want of the unit."""

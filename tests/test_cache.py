@@ -19,6 +19,8 @@ import pytest
 import miniattn
 from miniattn.kernels import _cache
 
+pytestmark = pytest.mark.slow  # most compile in a process of their own
+
 TINY = """
 import numba
 from miniattn.kernels._runtime import kernel

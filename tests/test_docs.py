@@ -15,6 +15,7 @@ def code_blocks(page: Path, language: str = "python") -> list[str]:
     return re.findall(pattern, page.read_text(encoding="utf-8"), re.M | re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if code_blocks(p)], ids=lambda p: p.relative_to(ROOT).as_posix()
 )

@@ -340,6 +340,7 @@ def test_warmup_refuses_other_dtypes():
         ma.warmup(dtypes=["float16"])
 
 
+@pytest.mark.slow
 def test_warmup_compiles_every_kernel_and_keeps_it(python):
     code = """
 import importlib, pkgutil

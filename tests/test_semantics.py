@@ -207,6 +207,7 @@ def test_poison_reaches_only_rows_that_see_it(kind, where):
             check_poison(sizes, mask, where, index, np.nan)
 
 
+@pytest.mark.slow
 @given(
     data=st.data(),
     where=st.sampled_from(["k", "v", "q", "bias", "dout"]),

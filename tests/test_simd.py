@@ -369,6 +369,7 @@ def test_registers_are_as_wide_as_the_processor():
         assert register in assembly
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes_asked", sorted({4, 8, 16} - {LANES}))
 def test_every_width(lanes_asked):
     """The layer, and attention on it, at the register widths that this process has not."""
