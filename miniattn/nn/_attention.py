@@ -313,7 +313,7 @@ class MultiHeadAttention(Module):
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """Return an empty cache for decoding with this layer."""
-        dtype = next(p.dtype for p in self.parameters())
+        dtype = next(p.dtype for _, p in self.named_parameters())
         return KVCache(batch_size, self.num_kv_heads, capacity, self.head_dim, dtype=dtype)
 
     def describe(self) -> str:
@@ -363,7 +363,7 @@ class MultiHeadAttention(Module):
         given = [x for x in inputs if x is not None]
         projected = []
         for i, group in enumerate(_OF_SAME_INPUT[len(given)]):
-            with _checks.renamed(x=("query", "key", "value")[i]):
+            with _X_IS[i]:
                 projected += forward_together(layers[group], given[i])
         return projected
 
@@ -398,6 +398,9 @@ class MultiHeadAttention(Module):
         slopes = alibi_bias(self.num_heads, q_at, k_at, dtype)
         return slopes if bias is None else slopes + bias
 
+
+# What the projections call x.
+_X_IS = tuple(_checks.renamed(x=name) for name in ("query", "key", "value"))
 
 # Which of the projections of query, key and value have the same input, by how many are given.
 _OF_SAME_INPUT = {

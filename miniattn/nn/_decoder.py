@@ -19,9 +19,11 @@ from miniattn.nn._attention import (
 )
 from miniattn.nn._cache import KVCache, of_layers
 from miniattn.nn._dropout import Dropout
-from miniattn.nn._encoder import dropouts, feed_forward
+from miniattn.nn._encoder import QUERY_IS_X, dropouts, feed_forward
 from miniattn.nn._module import Module
 from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
+
+_KEY_IS_MEMORY = _checks.renamed(key="memory", mask="memory_mask")
 
 
 @context
@@ -155,11 +157,11 @@ class TransformerDecoderLayer(ResidualLayer):
         if self.causal and cache is None:  # with a cache, attention is causal anyway
             given = masks.as_mask(mask)
             mask = masks.causal() if given is None else masks.causal() & given
-        with _checks.renamed(query="x"):
+        with QUERY_IS_X:
             x, (norm1, self_attn, dropout1) = self._forward(
                 x, self.norm1, self.self_attn, mask=mask, cache=cache, rng=rng
             )
-        with _checks.renamed(key="memory", mask="memory_mask"):
+        with _KEY_IS_MEMORY:
             x, (norm2, cross_attn, dropout2) = self._forward(
                 x, self.norm2, self.cross_attn, memory, mask=memory_mask, rng=rng
             )

@@ -26,6 +26,9 @@ from miniattn.nn._feed_forward import FeedForward, SwiGLU
 from miniattn.nn._module import Module
 from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
 
+# What attention calls query, where it gets the layer's input as it came (post-norm).
+QUERY_IS_X = _checks.renamed(query="x")
+
 
 @context
 class TransformerEncoderLayerContext(NamedTuple):
@@ -140,7 +143,7 @@ class TransformerEncoderLayer(ResidualLayer):
         rng: np.random.Generator | None = None,
     ) -> tuple[Array, TransformerEncoderLayerContext]:
         """Return (y, ctx), both x and y (B, T, E); the options are `MultiHeadAttention`'s."""
-        with _checks.renamed(query="x"):
+        with QUERY_IS_X:
             x, (norm1, attn, dropout1) = self._forward(
                 x,
                 self.norm1,
