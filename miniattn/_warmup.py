@@ -65,7 +65,9 @@ def _calls(dtype: np.dtype[Any]) -> Iterator[Call]:
     yield _pair("rms_norm", x, row)
     yield _pair("rotary", x, numbers)
     yield _pair("attention", x, x, x)  # few queries have their own kernels
-    many = np.ones((80, 4), dtype)  # in two blocks, whose gradients are added up
+    # In two blocks, whose gradients are added up; too large for the matrix unit, whatever was said
+    # of it, so that what takes its place is compiled.
+    many = np.full((80, 4), 2.0**41, dtype)
     yield _pair("attention", many, many, many, bias=np.zeros((80, 80), dtype))
     long = np.ones((128, 64), dtype)  # enough for the matrix unit, where there is one
     yield _pair("attention", long, long, long)

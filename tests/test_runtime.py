@@ -341,15 +341,20 @@ def test_warmup_refuses_other_dtypes():
 
 
 @pytest.mark.slow
-def test_warmup_compiles_every_kernel_and_keeps_it(python):
+@pytest.mark.parametrize("unit", ["0", None, "emulate"])
+def test_warmup_compiles_every_kernel_and_keeps_it(python, unit):
+    """With a matrix unit, without, and where everything is left to it that can be."""
     code = """
 import importlib, pkgutil
 import miniattn as ma
 from miniattn import kernels
 from miniattn.kernels._runtime import Kernel
+from miniattn.kernels._target import UNIT
 ma.warmup(progress=False)
 for module in pkgutil.iter_modules(kernels.__path__):
     if module.name == "peak":  # what benchmarks measure the others by; no operation needs it
+        continue
+    if module.name.endswith("_amx") and not UNIT.used:
         continue
     for name, value in vars(importlib.import_module(f"miniattn.kernels.{module.name}")).items():
         if isinstance(value, Kernel) and not value.dispatcher.overloads:
@@ -360,4 +365,5 @@ for module in pkgutil.iter_modules(kernels.__path__):
                 if not value._cache._path(signature, codegen).is_file():
                     print(module.name, name, "is not kept")
 """
-    assert python(code, timeout=300) == ""
+    settings = {"MINIATTN_AMX": unit} | ({"MINIATTN_LANES": None} if unit == "emulate" else {})
+    assert python(code, timeout=900, **settings) == ""

@@ -47,6 +47,7 @@ def test_the_emulated_unit_is_there_for_any_target(python):
     assert python(SHOW, **generic).split() == ["16", "False", "True", "True", "True"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target",
     [{"NUMBA_CPU_NAME": "generic"}, pytest.param(OLD, marks=intel)],
