@@ -29,6 +29,13 @@ def signature(cls: type) -> inspect.Signature:
     return found.replace(parameters=list(found.parameters.values())[1:])
 
 
+@functools.cache
+def _rest(cls: type) -> str:
+    """Return the name of the parameter that takes further keywords, "" where there is none."""
+    parameters = signature(cls).parameters.values()
+    return next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), "")
+
+
 def recorded(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of ``cls(*args, **kwargs)`` by name, as JSON says them.
 
@@ -40,12 +47,8 @@ def recorded(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
     except TypeError:
         return {}  # a wrong call, which __init__ refuses
     bound.apply_defaults()
-    given: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        if signature(cls).parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            given |= value
-        else:
-            given[name] = value
+    given = dict(bound.arguments)
+    given |= given.pop(_rest(cls), {})
     return {name: encoded(value) for name, value in given.items() if name != "rng"}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 _ONCE = (types.GeneratorType, map, filter, zip, enumerate, reversed)
 """What can be looked through only once: a part in it could not be found a second time."""
-_PLAIN = (type, types.ModuleType, str, bytes, int, float, complex, type(None))
+PLAIN = (type, types.ModuleType, str, bytes, int, float, complex, type(None))
 """What holds no parts."""
 _COLLECTIONS: tuple[Any, ...] = (
     set,
@@ -82,7 +82,7 @@ def hidden(name: str, value: object, kinds: tuple[type, ...]) -> Iterator[tuple[
                 yield place, node
         elif isinstance(node, _ONCE):
             yield place, node
-        elif not isinstance(node, _PLAIN) and id(node) not in seen:
+        elif not isinstance(node, PLAIN) and id(node) not in seen:
             seen.add(id(node))
             is_hidden = is_hidden or not isinstance(node, list | tuple | dict)
             inside = f"{place} ({type(node).__name__})" if is_hidden else place

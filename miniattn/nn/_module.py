@@ -161,6 +161,12 @@ class Module:
                 )
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if not isinstance(value, (Parameter, *_members.PLAIN)):
+            self._check_found(name, value)
+        super().__setattr__(name, value)
+
+    def _check_found(self, name: str, value: Any) -> None:
+        """Raise where a part in ``value`` would not be found as one of this module."""
         _members.check_keys(name, value, (Module, Parameter))
         if any(node is self for _, node in walk(value, "")):
             raise ValueError(f"{name}: expected parts, got what holds this {type(self).__name__}")
@@ -172,7 +178,6 @@ class Module:
                     f"{place}: expected parts as attributes, or in lists, tuples and dicts, "
                     f"got a {type(part).__name__} where it is not found"
                 )
-        super().__setattr__(name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Return (y, ctx): the result, and what ``backward`` needs of this call."""
