@@ -259,7 +259,9 @@ class Adam(Optimizer):
 
     Notes
     -----
-    The numbers are those of ``torch.optim.Adam``.
+    The numbers are those of ``torch.optim.Adam``. v holds squares in the dtype of the parameter:
+    gradients whose squares overflow (1.8e19 in float32) are refused, and those whose squares
+    vanish (1e-23) count as 0 in v, which shows only where eps is not above them.
 
     References
     ----------

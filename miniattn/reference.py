@@ -190,7 +190,7 @@ def mse(pred: ArrayLike, target: ArrayLike) -> float:
 def mse_backward(dloss: float, pred: ArrayLike, target: ArrayLike) -> Array:
     """dpred = 2 dloss (pred - target) / n."""
     error = _f64(pred) - _f64(target)
-    return 2.0 * dloss * error / max(1, error.size)
+    return 2.0 * (error / max(1, error.size) * dloss)
 
 
 # Layers.

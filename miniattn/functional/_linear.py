@@ -47,7 +47,9 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
     Notes
     -----
-    Backward by hand: ``docs/derivations/linear.md``.
+    Products are added up in the dtype of ``x``. So no partial sum may overflow, in y nor in the
+    gradients, where the sum itself would not; this is true of every matrix product and of every
+    gradient that a parameter collects over rows. Backward by hand: ``docs/derivations/linear.md``.
 
     Examples
     --------

@@ -124,7 +124,7 @@ def tanh(x):
 @elementwise
 def tanh_backward(dy, y):
     """dx = dy · (1 − y²)."""
-    return dy * (1.0 - y) * (1.0 + y)
+    return dy * ((1.0 - y) * (1.0 + y))
 
 
 @elementwise

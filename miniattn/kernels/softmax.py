@@ -107,17 +107,18 @@ def _logarithm(of, j, k, operands):
 
 @inner
 def _softmax_backward(dy, y, count, n, inv_temperature, table, large, dx):
+    twice = 2 * inv_temperature  # of halves: dy − dot may be no number where its share is one
     if is_narrow(y, n):
         for r in range(0, count, lanes(y)):
             i, k = r * n, min(lanes(y), count - r)
             dots = _sums(_part_of_dot, dy + i, y + i, k, n)
-            operands = table, dy + i, y + i, dots, inv_temperature
+            operands = table, dy + i, y + i, dots * -0.5, twice
             fill(dx + i, k * n, large, _gradient, each, operands)
     else:
         for r in range(count):
             i = r * n
             dot = _sum(_part_of_dot, dy + i, y + i, n)
-            operands = table, dy + i, y + i, dot, inv_temperature
+            operands = table, dy + i, y + i, dot * -0.5, twice
             fill(dx + i, n, large, _gradient, one, operands)
 
 
@@ -129,9 +130,9 @@ def _part_of_dot(dy, y):
 
 @inner(forceinline=True)
 def _gradient(of, j, k, operands):
-    table, dy, y, dot, inv_temperature = operands
+    table, dy, y, dot, twice = operands
     w = load_first(y + j, k)
-    d = w * (load_first(dy + j, k) - of(dot, table + j)) * inv_temperature
+    d = w * fma(load_first(dy + j, k), 0.5, of(dot, table + j)) * twice
     return select(w != 0.0, d, 0.0)
 
 

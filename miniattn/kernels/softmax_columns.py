@@ -85,7 +85,7 @@ def _softmax_backward(dy, y, n, step, k, inv_temperature, dx):
     for j in range(n):
         i = j * step
         w = load_first(y + i, k)
-        v = w * (load_first(dy + i, k) - dot) * inv_temperature
+        v = w * fma(load_first(dy + i, k), 0.5, dot * -0.5) * (2 * inv_temperature)
         store_first(dx + i, select(w != 0.0, v, 0.0), k)
 
 
