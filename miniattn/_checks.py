@@ -285,6 +285,21 @@ def sequence(name: str, value: object, of: str) -> Sequence[Any]:
     raise TypeError(f"{name}: expected a sequence of {of}, got {shown(value)}")
 
 
+def function(name: str, value: T) -> T:
+    """Return ``value`` if it can be called."""
+    if callable(value) and not isinstance(value, type):
+        return value
+    raise TypeError(f"{name}: expected a function, got {shown(value)}")
+
+
+def having(name: str, value: T, *methods: str) -> T:
+    """Return ``value`` if it has these methods, whatever its class is."""
+    has_all = all(callable(getattr(value, method, None)) for method in methods)
+    if has_all and not isinstance(value, type):
+        return value
+    raise TypeError(f"{name}: expected an object with {' and '.join(methods)}, got {shown(value)}")
+
+
 def path(name: str, value: object) -> Path:
     """Return ``value`` as a path."""
     if isinstance(value, str | os.PathLike):

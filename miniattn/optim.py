@@ -94,6 +94,7 @@ class Optimizer:
     ) -> None:
         self.lr = _not_negative("lr", lr)
         self.weight_decay = _not_negative("weight_decay", weight_decay)
+        decay = None if decay is None else _checks.function("decay", decay)
         self._slots = {
             name: _Slot(p, self.weight_decay if decay is None or decay(name, p) else 0.0, 0, {})
             for name, p in _named(parameters).items()
@@ -295,7 +296,8 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         decay: Decay | None = None,
     ) -> None:
-        self.betas = tuple(_checks.probability("betas", beta) for beta in betas)
+        given = _checks.sequence("betas", betas, "two numbers")
+        self.betas = tuple(_checks.probability("betas", beta) for beta in given)
         if len(self.betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {betas}")
         self.eps = _checks.positive("eps", eps)
@@ -395,7 +397,7 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     >>> p.grad.round(3)
     array([0.6, 0.8])
     """
-    if max_norm != math.inf:
+    if not (isinstance(max_norm, float) and max_norm == math.inf):
         max_norm = _checks.positive("max_norm", max_norm)
     groups = _by_dtype([parameter for _, parameter in _pairs(parameters)])
     norm = _norm(groups)

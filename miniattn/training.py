@@ -350,17 +350,19 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.loss = CrossEntropy() if loss is None else loss
+        self.model = _checks.having("model", model, "forward", "backward")
+        self.optimizer = _checks.having("optimizer", optimizer, "step")
+        self.loss = _checks.having(
+            "loss", CrossEntropy() if loss is None else loss, "forward", "backward"
+        )
         self.rng = np.random.default_rng() if rng is None else _checks.generator("rng", rng)
         self.batch_size = _checks.integer("batch_size", batch_size, least=1)
-        self.collate = collate
+        self.collate = _checks.function("collate", collate)
         self.pool = _checks.integer("pool", pool, least=0)
         self.accumulate = _checks.integer("accumulate", accumulate, least=1)
         self.clip_norm = None if clip_norm is None else _checks.positive("clip_norm", clip_norm)
-        self.schedule = constant() if schedule is None else schedule
-        self.callbacks = tuple(callbacks)
+        self.schedule = _checks.function("schedule", constant() if schedule is None else schedule)
+        self.callbacks = tuple(_checks.sequence("callbacks", callbacks, "callbacks"))
         self.progress = _checks.flag("progress", progress)
 
         self.step = 0

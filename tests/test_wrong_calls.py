@@ -12,7 +12,18 @@ import pytest
 
 import miniattn as ma
 import miniattn.functional as F
-from miniattn import bridges, checkpoint, masks, models, nn, optim, plot, trace, training
+from miniattn import (
+    bridges,
+    checkpoint,
+    losses,
+    masks,
+    models,
+    nn,
+    optim,
+    plot,
+    trace,
+    training,
+)
 from miniattn.models import GPT, EncoderDecoder, SequenceClassifier
 
 
@@ -649,6 +660,66 @@ WRONG = {
         TypeError,
         "larger_is_better",
         "1",
+    ),
+    "betas": (
+        lambda: optim.Adam([nn.Parameter(X)], betas=0.9),
+        TypeError,
+        "betas",
+        "0.9",
+    ),
+    "decay": (
+        lambda: optim.AdamW([nn.Parameter(X)], decay=0.1),
+        TypeError,
+        "decay",
+        "0.1",
+    ),
+    "largest norm": (
+        lambda: optim.clip_grad_norm([nn.Parameter(X)], X),
+        TypeError,
+        "max_norm",
+        "an array, float32 (3, 4)",
+    ),
+    "model of a trainer": (
+        lambda: training.Trainer(GPT, optim.SGD(LINEAR.named_parameters(), lr=0.1)),
+        TypeError,
+        "model",
+        "GPT",
+    ),
+    "optimizer of a trainer": (
+        lambda: training.Trainer(LINEAR, "adam"),
+        TypeError,
+        "optimizer",
+        "'adam'",
+    ),
+    "schedule of a trainer": (
+        lambda: training.Trainer(
+            LINEAR, optim.SGD(LINEAR.named_parameters(), lr=0.1), schedule="cosine"
+        ),
+        TypeError,
+        "schedule",
+        "'cosine'",
+    ),
+    "callbacks of a trainer": (
+        lambda: training.Trainer(
+            LINEAR,
+            optim.SGD(LINEAR.named_parameters(), lr=0.1),
+            callbacks=training.EarlyStopping(2),
+        ),
+        TypeError,
+        "callbacks",
+        "EarlyStopping",
+    ),
+    "string labels": (
+        lambda: losses.CrossEntropy().forward(X, np.array(["a", "b", "c"])),
+        TypeError,
+        "targets",
+        "str",
+    ),
+    "string targets": (
+        lambda: losses.MSE().count(np.array(["a", "b"])),
+        TypeError,
+        "targets",
+        "str",
     ),
     "restore_best": (
         lambda: training.EarlyStopping(2, restore_best="yes"),
