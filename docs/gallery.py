@@ -39,7 +39,7 @@ def attention_layers() -> plot.Figure:
     model = nn.TransformerEncoder(2, 32, 4, rng=rng)
     x = 3 * rng.standard_normal((1, T, 32), dtype=np.float32)
     _, maps = trace.run(model, x, mask=masks.causal())
-    return plot.attention_layers(maps, mask=masks.causal())
+    return plot.attention_layers(maps)
 
 
 def attention_lines() -> plot.Figure:
@@ -51,9 +51,10 @@ def attention_on_image() -> plot.Figure:
     """Weights over the patches of an image; a patch that is no key is hatched."""
     y, x = np.mgrid[-1:1:32j, -1:1:32j]
     image = np.exp(-4 * (x**2 + y**2))
-    weights = F.softmax(6 * image[4::8, 4::8].reshape(-1)).reshape(4, 4)
-    weights[0, 0] = np.nan
-    return plot.attention_on_image(weights, image)
+    keys = np.ones((4, 4), bool)
+    keys[0, 0] = False
+    weights = F.softmax(6 * image[4::8, 4::8].reshape(-1), mask=keys.reshape(-1)).reshape(4, 4)
+    return plot.attention_on_image(weights, image, mask=keys)
 
 
 def mask() -> plot.Figure:

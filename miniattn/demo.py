@@ -64,9 +64,10 @@ def as_sequence(image: Array) -> Array:
 
 
 def on_pixels(sequence: Array, values: Array) -> Array:
-    """Put ``values`` (..., T), one a step, on the pixels of an image (..., 8, 8); NaN elsewhere."""
+    """Put ``values`` (..., T), one a step, on an image (..., 8, 8), masked where no pixel is."""
     rows, columns = np.rint(sequence[:, :2] + CENTRE).astype(int).T
-    image = np.full((*values.shape[:-1], SIDE, SIDE), np.nan)
+    shape = (*values.shape[:-1], SIDE, SIDE)
+    image: Array = np.ma.masked_array(np.zeros(shape), np.ones(shape, np.bool_))
     image[..., rows, columns] = values
     return image
 
@@ -120,15 +121,15 @@ def draw_attention(model: models.SequenceClassifier, examples: Sequence[Example]
     rows = []
     for sequence, digit in examples:
         guess, maps = received(model, sequence)
-        image = np.nan_to_num(on_pixels(sequence, (sequence[:, 2] + 2) * INK / 4))
+        image = np.ma.getdata(on_pixels(sequence, (sequence[:, 2] + 2) * INK / 4))
         weights = on_pixels(sequence, list(maps.values())[-1])
         rows.append((f"a {digit}, read as {guess}", image, weights))
     heads = len(rows[0][2])
-    top = max(float(np.nanmax(weights)) for *_, weights in rows)
+    top = max(float(weights.max()) for *_, weights in rows)
     fig = plot.Figure(figsize=(2 * heads + 3.4, 2 * len(rows) + 0.8), layout="constrained")
     grid = fig.subplots(len(rows), heads + 1, squeeze=False)
     for axes, (title, image, weights) in zip(grid, rows, strict=True):
-        axes[0].imshow(image, cmap="gray_r", vmin=0, vmax=INK)
+        axes[0].imshow(image, cmap="gray_r", vmin=0, vmax=INK, origin="upper")
         axes[0].set(xticks=[], yticks=[], title=title)
         for values, ax in zip(weights, axes[1:], strict=True):
             plot.attention_on_image(values, ax=ax, vmax=top, colorbar=False)

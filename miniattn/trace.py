@@ -7,12 +7,18 @@ nothing has to be hooked or recorded: looking is enough.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from miniattn import _checks
 from miniattn._checks import Array
+from miniattn.masks import Mask, as_mask
 from miniattn.nn import Module, MultiHeadAttention, MultiHeadAttentionContext
+
+if TYPE_CHECKING:
+    from miniattn.functional import AttentionContext
 
 __all__ = ["Trace", "attention_contexts", "attention_weights", "run"]
 
@@ -27,11 +33,15 @@ class Trace:
         By the path of the attention layer, in the order of the model: ``"layers.0.attn"``.
     tokens, key_tokens : sequences of str, optional
         Labels of the queries (T) and, where they differ, of the keys (S).
+    masks : dict of str to masks.Mask
+        What each layer was kept from attending to, padding included; without an entry, nothing.
+        Figures draw it as hidden, and not as weights of zero.
     """
 
     weights: dict[str, Array]
     tokens: Sequence[str] | None = None
     key_tokens: Sequence[str] | None = None
+    masks: dict[str, Mask] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -86,10 +96,11 @@ def attention_weights(
     >>> trace.attention_weights(ctx, tokens=["a", "b", "c"])
     Trace(layers.0.attn (1, 2, 3, 3), layers.1.attn (1, 2, 3, 3))
     """
-    maps = {
-        path: MultiHeadAttention.weights(found) for path, found in attention_contexts(ctx).items()
-    }
-    return Trace(maps, tokens, key_tokens)
+    found = attention_contexts(ctx)
+    maps = {path: MultiHeadAttention.weights(layer) for path, layer in found.items()}
+    rules = {path: _rule(layer.attention) for path, layer in found.items()}
+    kept = {path: rule for path, rule in rules.items() if rule is not None}
+    return Trace(maps, tokens, key_tokens, kept)
 
 
 def run(
@@ -114,6 +125,15 @@ def run(
     """
     y, ctx = _checks.instance("model", model, Module).forward(*inputs, **options)
     return y, attention_weights(ctx, tokens=tokens, key_tokens=key_tokens)
+
+
+def _rule(attention: AttentionContext) -> Mask | None:
+    """Return what hid keys in a call: the mask, and a bias of -inf."""
+    mask, bias = attention.mask, attention.bias
+    if bias is None or not np.isneginf(bias).any():
+        return mask
+    seen = as_mask(~np.isneginf(bias))
+    return seen if mask is None else mask & seen
 
 
 def _find(node: Any, path: str) -> Iterator[tuple[str, MultiHeadAttentionContext]]:

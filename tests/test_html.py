@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from miniattn import checkpoint, masks, plot
-from miniattn.plot._html import Page, quantise
+from miniattn import checkpoint, masks, nn, plot, trace
+from miniattn.plot._html import Page, differing, quantise
 from miniattn.trace import Trace
 
 HOSTILE = [
@@ -161,12 +161,56 @@ def test_one_string_is_not_a_sequence_of_tokens(rng):
         plot.html(maps(rng, 3, 3), "abc")
 
 
-@pytest.mark.parametrize("bad", [-0.1, np.nan, np.inf])
+@pytest.mark.parametrize("bad", [-0.1, -np.inf])
 def test_weights_that_are_none_are_pointed_at(rng, bad):
     weights = maps(rng, 2, 3, 4, 4)
     weights[1, 2, 3, 0] = bad
     with pytest.raises(ValueError, match=rf"{bad}.* in layer 1, head 2, query 3, key 0$"):
         plot.html(weights)
+    mask = np.ones((4, 4), bool)
+    mask[3, 0] = False
+    plot.html(weights, mask=mask)  # what is hidden is not looked at
+
+
+def test_hidden_weights_do_not_travel(rng):
+    weights = maps(rng, 3, 3)
+    page = plot.html(np.where(np.tri(3) > 0, weights, 7.0), mask=masks.causal(), bits=16)
+    np.testing.assert_allclose(decoded(page)[0, 0], np.tril(weights), atol=1e-4)
+
+
+def test_a_masked_array_a_mask_and_the_masks_of_a_trace_make_the_same_page(rng):
+    weights, seen = maps(rng, 2, 3, 4, 4), rng.random((2, 3, 4, 4)) < 0.6
+    by_mask = plot.html({"a": weights}, mask=seen, batch=1)
+    assert data_of(by_mask)["layers"][0]["masks"] is not None
+    masked = np.ma.masked_array(weights, ~seen)
+    assert plot.html({"a": masked}, batch=1).text == by_mask.text
+    given = Trace({"a": weights}, masks={"a": masks.as_mask(seen)})
+    assert plot.html(given, batch=1).text == by_mask.text
+
+
+def test_layers_that_differ_may_come_as_a_list(rng):
+    layers = [maps(rng, 2, 3, 3), maps(rng, 1, 4, 4)]
+    page = plot.html(layers)
+    assert [layer["heads"] for layer in data_of(page)["layers"]] == [2, 1]
+    np.testing.assert_allclose(decoded(page)[1, 0], layers[1][0], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["encoder.layers.0.attn", "encoder.layers.11.attn"], ["0", "11"]),
+        (
+            ["encoder.layers.0.attn", "decoder.layers.0.cross_attn"],
+            ["encoder.attn", "decoder.cross_attn"],
+        ),
+        (["layers.0.attn", "layers.1.inner.attn"], ["0.attn", "1.inner.attn"]),
+        (["attn"], ["attn"]),
+        (["layer 0", "layer 1"], ["layer 0", "layer 1"]),
+        (["a", "a.b"], ["a", "a.b"]),
+    ],
+)
+def test_what_is_shown_of_a_name_is_what_tells_it_from_the_others(names, shown):
+    assert differing(names) == shown
 
 
 def test_a_path_is_written_whole(rng, tmp_path):
@@ -212,9 +256,9 @@ def test_the_page_refers_to_nothing_outside(rng):
 
 
 def test_a_trace_brings_its_tokens_and_names(rng):
-    trace = Trace({"layers.0.attn": maps(rng, 2, 3, 4, 4)}, tokens=list("abcd"))
-    weights = trace["layers.0.attn"]
-    page = plot.html(trace, batch=1, bits=16)
+    given = Trace({"layers.0.attn": maps(rng, 2, 3, 4, 4)}, tokens=list("abcd"))
+    weights = given["layers.0.attn"]
+    page = plot.html(given, batch=1, bits=16)
     data = data_of(page)
     assert data["layers"][0]["name"] == "layers.0.attn"
     assert data["tokens"] == [list("abcd")]
@@ -336,7 +380,7 @@ def test_hostile_tokens_are_shown_as_text(show, expect):
     expect(tab.locator("#where")).to_have_text(f"{HOSTILE[0]}, head 0")
     tab.locator("#mass").fill("100")
     subjects = [*HOSTILE[:2], r"\u2028\u2029", HOSTILE[3], HOSTILE[4], HOSTILE[5]]
-    subjects += [r"\u202eevil\u0000\n", r"\ud800"]
+    subjects += [r"\u202eevil\x00\n", r"\ud800"]
     tab.locator("#stage").focus()
     for n, shown in enumerate(subjects):
         tab.keyboard.press("ArrowDown")
@@ -357,7 +401,8 @@ def test_the_browser_decodes_what_was_stored(show, rng, bits, causal):
     shown = tab.evaluate(f"{cells}.map(([i, j]) => head.weight(i, j))")
     seen = tab.evaluate(f"{cells}.map(([i, j]) => Boolean(head.seen(i, j)))")
     step = weights.max(axis=1, keepdims=True) / (2 * (2**bits - 1))
-    assert (np.abs(np.reshape(shown, (3, 5)) - weights) <= step + 2.0**-23).all()
+    visible = np.where(mask, weights, 0)  # what is hidden does not travel
+    assert (np.abs(np.reshape(shown, (3, 5)) - visible) <= step + 2.0**-23).all()
     np.testing.assert_array_equal(np.reshape(seen, (3, 5)), mask)
 
 
@@ -585,3 +630,145 @@ def test_512_tokens_are_gone_through_smoothly(show):
     }"""
     for name in ("lines", "map"):
         assert tab.evaluate(steps, name) < 250
+
+
+# ------------------------------------------------------------- widths, scripts, odd numbers
+
+
+SIZES = [(400, 700), (850, 800), (1250, 800), (1600, 900)]
+
+
+@pytest.fixture(scope="module")
+def twelve():
+    """Twelve layers of twelve heads, with names as long as a model's."""
+    weights = maps(np.random.default_rng(0), 12, 40, 40, causal=True)
+    layers = {f"encoder.layers.{i}.attn": weights for i in range(12)}
+    return plot.html(layers, [f"token{i}" for i in range(40)], mask=masks.causal())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("view", ["lines", "map"])
+def test_the_picture_scrolls_inside_at_every_width(show, twelve, size, view):
+    tab = show(twelve)
+    tab.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    tab.locator(f"#{view}").click()
+    stage = tab.evaluate("[stage.clientWidth, stage.clientHeight, stage.scrollHeight]")
+    assert stage[0] >= 300
+    assert 250 <= stage[1] <= size[1]
+    if view == "lines":
+        assert stage[2] > stage[1], "40 tokens are higher than the stage, which scrolls"
+    whole = tab.evaluate("document.documentElement.scrollHeight")
+    assert whole <= 2 * size[1], "the page itself stays short"
+    assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+@pytest.mark.parametrize("width", [901, 1200, 1250, 1300, 1600])
+@pytest.mark.parametrize("heads", [8, 12, 16])
+def test_no_head_is_cut_off(show, rng, width, heads):
+    layers = {f"encoder.layers.{i}.attn": maps(rng, heads, 3, 3) for i in range(3)}
+    tab = show(plot.html(layers))
+    tab.set_viewport_size({"width": width, "height": 800})
+    last = tab.get_by_role("button", name=f"encoder.layers.2.attn, head {heads - 1}")
+    box, nav = last.bounding_box(), tab.locator("#chooser").bounding_box()
+    assert box["x"] + box["width"] <= nav["x"] + nav["width"]
+    assert box["width"] >= 12
+    assert tab.evaluate("stage.clientWidth") >= 0.2 * width
+
+
+def test_names_of_layers_show_what_differs(show, twelve):
+    rows = show(twelve).locator("#chooser th[scope=row]")
+    assert rows.all_text_contents() == [str(i) for i in range(12)]
+    assert rows.nth(3).get_attribute("title") == "encoder.layers.3.attn"
+    for row in rows.all():
+        assert row.evaluate("(th) => th.scrollWidth <= th.clientWidth")
+
+
+def test_tokens_from_right_to_left_keep_their_number_behind_them(show):
+    words = [
+        "\u05e9\u05dc\u05d5\u05dd",
+        "\u05e2\u05d5\u05dc\u05dd",
+        "\u0645\u0631\u062d\u0628\u0627",
+    ]
+    tab = show(plot.html(np.full((3, 3), 1 / 3), words))
+    tab.locator("#stage").focus()
+    tab.keyboard.press("Home")
+    tab.locator("#map").click()
+    tab.mouse.move(*in_map(tab, 1, 2))
+    places = """(selector) => Array.from(document.querySelectorAll(selector), (part) => {
+        const token = part.querySelector("bdi").getBoundingClientRect();
+        const number = part.querySelector("small").getBoundingClientRect();
+        return number.left >= token.right - 0.5;
+    })"""
+    assert tab.evaluate(places, "#list li span:first-child") == [True] * 3
+    assert tab.evaluate(places, "#subject") == [True]
+    status = tab.locator("#status")
+    assert status.text_content() == f"{words[1]} (1) \u2192 {words[2]} (2): 0.33"
+    first, second = status.locator("bdi").all()
+    assert first.bounding_box()["x"] < second.bounding_box()["x"]
+
+
+def test_spaces_and_empty_tokens_are_seen(show, expect):
+    tab = show(plot.html(np.eye(4), ["the", " the", "", "the "]))
+    tab.locator("#stage").focus()
+    for shown in ["the", "\u2423the", "\u2205", "the\u2423"]:
+        tab.keyboard.press("ArrowDown")
+        expect(tab.locator("#subject bdi")).to_have_text(shown)
+    tab.keyboard.press("/")
+    tab.keyboard.type(" the")  # what is searched is the token itself
+    expect(tab.locator("#found")).to_have_text("1 found")
+
+
+def test_numbers_that_are_not_finite_are_shown_as_such(show, expect):
+    weights = np.array([[0.5, 0.5, 0], [np.nan, 0.2, 0.3], [0.1, 0.1, np.inf]])
+    tab = show(plot.html(weights, list("abc")))
+    expect(tab.locator("#broken")).to_be_visible()
+    expect(tab.locator("#sums")).to_be_hidden()
+    tab.locator("#stage").focus()
+    tab.keyboard.press("End")
+    expect(tab.locator("#summary")).to_have_text(
+        "reads 2 of 3 keys, together 0.20; 1 NaN or infinite"
+    )
+    tab.locator("#map").click()
+    tab.mouse.move(*in_map(tab, 1, 0))
+    expect(tab.locator("#status")).to_have_text("b (1) \u2192 a (0): NaN or infinite")
+    colour = tab.evaluate(
+        """([i, j]) => {
+        const at = (n, from) => Math.round((from + (n + 0.25) * box.cell) * devicePixelRatio);
+        return Array.from(pen.getImageData(at(j, box.x), at(i, box.y), 1, 1).data).slice(0, 3);
+    }""",
+        [2, 2],
+    )
+    assert colour == [0xC4, 0x00, 0x6C]
+
+
+def test_rows_that_do_not_sum_to_1_are_said_to(show, expect):
+    tab = show(plot.html(2 * np.eye(3)))
+    expect(tab.locator("#sums")).to_have_text("rows do not sum to 1")
+    expect(tab.locator("#sums")).to_be_visible()
+
+
+def test_padded_keys_of_a_trace_are_hidden_and_no_zeros(show, expect, rng):
+    model = nn.TransformerEncoder(1, 8, 2, rng=rng)
+    x = rng.standard_normal((2, 4, 8), dtype=np.float32)
+    _, found = trace.run(model, x, mask=masks.padding([4, 2]), tokens=list("abcd"))
+    tab = show(plot.html(found, batch=1))
+    expect(tab.locator("#masked")).to_be_visible()
+    assert tab.evaluate("[0, 1, 2, 3].map((j) => head.seen(0, j))") == [True, True, False, False]
+
+
+@pytest.mark.parametrize("zoom", [1.0, 0.5])
+def test_the_heaviest_cell_of_a_long_map_is_seen_on_the_page(show, zoom):
+    """Half a pixel a cell, when zoomed out: a pixel shows the greatest of its cells."""
+    weights = np.full((500, 500), 0.1 / 499)
+    weights[:, 3] = 0.9
+    tab = show(plot.html(weights))
+    tab.locator("#map").click()
+    tab.evaluate("(factor) => { zoom(factor); }", zoom)
+    tab.wait_for_timeout(100)
+    darkest = tab.evaluate("""() => {
+        const [x, y] = [Math.ceil(box.x * devicePixelRatio), Math.ceil(box.y * devicePixelRatio)];
+        const data = pen.getImageData(x, y + 40, 60, 1).data;
+        const sum = (_, n) => data[4 * n] + data[4 * n + 1] + data[4 * n + 2];
+        return Math.min(...Array.from({length: 60}, sum));
+    }""")
+    assert darkest == sum([12, 30, 80])

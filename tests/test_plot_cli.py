@@ -354,3 +354,25 @@ def test_the_stored_page_is_the_page_of_the_function(weights, file, folder):
     assert (folder / "fig.html").read_text() == plot.html(layers, TOKENS).text
     [data] = re.findall(r'id="data">(.*?)</script>', (folder / "fig.html").read_text())
     assert json.loads(data)["tokens"] == [TOKENS]
+
+
+def test_a_mask_in_the_file_hides(weights, drawn):
+    seen = np.ones((T, T), bool)
+    seen[:, 2] = False
+    np.savez("w.npz", w=weights[0], mask=seen)
+    assert run("w.npz", "--out", "fig.svg", "--causal") == 0
+    mask = drawn[0][2]["mask"].to_array(1, 1, T, T)[0, 0]
+    np.testing.assert_array_equal(mask, seen & np.tri(T, dtype=bool))
+
+
+def test_labels_of_many_layers_are_told_where_there_are_any(file, capsys):
+    assert run(file, "--out", "x.png", "--tokens", "a b c d e f") == 2
+    assert "choose one layer by --layer, or write a page" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["png", "html"])
+@pytest.mark.parametrize(("bad", "code"), [(np.nan, 0), (np.inf, 0), (-0.25, 2)])
+def test_numbers_that_are_no_weights_follow_the_rule_of_the_figures(weights, ending, bad, code):
+    weights[1, 2, 3, 0] = bad
+    np.save("w.npy", weights)
+    assert run("w.npy", "--out", f"fig.{ending}") == code

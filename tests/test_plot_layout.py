@@ -85,7 +85,10 @@ WITHOUT_TOKENS = {
     "attention_layers": lambda T: plot.attention_layers(maps(3, 4, T, T), mask=masks.causal()),
     "head_summary": lambda T: plot.head_summary(maps(2, 4, T, T), title="Summary"),
     "attention_on_image": lambda T: plot.attention_on_image(
-        np.where(np.eye(int(T**0.5)) > 0, np.nan, 0.5), title="Patches", scale="log"
+        np.full((int(T**0.5),) * 2, 0.5),
+        mask=np.eye(int(T**0.5)) == 0,
+        title="Patches",
+        scale="log",
     ),
     "history": lambda T: plot.history(curves(T), title="Training", log=["loss"]),
 }
@@ -284,7 +287,7 @@ def test_lightness_orders_the_colours_of_the_figures(steps):
 
 
 def test_lightness_orders_the_colours_of_the_page():
-    script = resources.files("miniattn.plot").joinpath("page.js").read_text()
+    script = resources.files("miniattn.plot").joinpath("page", "colours.js").read_text()
     for theme in ("light", "dark"):
         ramp = np.array(json.loads(re.search(rf"{theme}: (\[\[.*\]\])", script)[1])) / 255
         assert runs_one_way(luminance(ramp))

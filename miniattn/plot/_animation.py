@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from miniattn import _checks
 from miniattn.nn import Module, MultiHeadAttention
 from miniattn.plot import _grid
-from miniattn.plot._canvas import panel_titles
-from miniattn.plot._maps import attention_map
+from miniattn.plot._canvas import Figure, panel_titles
+from miniattn.plot._maps import one_map
+from miniattn.plot._source import edges, layers, real
 from miniattn.plot._text import Tokens
 from miniattn.trace import attention_contexts
 from miniattn.training import Callback, Trainer
@@ -81,29 +82,24 @@ def animate(
     """
     path = Path(path)
     writer = _writer(path, _checks.positive("fps", fps))
-    frames = _grid.real("maps", maps, ["N, T, S"])
+    _checks.choice("scale", scale, _grid.SCALES)
+    frames = real("maps", maps, ["N, T, S"])
     if not len(frames):
         raise ValueError("maps: expected at least one map, got none")
     names = panel_titles(titles, len(frames), "frame")
-    panels = _grid.panels(frames, mask, extent)
+    options: dict[str, Any] = {"mask": mask, "extent": extent}
+    [given] = layers(frames, tokens=tokens, key_tokens=key_tokens, **options)
+    panels = _grid.panels(given._replace(name="maps"), scale=scale, name="maps")
     norm = _grid.norm(panels, scale, vmax)
-    fig = attention_map(
-        frames[0],
-        tokens,
-        key_tokens,
-        mask=mask,
-        scale=scale,
-        cmap=cmap,
-        vmax=norm.vmax,
-        extent=extent,
-        title=max(names, key=len),
-    )
+    longest = max(names, key=len)
+    fig = one_map(given, panels, norm, None, scale, cmap, colorbar=True, title=longest)
+    assert isinstance(fig, Figure)
     ax = fig.axes[0]
     fig.draw_without_rendering()
     fig.set_layout_engine("none")  # so that nothing moves from frame to frame
     with writer.saving(fig, str(path), dpi):
         for panel, name in zip(panels, names, strict=True):
-            ax.images[0].set_data(_grid.shown(panel, scale))
+            ax.images[0].set_data(_grid.shown(panel))
             ax.set_title(name)
             writer.grab_frame()
         for _ in range(round(_checks.number("hold", hold) * fps)):
@@ -186,6 +182,8 @@ class Recorder(Callback):
         _, ctx = model.forward(*self.inputs, **self.keywords)
         found = attention_contexts(ctx)
         layer = list(found)[-1] if self.layer is None and found else self.layer
+        if not found:
+            raise ValueError("model: expected a model with attention layers, found none")
         if layer not in found:
             raise ValueError(f"layer: expected one of {list(found)}, got {layer!r}")
         weights = MultiHeadAttention.weights(found[layer])
@@ -196,8 +194,7 @@ class Recorder(Callback):
                 raise ValueError(f"{name}: expected an index in [0, {size}), got {index}")
         head = weights[self.batch, self.head]
         self.extent = (head.shape[0], head.shape[1])
-        [panel] = _grid.panels(head[None], most=MOST_CELLS)
-        self.maps.append(panel.values.copy())
+        self.maps.append(_averaged(head, MOST_CELLS))
         self.steps.append(step)
 
     def animate(self, path: str | PathLike[str], *tokens: Tokens, **options: Any) -> Path:
@@ -220,6 +217,17 @@ class Recorder(Callback):
         self.maps = list(state["maps"]) if state else []
         self.steps = state["steps"].tolist() if state else []
         self.extent = (int(state["extent"][0]), int(state["extent"][1])) if state else (0, 0)
+
+
+def _averaged(weights: Array, most: int) -> Array:
+    """Return at most ``most`` cells a side: means over queries of sums over keys.
+
+    This is what `miniattn.functional.attention_map` pools, and ``extent`` speaks of.
+    """
+    bounds = [edges(n, min(n, most)) for n in weights.shape]
+    sums = np.add.reduceat(weights, bounds[1][:-1], axis=1)
+    means: Array = np.add.reduceat(sums, bounds[0][:-1], axis=0) / np.diff(bounds[0])[:, None]
+    return means.astype(weights.dtype)
 
 
 def _writer(path: Path, fps: float) -> AbstractMovieWriter:

@@ -11,14 +11,17 @@ from miniattn import _checks
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, figure, inches
 from miniattn.plot._maps import attention_map, both_labels
+from miniattn.plot._source import Layer, one_head, one_layer, real
 from miniattn.plot._text import Tokens
 from miniattn.plot._ticks import label_axes, room
+from miniattn.trace import Trace
 
 Array = NDArray[Any]
 
 _BAR = 1.5  # inches that a colour bar and its labels take
 _LARGEST = 5.0  # inches of a side of either map
 _MANY = 1_600  # cells up to which the negative ones are marked
+_SIGNED: dict[str, Any] = {"signed": True, "name": "dweights"}
 _FAINT = 0.02  # of the greatest gradient: what is smaller is not marked
 
 
@@ -26,6 +29,9 @@ class GradientOptions(TypedDict, total=False):
     """The options of `gradient_map`."""
 
     mask: object
+    layer: str | int | None
+    head: int | None
+    batch: int
     scale: _grid.Scale
     cmap: str | Colormap | None
     diverging: str | Colormap
@@ -35,7 +41,7 @@ class GradientOptions(TypedDict, total=False):
 
 @overload
 def gradient_map(
-    weights: ArrayLike,
+    weights: Trace | ArrayLike,
     dweights: ArrayLike,
     tokens: Tokens = ...,
     key_tokens: Tokens = ...,
@@ -47,7 +53,7 @@ def gradient_map(
 
 @overload
 def gradient_map(
-    weights: ArrayLike,
+    weights: Trace | ArrayLike,
     dweights: ArrayLike,
     tokens: Tokens = ...,
     key_tokens: Tokens = ...,
@@ -58,13 +64,16 @@ def gradient_map(
 
 
 def gradient_map(
-    weights: ArrayLike,
+    weights: Trace | ArrayLike,
     dweights: ArrayLike,
     tokens: Tokens = None,
     key_tokens: Tokens = None,
     *,
     ax: Axes | None = None,
     mask: object = None,
+    layer: str | int | None = None,
+    head: int | None = None,
+    batch: int = 0,
     scale: _grid.Scale = "linear",
     cmap: str | Colormap | None = None,
     diverging: str | Colormap = "RdBu_r",
@@ -79,9 +88,11 @@ def gradient_map(
 
     Parameters
     ----------
-    weights, dweights : (T, S) arrays
-        A map, and the gradient by it, e.g. of `miniattn.analysis.weight_gradients`.
-    tokens, key_tokens, mask, scale, cmap, extent
+    weights : (T, S) array or trace.Trace
+        A map; of a trace, one head is drawn.
+    dweights : (T, S) array
+        The gradient by it, e.g. of `miniattn.analysis.weight_gradients`, or any signed numbers.
+    tokens, key_tokens, mask, layer, head, batch, scale, cmap, extent
         As in `attention_map`; ``scale`` and ``cmap`` are those of the weights.
     ax : matplotlib Axes, optional
         Where to draw the gradient alone. By default a new figure is made, of both.
@@ -100,7 +111,7 @@ def gradient_map(
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the two arrays are not maps of one shape, or as `attention_map`.
+        If the two arrays are not maps of one shape, or as `attention_map`; gradients may be < 0.
 
     Examples
     --------
@@ -110,12 +121,13 @@ def gradient_map(
     ['weights', 'd loss / d weights']
     """
     _checks.choice("scale", scale, _grid.SCALES)
-    w = _grid.real("weights", weights, ["T, S"])
-    dw = _grid.real("dweights", dweights, ["T, S"])
-    if w.shape != dw.shape:
-        raise ValueError(f"dweights: expected the shape of weights, {w.shape}, got {dw.shape}")
-    [panel] = _grid.panels(dw[None], mask, extent)
-    labels = both_labels(tokens, key_tokens, panel.shape)
+    if not isinstance(weights, Trace):
+        weights = real("weights", weights, ["T, S"])
+    options: dict[str, Any] = {"mask": mask, "batch": batch, "extent": extent}
+    given = one_layer(weights, layer, tokens=tokens, key_tokens=key_tokens, **options)
+    one = one_head(given, head)
+    [panel] = _grid.panels(_beside(one, real("dweights", dweights, ["T, S"])), **_SIGNED)
+    labels = both_labels(one.tokens, one.key_tokens, panel.shape)
     if ax is not None:
         _gradient(ax, panel, labels, diverging)
         ax.set(ylabel="query", title=title)
@@ -127,21 +139,31 @@ def gradient_map(
     fig = figure(2 * (width + beside + _BAR), height + below + 0.3)
     left, right = fig.subplots(1, 2)
     attention_map(
-        w,
+        weights,
         tokens,
         key_tokens,
         ax=left,
-        mask=mask,
+        layer=layer,
+        head=head,
         scale=scale,
         cmap=cmap,
-        extent=extent,
         title="weights",
+        **options,
     )
     _gradient(right, panel, labels, diverging)
     right.set_title("d loss / d weights")
     if title is not None:
         fig.suptitle(title)
     return fig
+
+
+def _beside(weights: Layer, dweights: Array) -> Layer:
+    """Return the gradient as a layer: hidden where the weights are, or where itself is masked."""
+    shape = weights.weights.shape[1:]
+    if dweights.shape != shape:
+        raise ValueError(f"dweights: expected the shape of weights, {shape}, got {dweights.shape}")
+    own = np.ma.getmaskarray(dweights)
+    return weights._replace(weights=np.ma.getdata(dweights)[None], hidden=[weights.hidden[0] | own])
 
 
 def _gradient(
@@ -151,19 +173,33 @@ def _gradient(
     cmap: str | Colormap,
 ) -> None:
     norm = _grid.centred([panel])
-    image = _grid.draw(ax, panel, norm, cmap=cmap)
+    image = _grid.draw(ax, panel, norm, cmap=cmap, signed=True)
     label_axes(ax, *labels, panel.shape)
     ax.set_xlabel("key")
-    if panel.values.size <= _MANY and not panel.pooled:
-        _minus_signs(ax, np.where(panel.hidden, 0.0, panel.values))
-    _grid.colour_bar(image, [ax], [panel], _grid.what("linear", panel, "gradient"))
+    if panel.values.size <= _MANY and panel.values.shape == panel.shape:
+        _minus_signs(ax, panel.values)
+    _grid.colour_bar(
+        image,
+        [ax],
+        [panel],
+        _grid.what("linear", [panel], "gradient"),
+        below=room(*labels, panel.shape)[1] + 0.1,
+    )
 
 
 def _minus_signs(ax: Axes, values: Array) -> None:
     """Mark negative cells in black or white, whichever shows."""
-    top = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    top = float(np.fmax.reduce(np.abs(values), axis=None, initial=0.0)) or 1.0
     box = ax.get_position()
     cell = 72 * ax.figure.get_size_inches()[1] * box.height / max(values.shape)  # type: ignore[union-attr]
     for dark, colour in ((values < -0.6 * top, "white"), (values >= -0.6 * top, "black")):
         rows, cols = np.nonzero(dark & (values < -_FAINT * top))
-        ax.plot(cols, rows, "_", color=colour, markersize=min(0.3 * cell, 7), markeredgewidth=0.8)
+        ax.plot(
+            cols,
+            rows,
+            marker="_",
+            linestyle="",
+            color=colour,
+            markersize=min(0.3 * cell, 7),
+            markeredgewidth=0.8,
+        )

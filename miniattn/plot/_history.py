@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from miniattn import _checks
-from miniattn.plot._canvas import Figure, colours, grid
+from miniattn.plot._canvas import Figure, colours, grid, steady
 from miniattn.training import History
 
 MANY = 200
@@ -99,15 +99,16 @@ def _panel(ax: Axes, lines: Mapping[str, Curve], quantity: str) -> None:
     held_out = iter(_HELD_OUT)
     for (split, curve), colour in zip(lines.items(), colours(len(lines)), strict=True):
         line, marker = ("-", "o") if split == "train" else next(held_out, _HELD_OUT[-1])
-        style: dict[str, Any] = {"linestyle": line, "color": colour}
+        style: dict[str, Any] = {"linestyle": line, "color": colour, "marker": ""}
         if (split != "train" and len(curve.x) <= 40) or len(curve.x) == 1:
             style |= {"marker": marker, "markersize": 4}
         if len(curve.x) > MANY:
-            ax.plot(*curve, linewidth=0.6, alpha=0.3, color=colour)
+            ax.plot(*curve, linewidth=0.6, alpha=0.3, **style | {"linestyle": "-"})
             curve = _smooth(curve)
         ax.plot(*curve, label=split, **style)
     ax.set_ylabel(quantity.replace("_", " "))
-    ax.grid(alpha=0.25)
+    steady(ax)
+    ax.grid(visible=True, alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
     if all(np.all(curve.x == np.round(curve.x)) for curve in lines.values()):
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))

@@ -5,24 +5,41 @@ import html as _markup
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from importlib import resources
+from itertools import takewhile
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from miniattn import _checks, masks
 from miniattn._disk import replacing
-from miniattn.plot._grid import real
-from miniattn.plot._text import Tokens
-from miniattn.trace import Trace
+from miniattn.plot._cells import HIDDEN, greatest
+from miniattn.plot._source import Given, Head, Layer, heads, layers
+from miniattn.plot._text import Tokens, checked, text_of, visible
 
 Array = NDArray[Any]
+
+Labels: TypeAlias = tuple[tuple[str, ...], dict[int, str]]
+
+SCRIPTS = (
+    "weights.js",
+    "colours.js",
+    "text.js",
+    "stage.js",
+    "lines.js",
+    "map.js",
+    "beside.js",
+    "chooser.js",
+    "pointing.js",
+    "keys.js",
+    "start.js",
+)
+"""One subject each, joined in this order into the one script of the page."""
 
 THUMBNAIL = 24
 """Cells per side of the small maps by which a head is chosen."""
@@ -58,16 +75,14 @@ class Page:
 
 class _Layer(NamedTuple):
     name: str
-    weights: Array
-    """(H, T, S) finite, >= 0."""
-    visible: Array | None
-    """(H, T, S) bool."""
-    tokens: list[str]
-    key_tokens: list[str]
+    heads: list[Head]
+    tokens: Labels
+    key_tokens: Labels
+    masked: bool
 
 
 def html(
-    weights: ArrayLike | Mapping[str, ArrayLike] | Trace,
+    weights: Given,
     tokens: Tokens = None,
     path: str | PathLike[str] | None = None,
     *,
@@ -85,10 +100,10 @@ def html(
 
     Parameters
     ----------
-    weights : array, mapping of str to array, or Trace
+    weights : array, sequence of layers, mapping of str to array, or Trace
         Weights of one head (T, S), of a layer (H, T, S), or of layers (L, H, T, S). In a
         mapping or a Trace each entry is a layer, (B, H, T, S), (H, T, S) or (T, S); their shapes
-        may differ.
+        may differ, as those of a sequence may.
     tokens, key_tokens : sequences of T and of S tokens, optional
         Labels of queries and keys; anything with a ``str``. Without ``key_tokens`` those of the
         queries serve for both. By default those of the Trace, or else positions. In an
@@ -97,8 +112,8 @@ def html(
     path : path, optional
         Where to write the page.
     mask : masks.Mask or bool array that broadcasts to (H, T, S), optional
-        True = may attend. What it hides is hatched, and so distinct from a weight of zero. A
-        mapping gives masks by layer.
+        True = may attend. What it hides is hatched, and so distinct from a weight of zero, beside
+        what a masked array or the masks of a Trace hide. A mapping gives masks by layer.
     batch : int
         The row of the batch that is shown, where layers are (B, H, T, S).
     bits : {8, 16}
@@ -117,10 +132,11 @@ def html(
         If an argument is of the wrong kind.
     ValueError
         If shapes do not fit, if the number of tokens is not that of rows or columns (the message
-        states both), or if a weight is negative, infinite or NaN.
+        states both), or if a visible weight is below 0.
 
     Notes
     -----
+    Weights that are NaN or infinite are shown as such, in a colour of their own.
     A stored weight is off by at most 1/510 of the greatest of its row (1/131,070 with 16 bits).
     Tokens are data: whatever markup they contain is shown as text. The page's own
     Content-Security-Policy forbids it to load anything.
@@ -132,19 +148,12 @@ def html(
     >>> page = plot.html(np.full((2, 4, 3, 3), 1 / 3), ["the", "cat", "sat"])
     >>> page.save("attention.html")  # doctest: +SKIP
     """
-    if isinstance(weights, Trace):
-        tokens = weights.tokens if tokens is None else tokens
-        key_tokens = weights.key_tokens if key_tokens is None else key_tokens
     if bits not in (8, 16):
         raise ValueError(f"bits: expected 8 or 16, got {bits!r}")
     if not isinstance(title, str):
         raise TypeError(f"title: expected a str, got {type(title).__name__}")
-    batch = _checks.integer("batch", batch, least=0)
-    layers = [
-        _layer(name, array, given, tokens, key_tokens, batch)
-        for name, array, given in _split(weights, mask)
-    ]
-    page = Page(_page(layers, bits, title))
+    given = layers(weights, mask=mask, batch=batch, tokens=tokens, key_tokens=key_tokens)
+    page = Page(_page([_layer(layer) for layer in given], bits, title))
     if path is not None:
         page.save(path)
     return page
@@ -153,66 +162,30 @@ def html(
 # ------------------------------------------------------------------------------- arguments
 
 
-def _split(weights: Any, mask: object) -> list[tuple[str, Array, object]]:
-    """Return (name, (B, H, T, S), mask) of every layer."""
-    if isinstance(weights, Trace):
-        weights = weights.weights
-    if isinstance(weights, Mapping):
-        shapes = ["T, S", "H, T, S", "B, H, T, S"]
-        named = {str(k): real(f"weights[{k!r}]", w, shapes) for k, w in weights.items()}
-    else:
-        array = real("weights", weights, ["T, S", "H, T, S", "L, H, T, S"])
-        stack = array if array.ndim == 4 else array[None]
-        named = {f"layer {i}": layer for i, layer in enumerate(stack)}
-    if not named or not all(w.size for w in named.values()):
-        raise ValueError("weights: expected at least one layer, head, query and key, got none")
-    given = mask if isinstance(mask, Mapping) else dict.fromkeys(named, mask)
-    if unknown := [name for name in given if name not in named]:
-        raise ValueError(f"mask: expected masks of the layers {list(named)}, got {unknown[0]!r}")
-    return [
-        (name, w.reshape((1,) * (4 - w.ndim) + w.shape), given.get(name))
-        for name, w in named.items()
-    ]
-
-
-def _layer(
-    name: str, weights: Array, mask: object, tokens: Tokens, key_tokens: Tokens, batch: int
-) -> _Layer:
-    if batch >= len(weights):
-        raise ValueError(
-            f"batch: expected an int < {len(weights)}, the rows of {name}, got {batch}"
-        )
-    chosen = weights[batch]
-    bad = ~(np.isfinite(chosen) & (chosen >= 0))
-    if bad.any():
-        h, i, j = np.argwhere(bad)[0]
-        raise ValueError(
-            f"weights: expected finite numbers >= 0, got {chosen[h, i, j]} "
-            f"in {name}, head {h}, query {i}, key {j}"
-        )
-    checked = masks.as_mask(mask)
-    visible = None if checked is None else checked.to_array(*weights.shape)[batch]
-    T, S = chosen.shape[1:]
-    rows, columns = ("tokens", tokens), ("key_tokens", key_tokens)
-    if key_tokens is None or name.endswith("self_attn"):
+def _layer(layer: Layer) -> _Layer:
+    rows, columns = ("tokens", layer.tokens), ("key_tokens", layer.key_tokens)
+    if layer.key_tokens is None or layer.name.endswith("self_attn"):
         columns = rows
-    elif name.startswith("encoder"):
+    elif layer.name.startswith("encoder"):
         rows = columns
+    T, S = layer.shape
+    masked = any(hidden.any() for hidden in layer.hidden)
     return _Layer(
-        name, chosen, visible, _labels(name, *rows, "T", T), _labels(name, *columns, "S", S)
+        layer.name,
+        heads(layer),
+        _labels(layer.name, *rows, "T", T),
+        _labels(layer.name, *columns, "S", S),
+        masked,
     )
 
 
-def _labels(layer: str, argument: str, tokens: Tokens, letter: str, count: int) -> list[str]:
-    if tokens is None:
-        return [str(i) for i in range(count)]
-    if isinstance(tokens, str | bytes):
-        raise TypeError(f"{argument}: expected a sequence of tokens, got one str")
-    if len(tokens) != count:
-        raise ValueError(
-            f"{argument}: expected {letter} = {count} tokens as {layer} has, got {len(tokens)}"
-        )
-    return [str(token) for token in tokens]
+def _labels(layer: str, argument: str, tokens: Tokens, letter: str, count: int) -> Labels:
+    """Return what is searched, and what is shown where that differs, by place."""
+    checked(argument, tokens, f"{letter} = {count} tokens as {layer} has", count)
+    given = range(count) if tokens is None else tokens
+    raw = [text_of(token) for token in given]
+    shown = [visible(token) for token in raw]
+    return tuple(raw), {i: b for i, (a, b) in enumerate(zip(raw, shown, strict=True)) if a != b}
 
 
 # ------------------------------------------------------------------- weights as compact text
@@ -249,13 +222,19 @@ def _text(data: bytes) -> str:
     return base64.b64encode(zlib.compress(data, 6)).decode()
 
 
-def _thumbnail(rows: Array) -> Array:
-    """Return the greatest weight in each of at most THUMBNAIL x THUMBNAIL blocks, in 8 bits."""
+def _thumbnail(head: Head) -> Array:
+    """Return at most THUMBNAIL x THUMBNAIL blocks: 0 hidden, 255 not finite, else 1 + 253 w / most.
+
+    A block shows its greatest weight, as the cells of a figure do.
+    """
+    rows = np.where(head.hidden, HIDDEN, head.values)
     for axis, n in enumerate(rows.shape):
         if n > THUMBNAIL:
-            starts = np.arange(THUMBNAIL) * n // THUMBNAIL
-            rows = np.maximum.reduceat(rows, starts, axis=axis)
-    return np.rint(rows * (255 / (rows.max() or 1.0))).astype(np.uint8)
+            rows = greatest(rows, np.arange(THUMBNAIL) * n // THUMBNAIL, axis)
+    hidden, bad = rows == HIDDEN, np.isnan(rows)
+    rows = np.where(hidden | bad, 0.0, rows)
+    codes = 1 + np.rint(rows * (253 / (rows.max() or 1.0)))
+    return np.where(hidden, 0, np.where(bad, 255, codes)).astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------- the page
@@ -264,9 +243,17 @@ def _thumbnail(rows: Array) -> Array:
 def _page(layers: Sequence[_Layer], bits: int, title: str) -> str:
     blobs: dict[str, str] = {}
     lists: dict[tuple[str, ...], int] = {}
-    index = [_describe(i, layer, bits, blobs, lists) for i, layer in enumerate(layers)]
-    data = {"title": title, "bits": bits, "tokens": list(lists), "layers": index}
-    style, script = _asset("page.css"), _asset("page.js")
+    short = differing([layer.name for layer in layers])
+    index = [
+        _describe(i, layer, bits, blobs, lists) | {"short": name}
+        for i, (layer, name) in enumerate(zip(layers, short, strict=True))
+    ]
+    shown: list[dict[int, str]] = [{} for _ in lists]
+    for layer in layers:
+        for raw, different in (layer.tokens, layer.key_tokens):
+            shown[lists[raw]] = different
+    data = {"title": title, "bits": bits, "tokens": list(lists), "shown": shown, "layers": index}
+    style, script = _asset("page.css"), "".join(map(_asset, SCRIPTS))
     return _fill(
         _asset("page.html"),
         title=_ascii(_markup.escape(title)),
@@ -285,20 +272,21 @@ def _describe(
     i: int, layer: _Layer, bits: int, blobs: dict[str, str], lists: dict[tuple[str, ...], int]
 ) -> dict[str, Any]:
     """Return what the page must know of a layer; add its weights and masks to ``blobs``."""
-    H, T, S = layer.weights.shape
-    triangle = T > 1 and not layer.weights[:, ~_triangle(T, S)].any()
-    for h, head in enumerate(layer.weights):
-        blobs[f"weights-{i}-{h}"] = _packed(head, bits, triangle)
-    small = [_thumbnail(head) for head in layer.weights]
+    values = [np.nan_to_num(head.values, nan=0.0) for head in layer.heads]
+    triangle = len(values[0]) > 1 and not any(v[~_triangle(*v.shape)].any() for v in values)
+    for h, rows in enumerate(values):
+        blobs[f"weights-{i}-{h}"] = _packed(rows, bits, triangle)
+    bad = [np.isnan(head.values) for head in layer.heads]
+    small = [_thumbnail(head) for head in layer.heads]
     return {
         "name": layer.name,
-        "heads": H,
-        "queries": lists.setdefault(tuple(layer.tokens), len(lists)),
-        "keys": lists.setdefault(tuple(layer.key_tokens), len(lists)),
+        "heads": len(values),
+        "queries": lists.setdefault(layer.tokens[0], len(lists)),
+        "keys": lists.setdefault(layer.key_tokens[0], len(lists)),
         "triangle": triangle,
-        "masks": [_mask(visible, blobs) for visible in layer.visible]
-        if layer.visible is not None
-        else None,
+        "sums": all(head.sums for head in layer.heads),
+        "masks": [_mask(~head.hidden, blobs) for head in layer.heads] if layer.masked else None,
+        "bad": [_mask(cells, blobs) if cells.any() else None for cells in bad],
         "small": {
             "shape": small[0].shape,
             "codes": base64.b64encode(np.stack(small).tobytes()).decode(),
@@ -306,10 +294,25 @@ def _describe(
     }
 
 
-def _mask(visible: Array, blobs: dict[str, str]) -> str:
-    """Return the name of the blob with this mask, one bit a cell; heads mostly share one."""
-    bits = np.packbits(visible, axis=None, bitorder="little").tobytes()
-    name = f"mask-{sha256(bits + repr(visible.shape).encode()).hexdigest()[:16]}"
+def differing(names: Sequence[str]) -> list[str]:
+    """Return what tells the names of layers apart: the parts in which not all of them agree.
+
+    >>> differing(["encoder.layers.0.attn", "encoder.layers.1.attn"])
+    ['0', '1']
+    """
+    parts = [name.split(".") for name in names]
+    if len({len(part) for part in parts}) > 1:  # what they begin with alone
+        columns = zip(*(part[:-1] for part in parts), strict=False)
+        common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+        return [".".join(part[common:]) for part in parts]
+    kept = [i for i, column in enumerate(zip(*parts, strict=True)) if len(set(column)) > 1]
+    return [".".join(part[i] for i in kept) for part in parts] if kept else list(names)
+
+
+def _mask(cells: Array, blobs: dict[str, str]) -> str:
+    """Return the name of the blob with these flags, one bit a cell; heads mostly share one."""
+    bits = np.packbits(cells, axis=None, bitorder="little").tobytes()
+    name = f"mask-{sha256(bits + repr(cells.shape).encode()).hexdigest()[:16]}"
     if name not in blobs:
         blobs[name] = _text(bits)
     return name
@@ -336,6 +339,6 @@ def _fill(template: str, **parts: str) -> str:
 
 @cache
 def _asset(name: str) -> str:
-    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath("page", name).read_text(encoding="utf-8")
     text.encode("ascii")  # the page is ASCII: see Page.text
     return text

@@ -6,12 +6,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch
 from numpy.typing import ArrayLike
 
 from miniattn import _checks
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, axes_of
+from miniattn.plot._source import layers, real
 
 _BAR = 1.2  # inches that the colour bar and its labels take
 
@@ -19,6 +20,7 @@ _BAR = 1.2  # inches that the colour bar and its labels take
 class ImageOptions(TypedDict, total=False):
     """The options of `attention_on_image`."""
 
+    mask: object
     alpha: float | None
     scale: _grid.Scale
     cmap: str | Colormap | None
@@ -48,6 +50,7 @@ def attention_on_image(
     image: ArrayLike | None = None,
     *,
     ax: Axes | None = None,
+    mask: object = None,
     alpha: float | None = None,
     scale: _grid.Scale = "linear",
     cmap: str | Colormap | None = None,
@@ -58,16 +61,18 @@ def attention_on_image(
     """Draw what one query, or the mean of many, attends to, over the image that it looks at.
 
     Each weight covers its pixel or, where there are fewer weights than pixels, its patch. A place
-    that is no key (NaN) is hatched, so that it is not taken for a weight of zero.
+    that is no key is hatched, so that it is not taken for a weight of zero.
 
     Parameters
     ----------
     weights : (rows, cols) array
-        A weight for each pixel or patch; NaN where the sequence has no such place.
+        A weight for each pixel or patch. What a masked array hides is not in the sequence.
     image : (height, width) or (height, width, 3 or 4) array, optional
         Grey, or colours in [0, 1] or uint8. Its sides are multiples of rows and cols.
     ax : matplotlib Axes, optional
         Where to draw. By default a new figure is made.
+    mask : bool array that broadcasts to (rows, cols), optional
+        False where the sequence has no such place.
     alpha : float in [0, 1], optional
         How much the weights cover the image. By default a weight covers in proportion to its size,
         so that what is not attended to stays as it is; without an image they cover fully.
@@ -92,8 +97,8 @@ def attention_on_image(
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the weights are not one map, or the image cannot be cut into as many patches; the
-        message states both shapes.
+        If the weights are not one map, if one is below 0, or if the image cannot be cut into as
+        many patches; the message states both shapes.
 
     Examples
     --------
@@ -104,32 +109,35 @@ def attention_on_image(
     """
     _checks.choice("scale", scale, _grid.SCALES)
     colorbar = _checks.flag("colorbar", colorbar)
-    cells = _grid.real("weights", weights, ["rows, cols"])
-    rows, cols = cells.shape
-    absent = np.isnan(cells)
-    panel = _grid.Panel(cells, absent, np.zeros(rows, bool), (rows, cols), pooled=False)
+    given = layers(real("weights", weights, ["rows, cols"]), mask=mask)[0]
+    [panel] = _grid.panels(given)
+    rows, cols = panel.shape
+    # No row of an image is a query without keys, and nothing has to sum to 1.
+    panel = panel._replace(empty=np.zeros(len(panel.values), bool), sums=True)
+    if scale == "row":
+        top = float(np.fmax.reduce(panel.values, axis=None, initial=0.0)) or 1.0
+        panel = panel._replace(values=panel.values / top)
     ax, result = axes_of(ax, 4.0 * (cols / max(rows, 1)) ** 0.5 + _BAR, 4.0)
-
     norm = _grid.norm([panel], scale, vmax)
-    shown = cells / (np.nanmax(cells, initial=0.0) or 1.0) if scale == "row" else cells
-    cover: float | np.ndarray = 1.0 if alpha is None else alpha
     if image is not None:
-        _background(ax, image, (rows, cols))
-        if alpha is None:
-            cover = np.clip(np.nan_to_num(norm(shown).filled(0.0)), 0.0, 1.0)
-    # The hatch lies below the weights and above the image: one rectangle shows through the holes.
-    if absent.any() and image is None:
-        ax.add_patch(Rectangle((-0.5, -0.5), cols, rows, zorder=-2, **_grid.masked_style()))
-    drawn = ax.imshow(
-        np.ma.masked_invalid(shown),
-        norm=norm,
-        alpha=cover,
-        cmap=_grid.open_where_bad(cmap),
-        extent=(-0.5, cols - 0.5, rows - 0.5, -0.5),
+        _background(ax, image, panel.shape)
+    drawn = _grid.draw(
+        ax,
+        panel,
+        norm,
+        cmap=cmap,
+        alpha=alpha,
+        fade=image is not None and alpha is None,
+        hatched=image is None and bool(panel.hidden.any()),
     )
+    if image is not None and panel.hidden.any():
+        style = {key: _grid.masked_style(ax)[key] for key in ("hatch", "edgecolor", "linewidth")}
+        outline = _grid.outlined(panel.hidden, panel.shape)
+        ax.add_patch(PathPatch(outline, fill=False, zorder=0.5, **style))
+    ax.set_aspect("equal", adjustable="box")
     ax.set(xticks=[], yticks=[], title=title)
     if colorbar:
-        label = _grid.what(scale, panel)
+        label = _grid.what(scale, [panel]).replace("greatest of its row", "the greatest")
         # The bar shows the colours themselves, not transparent ones.
         opaque = ScalarMappable(norm, drawn.cmap)
         _grid.colour_bar(opaque, [ax], [panel], label, masked="not in the sequence")
@@ -151,4 +159,11 @@ def _background(ax: Axes, image: ArrayLike, grid: tuple[int, int]) -> None:
             f"image: expected sides that are multiples of the weights' shape {grid}, "
             f"got {pixels.shape[:2]}"
         )
-    ax.imshow(pixels, cmap="gray", extent=(-0.5, cols - 0.5, rows - 0.5, -0.5), zorder=-3)
+    ax.imshow(
+        pixels,
+        cmap="gray",
+        extent=(-0.5, cols - 0.5, rows - 0.5, -0.5),
+        origin="upper",
+        interpolation="antialiased",
+        zorder=-3,
+    )

@@ -1,30 +1,30 @@
 """All heads of all layers: their maps at a glance, and what each does in numbers."""
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from miniattn import _checks, analysis
 from miniattn.plot import _grid
-from miniattn.plot._canvas import Figure, figure, ink, points
+from miniattn.plot._canvas import Figure, figure, ink, legend_beside, points
+from miniattn.plot._source import Given, Head, heads, layers
 from miniattn.plot._text import em
 from miniattn.trace import Trace
 
 Array = NDArray[Any]
-Layers: TypeAlias = Trace | ArrayLike | Sequence[ArrayLike]
-
 MOST_CELLS = 256  # a side of one of many small maps
 
 
 def attention_layers(
-    weights: Layers,
+    weights: Given,
     *,
     batch: int = 0,
     mask: object = None,
@@ -38,8 +38,8 @@ def attention_layers(
 
     Parameters
     ----------
-    weights : trace.Trace, (L, H, T, S) array, or sequence of L arrays (H, T, S)
-        The layers may differ in H, T and S if they come as a sequence or a trace.
+    weights : trace.Trace, mapping, (L, H, T, S) array, or sequence of L arrays (H, T, S)
+        The layers may differ in H, T and S if they come as a sequence, a mapping or a trace.
     batch : int, default 0
         The batch row to draw, of a trace.
     mask, scale, cmap, vmax, extent
@@ -66,11 +66,10 @@ def attention_layers(
     ['head 0', 'head 1', 'head 2', 'head 3']
     """
     _checks.choice("scale", scale, _grid.SCALES)
-    names, layers = _by_layer(weights, batch)
-    drawn = [_grid.panels(maps, mask, extent, MOST_CELLS) for maps in layers]
+    given = layers(weights, mask=mask, batch=batch, extent=extent)
+    names = [layer.name for layer in given]
+    drawn = [_grid.panels(layer, MOST_CELLS, scale=scale) for layer in given]
     everything = [panel for row in drawn for panel in row]
-    if not everything:
-        raise ValueError("weights: expected at least one head, got none")
     columns = max(map(len, drawn))
     side = float(np.clip(11 / max(columns, len(drawn)), 0.4, 1.8))
     beside = max(map(em, names)) * points(mpl.rcParams["axes.labelsize"]) / 72
@@ -81,13 +80,15 @@ def attention_layers(
     for layer, (panels, name) in enumerate(zip(drawn, names, strict=True)):
         for head, panel in enumerate(panels):
             ax = _place(whole, layer, head, len(drawn), columns)
-            image = _grid.draw(ax, panel, norm, scale=scale, cmap=cmap)
+            image = _grid.draw(ax, panel, norm, cmap=cmap)
             ax.set(xticks=[], yticks=[])
             if head == 0:
                 ax.set_ylabel(name, rotation=0, ha="right", va="center")
-            if layer == 0 or head >= max(map(len, drawn[:layer])):
+            first = layer == 0 or head >= max(map(len, drawn[:layer]))
+            ax.set_in_layout(first or head == 0)  # the others have no text that needs room
+            if first:
                 ax.set_title(f"head {head}" if columns <= 8 else str(head), fontsize="medium")
-    _grid.colour_bar(image, [whole], everything, _grid.what(scale, everything[0]))
+    _grid.colour_bar(image, [whole], everything, _grid.what(scale, everything))
     if columns > 8:
         fig.supxlabel("query: down, key: right; columns: heads", fontsize="medium")
     else:
@@ -105,7 +106,7 @@ def _place(whole: Axes, layer: int, head: int, layers: int, columns: int) -> Axe
 
 
 def head_summary(
-    weights: Layers, *, sinks: int = 1, cmap: str | Colormap | None = None, title: str | None = None
+    weights: Given, *, sinks: int = 1, cmap: str | Colormap | None = None, title: str | None = None
 ) -> Figure:
     """Draw three numbers of every head, by layer: entropy, distance and sink mass.
 
@@ -114,7 +115,7 @@ def head_summary(
 
     Parameters
     ----------
-    weights : trace.Trace, (L, H, T, S) array, or sequence of L arrays (H, T, S)
+    weights : trace.Trace, mapping, (L, H, T, S) array, or sequence of L arrays (H, T, S)
         Exact maps: pooled ones have other entropies and distances.
     sinks : int >= 1, default 1
         How many of the first keys count as sinks.
@@ -140,57 +141,64 @@ def head_summary(
     >>> [ax.get_title() for ax in fig.axes[:3]]
     ['entropy (nats)', 'mean distance (tokens)', 'sink mass']
     """
-    names, layers = _by_layer(weights, None)
+    batch = weights.weights.values() if isinstance(weights, Trace) else ()
+    given = [layers(weights, batch=b) for b in range(len(next(iter(batch), [0])))]
+    names = [layer.name for layer in given[0]]
+    # A layer's maps of every row of the batch: by row, by head.
+    maps = [[heads(layer) for layer in rows] for rows in zip(*given, strict=True)]
     sink_name = "sink mass" if sinks == 1 else f"mass on the first {sinks} keys"
-    numbers = {
-        "entropy (nats)": [_mean(analysis.entropy(w)) for w in layers],
-        "mean distance (tokens)": [_mean(analysis.distance(w)) for w in layers],
-        sink_name: [_mean(analysis.sink_mass(w, sinks=sinks)) for w in layers],
+    measures: dict[str, Callable[[Array], Array]] = {
+        "entropy (nats)": analysis.entropy,
+        "mean distance (tokens)": analysis.distance,
+        sink_name: partial(analysis.sink_mass, sinks=sinks),
     }
-    columns = max(w.shape[-3] for w in layers)
-    if columns == 0:
-        raise ValueError("weights: expected at least one head, got none")
+    columns = max(len(layer.weights) for layer in given[0])
     cell = float(np.clip(3.2 / columns, 0.1, 0.7))
     beside = max(map(em, names)) * points(mpl.rcParams["ytick.labelsize"]) / 72
-    titles = max(map(em, numbers)) * points(mpl.rcParams["axes.titlesize"]) / 72
+    titles = max(map(em, measures)) * points(mpl.rcParams["axes.titlesize"]) / 72
     width = max(columns * cell, titles)
     fig = figure(3 * (width + 0.4) + beside, len(names) * max(0.8 * cell, 0.18) + 1.3)
     axes = fig.subplots(1, 3, sharey=True)
-    for ax, (name, rows) in zip(axes, numbers.items(), strict=True):
-        _numbers(ax, _table(rows, columns), cmap, wide=cell >= 0.4)
+    tables = [_table(maps, measure, columns) for measure in measures.values()]
+    for ax, name, table in zip(axes, measures, tables, strict=True):
+        _numbers(ax, table, cmap, wide=cell >= 0.4)
         ax.set(title=name, xlabel="head")
+        ax.tick_params(labelleft=ax is axes[0])
     axes[0].set_yticks(range(len(names)), names)
+    looks = [
+        ("no head, or empty", _grid.masked_style(axes[0]), any(t.mask.any() for t in tables)),
+        (_grid.BAD, _grid.bad_style(), any(np.isnan(t.data).any() for t in tables)),
+    ]
+    if swatches := [Patch(label=label, **look) for label, look, used in looks if used]:
+        legend_beside(axes[-1], swatches, below=0.0)
+    if not all(head.sums for rows in maps for each in rows for head in each):
+        fig.supxlabel(_grid.UNUSUAL_SUMS, fontsize="medium")
     if title is not None:
         fig.suptitle(title)
     return fig
 
 
-def _numbers(ax: Axes, table: Array, cmap: str | Colormap | None, *, wide: bool) -> None:
+def _numbers(ax: Axes, table: Any, cmap: str | Colormap | None, *, wide: bool) -> None:
     """Draw a table as colours, each cell with its number where there is room."""
-    missing = np.isnan(table)
-    top = float(np.nanmax(table, initial=0.0)) or 1.0
-    if missing.any():
-        rows, cols = table.shape
-        ax.add_patch(Rectangle((-0.5, -0.5), cols, rows, zorder=-2, **_grid.masked_style()))
-    image = ax.imshow(
-        np.ma.masked_array(table, missing),
-        vmin=0.0,
-        vmax=top,
-        cmap=_grid.open_where_bad(cmap),
-        aspect="auto",
-    )
-    ax.figure.colorbar(image, ax=ax, location="bottom", aspect=30, pad=0.03)
+    shape, mask = table.shape, np.ma.getmaskarray(table)
+    empty = np.zeros(len(table), np.bool_)
+    panel = _grid.Panel(table.data, mask, empty, shape, shape, sums=True)
+    image = _grid.draw(ax, panel, _grid.norm([panel], "linear"), cmap=cmap)
+    ax.set_aspect("auto")
+    ax.get_figure().colorbar(image, ax=ax, location="bottom", aspect=30, pad=0.03)  # type: ignore[union-attr]
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.tick_params(length=0)
-    if wide:
-        size = min(points("small"), 8.0 * 4 / max(len(_short(value)) for value in table.flat))
-        for (layer, head), value in np.ndenumerate(table):
-            if np.isfinite(value):
-                text = _short(value)
-                dark = sum(np.array(image.to_rgba(value)[:3]) * (0.3, 0.59, 0.11)) < 0.5
-                colour = "white" if dark else "black"
-                ax.text(head, layer, text, ha="center", va="center", fontsize=size, color=colour)
-    ax.spines[:].set_color(ink(0.3))
+    values = np.ndenumerate(table.filled(np.nan))
+    shown = {at: _short(value) for at, value in values if np.isfinite(value)}
+    if wide and shown:
+        size = min(points("small"), 8.0 * 4 / max(map(len, shown.values())))
+        for (layer, head), text in shown.items():
+            dark = (
+                sum(np.array(image.to_rgba(table.data[layer, head])[:3]) * (0.3, 0.59, 0.11)) < 0.5
+            )
+            colour = "white" if dark else "black"
+            ax.text(head, layer, text, ha="center", va="center", fontsize=size, color=colour)
+    ax.spines[:].set_color(ink(0.3, ax))
 
 
 def _short(value: float) -> str:
@@ -200,38 +208,21 @@ def _short(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
-def _mean(values: Array) -> Array:
-    """Return the mean (H,) of (..., H, T) over what is not NaN; NaN where nothing is left."""
-    heads = np.moveaxis(values.astype(np.float64), -2, 0).reshape(values.shape[-2], -1)
-    count = np.isfinite(heads).sum(axis=1)
-    return np.where(count > 0, np.nansum(heads, axis=1) / np.maximum(count, 1), np.nan)
+def _table(
+    maps: Sequence[Sequence[Sequence[Head]]], measure: Callable[[Array], Array], columns: int
+) -> Any:
+    """Return the mean of a measure (layers, heads) over batch and queries.
 
-
-def _table(rows: Sequence[Array], columns: int) -> Array:
-    """Return the rows below each other, NaN where a layer has fewer heads."""
-    table = np.full((len(rows), columns), np.nan)
-    for line, row in zip(table, rows, strict=True):
-        line[: len(row)] = row
+    It is masked where there is no such head, or no query that may attend to anything, and NaN
+    where a weight is.
+    """
+    shape = (len(maps), columns)
+    table: Any = np.ma.masked_array(np.zeros(shape), np.ones(shape, np.bool_))
+    for line, rows in enumerate(maps):
+        for head, batch in enumerate(zip(*rows, strict=True)):
+            found = np.concatenate([measure(one.values) for one in batch], dtype=np.float64)
+            if any(np.isnan(one.values).any() for one in batch):
+                table[line, head] = np.nan
+            elif np.isfinite(found).any():
+                table[line, head] = np.nanmean(found)
     return table
-
-
-def _by_layer(weights: Layers, batch: int | None) -> tuple[list[str], list[Array]]:
-    """Return the name and the maps (H, T, S) of each layer; batch None keeps a trace's batch."""
-    if isinstance(weights, Trace):
-        names, maps = (
-            weights.names,
-            [_grid.real(n, weights[n], ["B, H, T, S"]) for n in weights.names],
-        )
-        if batch is not None:
-            rows = len(maps[0]) if maps else 0
-            if not 0 <= _checks.integer("batch", batch) < rows:
-                raise ValueError(f"batch: expected an index in [0, {rows}), got {batch}")
-            maps = [layer[batch] for layer in maps]
-    else:
-        whole = isinstance(weights, np.ndarray)
-        given = _grid.real("weights", weights, ["L, H, T, S"]) if whole else weights
-        maps = [_grid.real("weights", layer, ["H, T, S"]) for layer in given]  # type: ignore[union-attr]
-        names = [f"layer {i}" for i in range(len(maps))]
-    if not maps:
-        raise ValueError("weights: expected at least one layer, got none")
-    return names, maps

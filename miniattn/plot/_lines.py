@@ -14,10 +14,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from miniattn import _checks
 from miniattn.plot import _grid
-from miniattn.plot._canvas import Figure, axes_of, colours, inches, ink, panel_titles, points
+from miniattn.plot._canvas import (
+    Figure,
+    axes_of,
+    colours,
+    inches,
+    ink,
+    panel_titles,
+    points,
+    steady,
+)
+from miniattn.plot._cells import NOT_FINITE
 from miniattn.plot._maps import both_labels
+from miniattn.plot._source import one_layer, real
 from miniattn.plot._text import Tokens, em
 from miniattn.plot._ticks import label, room
+from miniattn.trace import Trace
 
 Array = NDArray[Any]
 
@@ -36,6 +48,8 @@ class LineOptions(TypedDict, total=False):
     """The options of `attention_lines`."""
 
     heads: Sequence[int] | None
+    layer: str | int | None
+    batch: int
     threshold: float
     extent: tuple[int, int] | None
     titles: Sequence[object] | None
@@ -45,7 +59,7 @@ class LineOptions(TypedDict, total=False):
 
 @overload
 def attention_lines(
-    weights: ArrayLike,
+    weights: Trace | ArrayLike,
     tokens: Tokens = ...,
     key_tokens: Tokens = ...,
     *,
@@ -56,7 +70,7 @@ def attention_lines(
 
 @overload
 def attention_lines(
-    weights: ArrayLike,
+    weights: Trace | ArrayLike,
     tokens: Tokens = ...,
     key_tokens: Tokens = ...,
     *,
@@ -66,12 +80,14 @@ def attention_lines(
 
 
 def attention_lines(
-    weights: ArrayLike,
+    weights: Trace | ArrayLike,
     tokens: Tokens = None,
     key_tokens: Tokens = None,
     *,
     ax: Axes | None = None,
     heads: Sequence[int] | None = None,
+    layer: str | int | None = None,
+    batch: int = 0,
     threshold: float = 0.05,
     extent: tuple[int, int] | None = None,
     titles: Sequence[object] | None = None,
@@ -135,27 +151,34 @@ def attention_lines(
     """
     if not 0 <= _checks.number("threshold", threshold) <= 1:
         raise ValueError(f"threshold: expected a weight in [0, 1], got {threshold}")
-    array = _grid.real("weights", weights, ["T, S", "H, T, S"])
-    array = array[None] if array.ndim == 2 else array
-    chosen = _chosen(heads, len(array))
+    if not isinstance(weights, Trace):
+        weights = real("weights", weights, ["T, S", "H, T, S"])
+    options: dict[str, Any] = {"batch": batch, "extent": extent}
+    given = one_layer(weights, layer, tokens=tokens, key_tokens=key_tokens, **options)
+    chosen = _chosen(heads, len(given.weights))
     names = panel_titles(titles or (chosen and [f"head {h}" for h in chosen]), len(chosen), "head")
     shades = colours(len(chosen)) if colors is None else panel_titles(colors, len(chosen), "colour")
-    drawn = _grid.panels(array[chosen], None, extent)
-    T, S = drawn[0].shape if drawn else array.shape[1:]
-    q_labels, k_labels = both_labels(tokens, key_tokens, (T, S))
+    everything = _grid.panels(given)
+    drawn = [everything[h] for h in chosen]
+    T, S = given.shape
+    q_labels, k_labels = both_labels(given.tokens, given.key_tokens, (T, S))
 
     beside = room(q_labels, None, (T, S))[0] + room(k_labels, None, (S, T))[0]
-    below, columns = _legend_size(names)
+    bad = any(np.isnan(panel.values).any() for panel in drawn)
+    below, columns = _legend_size([*names, _grid.BAD] if bad else names)
     ax, result = axes_of(ax, _WIDTH + beside, inches(max(T, S), 2.0) + 0.5 + below)
+    steady(ax)
     shown = 0
     for nth, (panel, shade) in enumerate(zip(drawn, shades, strict=True)):
+        if bad:
+            ax.add_collection(_bad_lines(panel), autolim=False)
         lines = _lines(panel, threshold, shade, nth, len(drawn))
         ax.add_collection(lines, autolim=False)
         shown += len(lines.get_paths())
     there = sum(np.count_nonzero(panel.values > 0) for panel in drawn)
     if shown < there:  # so that a token without a line is not taken for one that reads nothing
         note = f"the strongest {shown:,} of {there:,} links"
-        ax.set_xlabel(note, fontsize="small", color=ink(0.6))
+        ax.set_xlabel(note, fontsize="small", color=ink(0.6, ax))
     ax.set(xlim=(0, 1), ylim=(T - 0.5, -0.5), xticks=[], ylabel="query", title=title)
     ax.spines[["top", "bottom"]].set_visible(False)
     label(ax.yaxis, q_labels, T)
@@ -168,10 +191,17 @@ def attention_lines(
             lambda j: (np.asarray(j) + 0.5) / ratio - 0.5,
         ),
     )
+    right.grid(visible=False, which="both")
     label(right.yaxis, k_labels, S)
     right.set_ylabel("key")
-    if len(drawn) > 1:
-        _legend(ax, names, shades, columns, 2.0 if shown < there else 0.5)
+    entries: list[tuple[str, dict[str, Any]]] = [
+        (name, {"color": shade, "linestyle": style})
+        for name, shade, style in zip(names, shades, cycle(STYLES), strict=False)
+    ]
+    if bad:
+        entries.append((_grid.BAD, {"color": NOT_FINITE, "linestyle": (0, (1, 1))}))
+    if len(entries) > 1:
+        _legend(ax, entries, columns, 2.0 if shown < there else 0.5)
     return result
 
 
@@ -197,22 +227,38 @@ def _lines(
     light_first = np.argsort(strength, kind="stable")
     queries, keys, strength = queries[light_first], keys[light_first], strength[light_first]
 
-    T, (rows, cols) = panel.shape[0], panel.values.shape
-    shift = 0.6 * ((nth + 0.5) / heads - 0.5)
-    start = (queries + 0.5 + shift) * T / max(rows, 1) - 0.5
-    end = (keys + 0.5 + shift) * T / max(cols, 1) - 0.5
-    points = np.stack([np.zeros_like(start), start, np.ones_like(end), end], axis=1)
+    rows, cols = panel.values.shape
+    points = _ends(panel, queries, keys, 0.6 * ((nth + 0.5) / heads - 0.5))
     share = np.minimum(strength / (float(values.max(initial=0.0)) or 1.0), 1.0)
     rgba = np.tile(to_rgba(colour), (len(share), 1))
     rgba[:, 3] = 0.15 + 0.75 * share
     thin = float(np.clip(40 / max(rows, cols, 1), 0.25, 1.0))
     return LineCollection(
-        list(points.reshape(-1, 2, 2)),
+        list(points),
         colors=rgba,
         linewidths=thin * (0.4 + 2.6 * share) * mpl.rcParams["lines.linewidth"] / 1.5,
         linestyles=STYLES[nth % len(STYLES)] if len(share) <= MANY_LINES else "-",
         rasterized=len(share) > MANY_LINES,
     )
+
+
+def _bad_lines(panel: _grid.Panel) -> LineCollection:
+    """Return a dotted line for each link whose weight is not finite."""
+    queries, keys = np.nonzero(np.isnan(panel.values))
+    points = _ends(panel, queries[:MOST_LINES], keys[:MOST_LINES], 0.0)
+    dots = (0, (1, 1))
+    return LineCollection(
+        list(points), colors=NOT_FINITE, linewidths=1.2, linestyles=[dots], rasterized=True
+    )
+
+
+def _ends(panel: _grid.Panel, queries: Array, keys: Array, shift: float) -> Array:
+    """Return the ends (n, 2, 2) of the lines of these links, so many rows below their tokens."""
+    T, (rows, cols) = panel.shape[0], panel.values.shape
+    start = (queries + 0.5 + shift) * T / max(rows, 1) - 0.5
+    end = (keys + 0.5 + shift) * T / max(cols, 1) - 0.5
+    ends = [np.zeros_like(start), start, np.ones_like(end), end]
+    return np.stack(ends, axis=1).reshape(-1, 2, 2)
 
 
 def _legend_size(names: Sequence[str]) -> tuple[float, int]:
@@ -225,14 +271,11 @@ def _legend_size(names: Sequence[str]) -> tuple[float, int]:
 
 
 def _legend(
-    ax: Axes, names: Sequence[str], shades: Sequence[str], columns: int, below: float
+    ax: Axes, entries: Sequence[tuple[str, dict[str, Any]]], columns: int, below: float
 ) -> None:
     """Add the legend, ``below`` so many font sizes under the axes."""
     ax.legend(
-        handles=[
-            Line2D([], [], color=shade, linewidth=2, linestyle=style, label=name)
-            for name, shade, style in zip(names, shades, cycle(STYLES), strict=False)
-        ],
+        handles=[Line2D([], [], linewidth=2, label=name, **look) for name, look in entries],
         loc="upper center",
         bbox_to_anchor=(0.5, 0.0),
         borderaxespad=below,

@@ -1,25 +1,27 @@
 """Attention as maps: one head, the heads of a layer."""
 
 from collections.abc import Sequence
-from typing import Unpack, overload
+from typing import Any, Unpack, overload
 
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
+from matplotlib.colors import Colormap, Normalize
 from numpy.typing import ArrayLike
 
 from miniattn import _checks
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, axes_of, grid, inches, label_outer, panel_titles
 from miniattn.plot._grid import MapOptions, Scale
+from miniattn.plot._source import Layer, one_head, one_layer, real
 from miniattn.plot._text import Tokens, labels
 from miniattn.plot._ticks import label_axes, room
+from miniattn.trace import Trace
 
 _BAR = 1.3  # inches that the colour bar and its labels take
 
 
 @overload
 def attention_map(
-    weights: ArrayLike,
+    weights: Trace | ArrayLike,
     tokens: Tokens = ...,
     key_tokens: Tokens = ...,
     *,
@@ -30,7 +32,7 @@ def attention_map(
 
 @overload
 def attention_map(
-    weights: ArrayLike,
+    weights: Trace | ArrayLike,
     tokens: Tokens = ...,
     key_tokens: Tokens = ...,
     *,
@@ -40,12 +42,15 @@ def attention_map(
 
 
 def attention_map(
-    weights: ArrayLike,
+    weights: Trace | ArrayLike,
     tokens: Tokens = None,
     key_tokens: Tokens = None,
     *,
     ax: Axes | None = None,
     mask: object = None,
+    layer: str | int | None = None,
+    head: int | None = None,
+    batch: int = 0,
     scale: Scale = "linear",
     cmap: str | Colormap | None = None,
     vmax: float | None = None,
@@ -60,15 +65,24 @@ def attention_map(
 
     Parameters
     ----------
-    weights : (T, S) array
-        Weights of one head, or a map pooled by `miniattn.functional.attention_map`.
+    weights : (T, S) array or trace.Trace
+        Weights of one head, or a map pooled by `miniattn.functional.attention_map`. What a masked
+        array hides counts as hidden by the mask. Of a trace, one head is drawn.
     tokens, key_tokens : sequences of T and of S tokens, optional
-        Labels. Anything with a ``str``. Without ``key_tokens``, a square map takes the queries'
-        labels for both; without either, positions are shown. Labels that don't fit are thinned.
+        Labels: strings, bytes, numbers, anything with a ``str``. Without ``key_tokens``, a square
+        map takes the queries' labels for both; without either, those of the trace, or else
+        positions are shown. Labels that don't fit are thinned. Spaces at the ends show as ``␣``,
+        an empty token as ``∅``.
     ax : matplotlib Axes, optional
         Where to draw. By default a new figure is made.
     mask : masks.Mask or bool array that broadcasts to (T, S), optional
-        True = may attend. What it hides is hatched.
+        True = may attend. What it hides is hatched, beside what the masks of a trace hide.
+    layer : str or int, optional
+        Which layer of a trace, by name or place. Not needed where there is one.
+    head : int, optional
+        Which head of a trace. Not needed where there is one.
+    batch : int, default 0
+        Which batch row of a trace.
     scale : {"linear", "log", "row"}
         Colour by the weight, by its logarithm (four decades), or by the weight relative to the
         greatest of its row.
@@ -93,14 +107,16 @@ def attention_map(
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the weights are not one map, or the number of tokens is not that of its rows or
-        columns; the message states both numbers.
+        If the weights are not one map, if a visible one is below 0, or the number of tokens is
+        not that of its rows or columns; the message states both numbers.
 
     Notes
     -----
-    A map with more than 1,024 rows or columns is pooled as `miniattn.functional.attention_map`
-    does it: a cell is the mean over its queries of the sum over its keys.
+    Where cells are smaller than a pixel, a pixel shows the greatest of its cells, so that nothing
+    heavy is lost. At most 1,024 cells a side are kept, the greatest of more.
     The cells are an image also in SVG and PDF: pass ``dpi=300`` to ``savefig`` for print.
+    Numbers that are NaN or infinite have a colour of their own, and are crossed. Rows that do not
+    sum to 1 are drawn as they are, and the colour bar says so.
 
     Examples
     --------
@@ -108,28 +124,52 @@ def attention_map(
     >>> fig = plot.attention_map([[1.0, 0.0], [0.3, 0.7]], ["the", "cat"])
     >>> fig.savefig("map.svg")  # doctest: +SKIP
     """
-    scale = _scale(scale)
-    array = _grid.real("weights", weights, ["T, S"])
-    [panel] = _grid.panels(array[None], mask, extent)
-    q_labels, k_labels = both_labels(tokens, key_tokens, panel.shape)
+    _checks.choice("scale", scale, _grid.SCALES)
+    if not isinstance(weights, Trace):
+        weights = real("weights", weights, ["T, S"])
+    options: dict[str, Any] = {"mask": mask, "batch": batch, "extent": extent}
+    given = one_layer(weights, layer, tokens=tokens, key_tokens=key_tokens, **options)
+    colorbar = _checks.flag("colorbar", colorbar)
+    one = one_head(given, head)
+    drawn = _grid.panels(one, scale=scale)
+    norm = _grid.norm(drawn, scale, vmax)
+    return one_map(one, drawn, norm, ax, scale, cmap, colorbar=colorbar, title=title)
+
+
+def one_map(
+    given: Layer,
+    drawn: Sequence[_grid.Panel],
+    norm: Normalize,
+    ax: Axes | None,
+    scale: Scale,
+    cmap: str | Colormap | None,
+    *,
+    colorbar: bool,
+    title: str | None,
+) -> Figure | Axes:
+    """Draw the first panel; its colour bar and hatches are those of all, which may follow it."""
+    panel = drawn[0]
     T, S = panel.shape
+    q_labels, k_labels = both_labels(given.tokens, given.key_tokens, panel.shape)
     beside, below = room(q_labels, k_labels, panel.shape)
     ax, result = axes_of(ax, inches(S, 3.4) + beside + _BAR, inches(T, 3.4) + below)
-    norm = _grid.norm([panel], scale, vmax)
-    image = _grid.draw(ax, panel, norm, scale=scale, cmap=cmap)
+    hatched = any(p.hidden.any() for p in drawn)
+    image = _grid.draw(ax, panel, norm, cmap=cmap, hatched=hatched, crossed=len(drawn) == 1)
     label_axes(ax, q_labels, k_labels, panel.shape)
     ax.set(xlabel="key", ylabel="query", title=title)
-    if _checks.flag("colorbar", colorbar):
-        _grid.colour_bar(image, [ax], [panel], _grid.what(scale, panel))
+    if colorbar:
+        _grid.colour_bar(image, [ax], drawn, _grid.what(scale, drawn), below=below + 0.1)
     return result
 
 
 def attention_heads(
-    weights: ArrayLike,
+    weights: Trace | ArrayLike,
     tokens: Tokens = None,
     key_tokens: Tokens = None,
     *,
     mask: object = None,
+    layer: str | int | None = None,
+    batch: int = 0,
     scale: Scale = "linear",
     cmap: str | Colormap | None = None,
     vmax: float | None = None,
@@ -142,9 +182,10 @@ def attention_heads(
 
     Parameters
     ----------
-    weights : (H, T, S) array
-        Weights of the heads, or maps pooled by `miniattn.functional.attention_map`.
-    tokens, key_tokens, mask, scale, cmap, vmax, extent
+    weights : (H, T, S) array or trace.Trace
+        Weights of the heads, or maps pooled by `miniattn.functional.attention_map`; of a trace,
+        the heads of one layer.
+    tokens, key_tokens, mask, layer, batch, scale, cmap, vmax, extent
         As in `attention_map`; the mask broadcasts to (H, T, S).
     columns : int, optional
         Panels in a row.
@@ -170,23 +211,25 @@ def attention_heads(
     >>> [ax.get_title() for ax in fig.axes[:4]]
     ['head 0', 'head 1', 'head 2', 'head 3']
     """
-    scale = _scale(scale)
-    drawn = _grid.panels(_grid.real("weights", weights, ["H, T, S"]), mask, extent)
-    if not drawn:
-        raise ValueError("weights: expected at least one head, got none")
+    _checks.choice("scale", scale, _grid.SCALES)
+    if not isinstance(weights, Trace):
+        weights = real("weights", weights, ["H, T, S"])
+    options: dict[str, Any] = {"mask": mask, "batch": batch, "extent": extent}
+    given = one_layer(weights, layer, tokens=tokens, key_tokens=key_tokens, **options)
+    drawn = _grid.panels(given, scale=scale)
     names = panel_titles(titles, len(drawn), "head")
     shape = drawn[0].shape
-    q_labels, k_labels = both_labels(tokens, key_tokens, shape)
+    q_labels, k_labels = both_labels(given.tokens, given.key_tokens, shape)
     beside, below = room(q_labels, k_labels, shape)
     side = inches(max(shape), 2.2, 3.4)
     fig, axes = grid(len(drawn), columns, side, side + 0.3, extra=(beside + _BAR, below))
     norm = _grid.norm(drawn, scale, vmax)
     for ax, panel, name in zip(axes, drawn, names, strict=True):
-        image = _grid.draw(ax, panel, norm, scale=scale, cmap=cmap)
+        image = _grid.draw(ax, panel, norm, cmap=cmap)
         label_axes(ax, q_labels, k_labels, shape)
         ax.set(xlabel="key", ylabel="query", title=name)
     label_outer(axes)
-    _grid.colour_bar(image, axes, drawn, _grid.what(scale, drawn[0]))
+    _grid.colour_bar(image, axes, drawn, _grid.what(scale, drawn))
     if title is not None:
         fig.suptitle(title)
     return fig
@@ -200,8 +243,3 @@ def both_labels(
     if key_tokens is None and shape[0] == shape[1]:
         return q_labels, q_labels
     return q_labels, labels("key_tokens", key_tokens, "S", shape[1])
-
-
-def _scale(scale: Scale) -> Scale:
-    _checks.choice("scale", scale, _grid.SCALES)
-    return scale

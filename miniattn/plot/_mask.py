@@ -2,18 +2,28 @@
 
 import textwrap
 from collections.abc import Sequence
+from colorsys import hls_to_rgb
 from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.colors import ListedColormap, Normalize, to_rgb
 from matplotlib.patches import Patch, PathPatch
-from matplotlib.path import Path
 from numpy.typing import NDArray
 
 from miniattn import _checks, masks
 from miniattn.plot import _grid
-from miniattn.plot._canvas import PALETTE, Figure, axes_of, inches, ink
+from miniattn.plot._canvas import (
+    PALETTE,
+    Figure,
+    axes_of,
+    framed,
+    inches,
+    ink,
+    legend_beside,
+    steady,
+)
+from miniattn.plot._cells import Cells
 from miniattn.plot._maps import both_labels
 from miniattn.plot._text import Tokens
 from miniattn.plot._ticks import label_axes, room
@@ -125,25 +135,21 @@ def mask(
 
     beside, below = room(q_labels, k_labels, (T, S))
     ax, result = axes_of(ax, inches(S, 3.4) + beside + _LEGEND, inches(T, 3.4) + below)
-    looks = _looks([repr(rule) for rule in rules])
+    steady(ax)
+    framed(ax)
+    looks = _looks([repr(rule) for rule in rules], ax)
     _draw(ax, kinds, looks, (T, S))
     label_axes(ax, q_labels, k_labels, (T, S))
     ax.set(xlabel="key", ylabel="query", title=title)
     there = sorted(np.unique(kinds), key=lambda kind: (kind < 0, kind))  # "several" last
-    ax.legend(
-        handles=[Patch(**looks[kind]) for kind in there],
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.0),
-        frameon=False,
-        borderaxespad=0,
-    )
+    legend_beside(ax, [Patch(**looks[kind]) for kind in there], below=below + 0.1)
     return result
 
 
 def _kinds(rules: Sequence[masks.Mask], T: int, S: int, batch: int, head: int) -> Array:
     """Return a number a cell: 0 visible, r hidden by rule r - 1 alone, -1 by several."""
     B, H = _batch_and_heads(rules, batch, head)
-    rows, cols = (_grid.fewer(np.arange(n + 1), _grid.MOST_CELLS) for n in (T, S))
+    rows, cols = (_bounds(n, _grid.MOST_CELLS) for n in (T, S))
     hidden = np.array(
         [~visible_cells(masks.lower(rule, B, H, T, S), batch, head, rows, cols) for rule in rules]
     ).reshape(len(rules), len(rows) - 1, len(cols) - 1)
@@ -152,6 +158,11 @@ def _kinds(rules: Sequence[masks.Mask], T: int, S: int, batch: int, head: int) -
     alone = hidden.sum(axis=0) == 1
     which = hidden.argmax(axis=0) + 1 if rules else np.zeros(visible.shape, int)
     return np.where(visible, 0, np.where(alone, which, -1))
+
+
+def _bounds(n: int, most: int) -> Array:
+    """Return the bounds of at most ``most`` bins of equally many queries or keys."""
+    return np.append(np.arange(0, n, -(-n // most)), n)
 
 
 def _all(rules: Sequence[masks.Mask]) -> masks.Mask | None:
@@ -163,54 +174,59 @@ def _fill(text: str) -> str:
     return textwrap.fill(text, 26, max_lines=3, placeholder=" …")
 
 
-def _looks(names: Sequence[str]) -> dict[int, dict[str, Any]]:
+def _looks(names: Sequence[str], ax: Axes) -> dict[int, dict[str, Any]]:
     """Return how the cells of each kind look, and what the legend says."""
-    line = {"edgecolor": ink(0.55), "linewidth": 0}
+    line = {"edgecolor": ink(0.55, ax), "linewidth": 0}
     looks: dict[int, dict[str, Any]] = {
-        0: {"facecolor": ink(0.75), "label": "may attend", "linewidth": 0}
+        0: {"facecolor": ink(0.75, ax), "label": "may attend", "linewidth": 0}
     }
     for i, name in enumerate(names):
-        paper, colour = (np.array(to_rgb(c)) for c in (ink(0.0), PALETTE[i % len(PALETTE)]))
+        paper, colour = (np.array(to_rgb(c)) for c in (ink(0.0, ax), _hue(i)))
         tint = tuple(paper + 0.3 * (colour - paper))
-        hatch = HATCHES[i % len(HATCHES)]
+        # The same shape comes again after all others, denser: no two rules share hatch or colour.
+        hatch = HATCHES[i % len(HATCHES)] * (1 + i // len(HATCHES))
         label = _fill(f"hidden by {name}")
         looks[i + 1] = {"facecolor": tint, "hatch": hatch, "label": label, **line}
-    looks[-1] = {"facecolor": ink(0.12), "hatch": "xxxx", "label": "hidden by several", **line}
-    return looks
+    several = {"facecolor": ink(0.12, ax), "hatch": "xxxx", "label": "hidden by several"}
+    return looks | {-1: several | line}
+
+
+def _hue(i: int) -> tuple[float, float, float]:
+    """Return the colour of rule i: of the palette, or a hue between those there are."""
+    if i < len(PALETTE):
+        return to_rgb(PALETTE[i])
+    return hls_to_rgb((0.17 + 0.618034 * i) % 1.0, 0.35 + 0.1 * (i % 3), 0.9)
 
 
 def _draw(ax: Axes, kinds: Array, looks: dict[int, dict[str, Any]], shape: tuple[int, int]) -> None:
+    """Draw tints, hatches on them, and above both what is visible, so that no hatch covers it."""
     T, S = shape
     order = [-1, *range(len(looks) - 1)]
-    ax.imshow(
-        kinds,
-        cmap=ListedColormap([looks[kind]["facecolor"] for kind in order]),
-        vmin=-1.5,
-        vmax=len(looks) - 1.5,
-        interpolation="nearest",
-        aspect="equal" if 0.25 <= T / S <= 4 else "auto",
-        extent=(-0.5, S - 0.5, T - 0.5, -0.5),
-    )
+    cmap = ListedColormap([looks[kind]["facecolor"] for kind in order])
+    options: dict[str, Any] = {
+        "norm": Normalize(-1.5, len(looks) - 1.5),
+        "cmap": cmap.with_extremes(bad=(0, 0, 0, 0)),
+        "extent": (-0.5, S - 0.5, T - 0.5, -0.5),
+        "reduce": _alike,
+    }
+    for values, zorder in ((kinds, -3), (np.ma.masked_array(kinds, kinds != 0), 0)):
+        cells = Cells(ax, values, zorder=zorder, **options)
+        ax.add_image(cells)
+        cells.set_clip_path(ax.patch)
     for kind in order:
         if kind and (kinds == kind).any():
             style = {key: looks[kind][key] for key in ("hatch", "edgecolor", "linewidth")}
-            ax.add_patch(PathPatch(_outline(kinds == kind, shape), fill=False, **style))
+            outline = _grid.outlined(kinds == kind, shape)
+            ax.add_patch(PathPatch(outline, fill=False, zorder=-2, **style))
+    ax.set(xlim=(-0.5, S - 0.5), ylim=(T - 0.5, -0.5))
+    ax.set_aspect("equal" if 0.25 <= T / S <= 4 else "auto", adjustable="box")
 
 
-def _outline(cells: Array, shape: tuple[int, int]) -> Path:
-    """Return the cells as one path of rectangles, each as many equal rows high as there are."""
-    rows, cols = cells.shape
-    high, wide = shape[0] / rows, shape[1] / cols
-    changes = np.flatnonzero((cells[1:] != cells[:-1]).any(axis=1)) + 1
-    boxes = [
-        (left * wide, top * high, right * wide, bottom * high)
-        for top, bottom in zip([0, *changes], [*changes, rows], strict=True)
-        for left, right in _grid.runs(cells[top])
-    ]
-    x0, y0, x1, y1 = np.array(boxes).T - 0.5
-    corners = np.stack([x0, y0, x1, y0, x1, y1, x0, y1, x0, y0], axis=1).reshape(-1, 2)
-    codes = np.tile([Path.MOVETO, *[Path.LINETO] * 3, Path.CLOSEPOLY], len(boxes))
-    return Path(corners, codes)
+def _alike(kinds: Array, starts: Array, axis: int) -> Array:
+    """Return the kind of each run: visible if any cell is, of a rule if all are, else several."""
+    low, high = (f.reduceat(kinds, starts, axis=axis) for f in (np.minimum, np.maximum))
+    seen = np.logical_or.reduceat(kinds == 0, starts, axis=axis)
+    return np.where(seen, 0.0, np.where(low == high, low, -1.0))
 
 
 def _lengths(

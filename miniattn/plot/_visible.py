@@ -10,6 +10,8 @@ from miniattn.masks import Lowered
 
 Array = NDArray[Any]
 
+_AT_ONCE = 64  # rows of a mask that exist at a time
+
 
 class Spans(NamedTuple):
     """The visible keys of some queries, (n,) each: first..last, and first_sink..last_sink."""
@@ -29,7 +31,13 @@ def visible_cells(form: Lowered, b: int, h: int, rows: Array, cols: Array) -> Ar
     seen = np.zeros((len(rows) - 1, len(cols) - 1), np.bool_)
     if not seen.size:
         return seen
-    documents = _document_spans(form, b, int(rows[-1]), int(cols[-1]))
+    T, S = int(rows[-1]), int(cols[-1])
+    if seen.shape == (T, S):  # a cell each: nothing to join
+        for top in range(0, T, _AT_ONCE):
+            i = np.arange(top, min(top + _AT_ONCE, T))
+            seen[i] = _evaluate(form, b, h, i, S)
+        return seen
+    documents = _document_spans(form, b, T, S)
     for r, (top, bottom) in enumerate(pairwise(rows)):
         i = np.arange(top, bottom)
         if form.dense.shape == (0, 0, 0, 0) and documents is not None:

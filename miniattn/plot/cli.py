@@ -32,7 +32,8 @@ axes of the weights:
   (L, B, H, T, S)   layers of a batch; --batch is 0 by default
 Several floating-point arrays in a file are layers, each (H, T, S) or (B, H, T, S), unless --name
 chooses one. So a trace is saved by: numpy.savez("maps.npz", **trace.weights, tokens=tokens).
-Strings called tokens and key_tokens in the file are the labels if no others are given.
+Strings called tokens and key_tokens in the file are the labels if no others are given. A bool array
+called mask, which broadcasts to (H, T, S), says what may be attended to: what it hides is hatched.
 
 The picture, unless --kind chooses it: the map of one head, the heads of one layer, or all layers.
 """
@@ -147,9 +148,16 @@ def _options(args: argparse.Namespace, source: Source, kind: str) -> dict[str, A
     if unknown := [name for name in asked if name not in known]:
         flag = {"key_tokens": "key-tokens", "mask": "causal"}.get(unknown[0], unknown[0])
         what = "the page" if kind == "page" else f"a picture of kind {kind}"
-        raise ValueError(f"--{flag}: {what} has no such option")
+        hint = ""
+        if kind == "layers" and unknown[0] in _TOKENS:
+            hint = "; choose one layer by --layer, or write a page (--out NAME.html)"
+        raise ValueError(f"--{flag}: {what} has no such option{hint}")
     labels = source.tokens if not {"tokens", "key_tokens"} & set(given) else {}
-    return {name: labels[name] for name in labels if name in known} | given
+    stored = {name: labels[name] for name in labels if name in known} | given
+    seen = masks.as_mask(source.others.get("mask"))
+    if seen is not None and "mask" in known:
+        stored["mask"] = seen & given.get("mask")
+    return stored
 
 
 def _words(text: str | None) -> list[str] | None:
