@@ -280,7 +280,7 @@ def sequence(name: str, value: object, of: str) -> Sequence[Any]:
     """Return ``value`` if it can be walked through by index; a string is not meant."""
     if isinstance(value, Sequence) and not (isinstance(value, str | bytes) or _has_fields(value)):
         return value
-    if isinstance(value, np.ndarray) and value.ndim:
+    if isinstance(value, np.ndarray) and value.ndim and not isinstance(value, np.ma.MaskedArray):
         return value  # type: ignore[return-value]
     raise TypeError(f"{name}: expected a sequence of {of}, got {shown(value)}")
 
@@ -379,7 +379,8 @@ def _dtype(array: Array) -> str:
 def shown(value: object) -> str:
     """Return what has come, for a message: the value and its kind, of arrays dtype and shape."""
     if isinstance(value, np.ndarray) and value.ndim:
-        return f"an array, {_dtype(value)} {value.shape}"
+        what = "a masked array" if isinstance(value, np.ma.MaskedArray) else "an array"
+        return f"{what}, {_dtype(value)} {value.shape}"
     return f"{brief(value)} ({type(value).__name__})"
 
 

@@ -18,7 +18,7 @@ from test_gradcheck import MODULES, PAIRS, built
 
 import miniattn as ma
 import miniattn.functional as F
-from miniattn import analysis, losses, masks, models, nn
+from miniattn import analysis, losses, masks, models, nn, optim, training
 
 
 class Foreign(NamedTuple):
@@ -44,6 +44,8 @@ FITTING = {
     ("tokens", "a word"),
     ("inputs", "a dict"),
     ("state", "a dict"),
+    ("collate", "a function"),
+    ("schedule", "a function"),
 }
 # What some can be.
 SOMETIMES = {
@@ -256,6 +258,8 @@ K = np.ones((1, 2, 1, 4), np.float32)
 LOGITS = {"outputs": np.ones((2, 3)), "targets": np.array([0, 1])}
 SERIES = {"outputs": np.ones((2, 3)), "targets": np.ones((2, 3))}
 SOURCE = {"source": [1, 2], "max_new_tokens": 1, "start": 0}
+LAYER = nn.Linear(4, 2)
+LEARNED = {"parameters": LAYER.parameters(), "lr": 0.1}
 SAMPLING = ("temperature", "top_k", "top_p", "stop", "use_cache", "rng")
 
 METHODS = {
@@ -294,6 +298,17 @@ METHODS = {
     "CrossEntropy.count": (lambda: losses.CrossEntropy().count, {}, ("targets",)),
     "MSE.forward": (lambda: losses.MSE().forward, SERIES, SERIES),
     "MSE.count": (lambda: losses.MSE().count, {}, ("targets",)),
+    "SGD": (
+        lambda: optim.SGD,
+        LEARNED,
+        ("parameters", "lr", "momentum", "weight_decay", "nesterov"),
+    ),
+    "AdamW": (lambda: optim.AdamW, LEARNED, ("parameters", "lr", "betas", "eps", "weight_decay")),
+    "Trainer": (
+        lambda: training.Trainer,
+        {"model": LAYER, "optimizer": optim.SGD(LAYER.named_parameters(), lr=0.1)},
+        list(named(training.Trainer)),
+    ),
     "set_num_threads": (lambda: ma.set_num_threads, {}, ("n",)),
     "warmup": (lambda: ma.warmup, {"dtypes": []}, ("dtypes", "progress")),
     "gradcheck": (
