@@ -311,12 +311,12 @@ def test_attention_on_the_emulated_unit():
 
 
 def some_products():
-    """Products of numbers of many magnitudes, among them some whose last parts count as 0."""
+    """Products of rows of many magnitudes: numbers, parts and sums below 2^-126 count as 0."""
     rng = np.random.default_rng(6)
     results = []
     for m, n, k in [(16, 16, 32), (32, 48, 100), (16, 32, 2000)]:
         a, b = (rng.standard_normal(s).astype(np.float32) for s in ((m, k), (k, n)))
-        a *= 2.0 ** rng.integers(-120, 30, a.shape).astype(np.float32)
+        a *= 2.0 ** rng.integers(-126, 30, (m, 1)).astype(np.float32)
         a, b = packed(a, True, False)[0], packed(b, False, False)[0]
         c = np.zeros((m, n), np.float32)
         product(a.reshape(-1), b.reshape(-1), c, m // BLOCK, n // BLOCK, -(-k // CHUNK), False)

@@ -321,29 +321,29 @@ def _define_product(function: Any) -> None:
             left = _halves(builder, _repeat(builder, word, BLOCK))
             right = _halves(builder, builder.load(_row_of(builder, b, terms.index)))
             for place, x, y in zip(sums, left, right, strict=True):
-                builder.store(builder.fadd(builder.load(place), builder.fmul(x, y)), place)
+                total = builder.fadd(builder.load(place), builder.fmul(x, y))
+                builder.store(_flushed(builder, total), place)
         row = builder.bitcast(_row_of(builder, c, rows.index), _FLOATS.as_pointer())
         first, second = (builder.load(place) for place in sums)
-        builder.store(builder.fadd(builder.load(row), builder.fadd(first, second)), row)
+        both = _flushed(builder, builder.fadd(first, second))
+        builder.store(_flushed(builder, builder.fadd(builder.load(row), both)), row)
     builder.ret_void()
 
 
 def _halves(builder: Any, words: Any) -> list[Any]:
-    """Emit the two bfloat16 numbers of each word as float32; those below 2^-126 count as 0."""
+    """Emit the two bfloat16 numbers of each word as float32."""
+    upper = ir.Constant(_ROW, [0xFFFF0000] * BLOCK)
+    both = builder.shl(words, ir.Constant(_ROW, [16] * BLOCK)), builder.and_(words, upper)
+    return [_flushed(builder, builder.bitcast(bits, _FLOATS)) for bits in both]
 
-    def constant(n: int) -> Any:
-        return ir.Constant(_ROW, [n] * BLOCK)
 
-    numbers = []
-    for bits in (
-        builder.shl(words, constant(16)),
-        builder.and_(words, constant(0xFFFF0000)),
-    ):
-        exponent = builder.and_(bits, constant(0x7F800000))
-        tiny = builder.icmp_unsigned("==", exponent, constant(0))
-        kept = builder.select(tiny, constant(0), bits)
-        numbers.append(builder.bitcast(kept, _FLOATS))
-    return numbers
+def _flushed(builder: Any, numbers: Any) -> Any:
+    """Emit numbers with 0 for those below 2^-126, as the unit reads and writes them."""
+    zero = ir.Constant(_ROW, [0] * BLOCK)
+    bits = builder.bitcast(numbers, _ROW)
+    exponents = builder.and_(bits, ir.Constant(_ROW, [0x7F800000] * BLOCK))
+    tiny = builder.icmp_unsigned("==", exponents, zero)
+    return builder.bitcast(builder.select(tiny, zero, bits), _FLOATS)
 
 
 def _nothing(builder: Any, *args: Any) -> None:
