@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Shape = tuple[int, ...]
 Class = TypeVar("Class", bound=type)
 
 ON = os.environ.get("MINIATTN_CHECK", "0") == "1"
@@ -105,31 +106,45 @@ def operand(name: str, x: Array, shape: Sequence[int], steps: Sequence[int]) -> 
     """
     if 0 in shape:
         return
-    start, low, high = _address(x), *_bounds(_owner(x))
-    spans = [(n - 1) * step * x.itemsize for n, step in zip(shape, steps, strict=True)]
-    first = start + sum(span for span in spans if span < 0)
-    last = start + sum(span for span in spans if span > 0) + x.itemsize
+    below, above, expected, came = _reach(
+        tuple(shape), tuple(steps), x.shape, x.strides, x.itemsize
+    )
+    start, (low, high) = _address(x), _bounds(x)
+    first, last = start + below, start + above
     if first < low or last > high:
         raise RuntimeError(
             f"{name}: expected addresses within its memory of {high - low} bytes, "
             f"got bytes {first - low} to {last - low} for shape {tuple(shape)}"
         )
-    lengths = zip(x.shape, x.strides, strict=True)
-    expected = [stride if n > 1 else 0 for n, stride in lengths]
-    came = [step * x.itemsize if n > 1 else 0 for n, step in zip(shape, steps, strict=True)]
     if expected != came:
-        raise RuntimeError(
-            f"{name}: expected neighbours {tuple(expected)} bytes apart, got {tuple(came)}"
-        )
+        raise RuntimeError(f"{name}: expected neighbours {expected} bytes apart, got {came}")
+
+
+@functools.lru_cache(1024)
+def _reach(
+    shape: Shape, steps: Shape, own: Shape, strides: Shape, size: int
+) -> tuple[int, int, Shape, Shape]:
+    """Return the first byte and the one after the last that are read, from the address on.
+
+    And how many bytes lie between neighbours: in the array, and as the kernel takes it.
+    """
+    spans = [(n - 1) * step * size for n, step in zip(shape, steps, strict=True)]
+    below = sum(span for span in spans if span < 0)
+    above = sum(span for span in spans if span > 0) + size
+    expected = tuple([stride if n > 1 else 0 for n, stride in zip(own, strides, strict=True)])
+    came = tuple([step * size if n > 1 else 0 for n, step in zip(shape, steps, strict=True)])
+    return below, above, expected, came
 
 
 def contiguous(name: str, x: Array) -> None:
     """Raise RuntimeError unless a kernel may read ``x`` from its first address to its last."""
-    if not (x.flags.c_contiguous and x.flags.aligned and x.dtype.isnative):
+    flags = x.flags
+    if not (flags.c_contiguous and flags.aligned and x.dtype.isnative):
         raise RuntimeError(
             f"{name}: expected an aligned, C-contiguous array, got strides {x.strides}"
         )
-    operand(name, x.reshape(-1), (x.size,), (1,))
+    if x.base is not None:  # else the memory is its own
+        operand(name, x.reshape(-1), (x.size,), (1,))
 
 
 def _owner(x: Array) -> Array:
@@ -154,8 +169,9 @@ def _address(x: Array) -> int:
     return int(x.__array_interface__["data"][0])
 
 
-def _bounds(owner: Array) -> tuple[int, int]:
-    """Return the first address of the memory of an array, and the one after the last."""
+def _bounds(x: Array) -> tuple[int, int]:
+    """Return the first address of the memory that ``x`` is a view of, and the one behind it."""
+    owner = _owner(x)
     start = _address(owner)
     if isinstance(owner, Fenced):
         return start + MARGIN, start + MARGIN + owner.inside
