@@ -272,7 +272,7 @@ def run_often(q, want):
     return all(np.array_equal(F.attention(q, q, q), want) for _ in range(20))
 
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def environment(**changes):
@@ -298,7 +298,12 @@ def run_tests(files, **changes):
 @pytest.mark.skipif(UNIT.always, reason="this is the other process")
 def test_attention_on_the_unit():
     """All that attention promises, with every call on the unit that can be."""
-    files = ["test_amx.py", "test_attention.py", "test_semantics.py", "test_nn_attention.py"]
+    files = [
+        "kernels/test_amx.py",
+        "functional/test_attention.py",
+        "test_semantics.py",
+        "nn/test_attention.py",
+    ]
     run_tests(files, MINIATTN_AMX="always")
 
 
@@ -306,7 +311,9 @@ def test_attention_on_the_unit():
 @pytest.mark.skipif(UNIT.always, reason="this is the other process")
 def test_attention_on_the_emulated_unit():
     """The unit's kernels on any machine: here no test may be skipped for want of the unit."""
-    shown = run_tests(["test_amx.py", "test_attention.py"], MINIATTN_AMX="emulate")
+    shown = run_tests(
+        ["kernels/test_amx.py", "functional/test_attention.py"], MINIATTN_AMX="emulate"
+    )
     assert "the matrix unit is not there" not in shown
 
 

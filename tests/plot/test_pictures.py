@@ -2,7 +2,7 @@
 
 The hash is of the picture without its text, in coarse cells, and may differ by a few bits: another
 version of Matplotlib draws a line a pixel off. After a change that is meant, look at the figures
-and run ``python tests/test_plot_pictures.py``, which writes the new hashes.
+and run ``python tests/plot/test_pictures.py``, which writes the new hashes.
 """
 
 import io
@@ -89,7 +89,7 @@ FIGURES = {
     ),
 }
 
-FILE = Path(__file__).with_name("plot_pictures.json")
+FILE = Path(__file__).with_name("pictures.json")
 HASHES = json.loads(FILE.read_text()) if FILE.exists() else {}
 
 

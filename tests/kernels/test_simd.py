@@ -374,8 +374,11 @@ def test_registers_are_as_wide_as_the_processor():
 def test_every_width(lanes_asked):
     """The layer, and attention on it, at the register widths that this process has not."""
     env = {**os.environ, "MINIATTN_LANES": str(lanes_asked), "MINIATTN_AMX": "0"}
-    here = Path(__file__).parent
-    names = ["test_simd.py", "test_attention.py::test_forward_and_backward_at_a_glance"]
+    here = Path(__file__).parents[1]
+    names = [
+        "kernels/test_simd.py",
+        "functional/test_attention.py::test_forward_and_backward_at_a_glance",
+    ]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0"]
     command += ["-k", "not every_width and not octave", *(str(here / name) for name in names)]
     run = subprocess.run(command, env=env, cwd=here.parent, capture_output=True, text=True)
