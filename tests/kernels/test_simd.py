@@ -352,10 +352,13 @@ def test_aligned():
     assert (x.ctypes.data + 4 * offset) % 64 == 0
 
 
+TOO_MANY = 2**12 * 4 // LANES + 1
+
+
 def test_a_table_that_is_large_for_a_stack_is_refused():
     @numba.njit
     def large(x):
-        registers(1025 * 16 // LANES, x)
+        registers(TOO_MANY, x)
 
     with pytest.raises(numba.TypingError, match=r"registers: .* need more than 65536 bytes"):
         large(np.ones(1, np.float32))

@@ -22,7 +22,7 @@ OLD = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+avx"}
         (OLD, 8, False),
         ({"NUMBA_CPU_NAME": "knl"}, 16, False),
         ({"NUMBA_CPU_NAME": "skylake-avx512"}, 16, True),
-        ({"NUMBA_CPU_NAME": "znver4"}, 16, True),
+        ({"NUMBA_CPU_NAME": "icelake-server"}, 16, True),
         ({"NUMBA_CPU_NAME": "generic", "MINIATTN_LANES": "16"}, 16, False),
         ({"NUMBA_CPU_NAME": "skylake-avx512", "MINIATTN_LANES": "8"}, 8, False),
     ],
