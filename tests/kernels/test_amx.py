@@ -335,7 +335,8 @@ def some_products():
 @pytest.mark.skipif(UNIT.emulated, reason="this is the other process")
 def test_the_emulation_gives_the_same_bits(tmp_path):
     code = "import numpy, test_amx; numpy.save('products', test_amx.some_products())"
-    env = environment(MINIATTN_AMX="emulate", PYTHONPATH=str(HERE))
+    here = os.pathsep.join([str(HERE), str(Path(__file__).parent)])
+    env = environment(MINIATTN_AMX="emulate", PYTHONPATH=here)
     subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, check=True)
     np.testing.assert_array_equal(np.load(tmp_path / "products.npy"), some_products())
 
