@@ -12,7 +12,8 @@ from miniattn import _checks, masks
 from miniattn._context import context
 from miniattn._memory import empty, zeros
 from miniattn.functional import _plan
-from miniattn.functional._plan import Options, execute
+from miniattn.functional._doubles import run, run_in_doubles
+from miniattn.functional._plan import Options
 from miniattn.kernels.tables import strided
 
 Array: TypeAlias = NDArray[Any]
@@ -29,6 +30,11 @@ class AttentionContext(NamedTuple):
     out: Array
     lse: Array
     """(B, H, T): log-sum-exp of each row of scores; -inf where a row sees nothing."""
+    stats: Array
+    """(2, B, H, T): of each row the maximum of its scores, as the kernels have them, and log2 of
+    the sum of exponentials relative to it. lse is their sum, rounded. They are float64 where
+    float32 could not hold what came in between: then backward is done in float64, too.
+    """
     mask: masks.Mask | None
     bias: Array | None
     scale: float
@@ -103,7 +109,12 @@ def attention(
     A query that may attend to nothing gets exactly 0. What a hidden key or value holds, NaN
     included, cannot reach the queries that it is hidden from. A row whose scores contain +inf
     is NaN. The result has the same bits for any number of threads; docs/bits.md says what
-    may change them. Derivation and kernel: docs/derivations/attention.md, docs/kernel.md.
+    may change them.
+
+    Finite numbers of every size give what float64 says, rounded. A float32 call with scores beyond
+    1,024, or with numbers that float32 cannot hold on the way, is therefore done once more in
+    float64. A bias of -1e9 for all keys of a query makes it one; a mask doesn't. Derivation and
+    kernel: docs/derivations/attention.md, docs/kernel.md.
 
     References
     ----------
@@ -157,8 +168,8 @@ def attention_forward(
     out : (B, H, T, Dv) array
         Laid out in memory like q: heads interleaved where q's are.
     ctx : AttentionContext
-        ``ctx.lse`` (B, H, T) is the log-sum-exp of each row of scores, -inf for an empty row;
-        with it, `merge_attention` combines attention over disjoint sets of keys.
+        ``ctx.lse`` (B, H, T) is the log-sum-exp of each row of scores, -inf for an empty row.
+        `merge_attention` combines attention over disjoint sets of keys.
         The context holds q, k, v, bias and out themselves: before the backward, write to a copy.
 
     Examples
@@ -185,15 +196,18 @@ def attention_forward(
 
     four_q, four_k, four_v = _four_axes(q), _four_axes(k), _four_axes(v)
     out = _empty_like(four_q, v.shape[-1])
-    lse = np.empty(out.shape[:3], q.dtype)
-    arrays = {"q": four_q, "k": four_k, "v": four_v, "out": out, "lse": lse}
-    execute(_plan.forward, arrays, Options(scale, softcap, dropout), mask, bias, seed)
+    lse, stats = np.empty(out.shape[:3], q.dtype), np.empty((2, *out.shape[:3]), q.dtype)
+    arrays = {"q": four_q, "k": four_k, "v": four_v, "out": out, "lse": lse, "stats": stats}
+    _add_bias(arrays, bias)
+    options = Options(scale, softcap, dropout)
+    used = run(_plan.forward, arrays, ["out", "lse", "stats"], options, mask, seed)
     ctx = AttentionContext(
         q,
         k,
         v,
         _drop_axes(out, 4 - q.ndim),
         _drop_axes(lse, 4 - q.ndim),
+        used["stats"],
         mask,
         bias,
         scale,
@@ -238,7 +252,7 @@ def attention_backward(
 
     Notes
     -----
-    Weights are recomputed tile by tile from ``ctx.lse``: nothing of size T x S exists. The
+    Weights are recomputed tile by tile from ``ctx.stats``: nothing of size T x S exists. The
     gradients of rows that see nothing are 0. Derivation: docs/derivations/attention.md.
 
     References
@@ -265,16 +279,22 @@ def attention_backward(
         "v": v,
         "out": _four_axes(ctx.out),
         "lse": ctx.lse.reshape(q.shape[:-1]),
+        "stats": ctx.stats,
         "dout": _four_axes(dout),
     }
     dq, dk, dv = (_empty_like(x, x.shape[-1]) for x in (q, k, v))
     arrays |= {"dq": dq, "dk": dk, "dv": dv}
-    dbias = None
+    _add_bias(arrays, ctx.bias)
+    dbias, written = None, ["dq", "dk", "dv"]
     if ctx.bias is not None and needs_bias_grad:
         dbias = zeros(ctx.bias.shape, q.dtype)
         arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
+        written.append("dbias")
+        if q.shape[2] <= _plan.FEW_QUERIES:  # on the way they are made anew
+            arrays |= {name: arrays[name].copy() for name in ("out", "lse", "stats")}
     options = Options(ctx.scale, ctx.softcap, ctx.dropout)
-    execute(_plan.backward, arrays, options, ctx.mask, ctx.bias, ctx.seed)
+    way = run if ctx.stats.dtype == q.dtype else run_in_doubles
+    way(_plan.backward, arrays, written, options, ctx.mask, ctx.seed)
     missing = 4 - ctx.q.ndim
     return AttentionGrads(
         _drop_axes(dq, missing), _drop_axes(dk, missing), _drop_axes(dv, missing), dbias
@@ -399,8 +419,19 @@ def _pooled(
     four_q, four_k = _four_axes(q), _four_axes(k)
     pooled = zeros((*four_q.shape[:2], *bins), q.dtype)
     arrays = {"q": four_q, "k": four_k, "out": pooled}
-    execute(_plan.attention_map, arrays, Options(scale, softcap, bins=bins), checked_mask, bias)
+    _add_bias(arrays, bias)
+    run(_plan.attention_map, arrays, ["out"], Options(scale, softcap, bins=bins), checked_mask)
     return _drop_axes(pooled, 4 - q.ndim)
+
+
+def maxima_and_sums(ctx: AttentionContext) -> tuple[Array, Array]:
+    """Return the maximum of each row of scores, -inf where it sees nothing, and log of its sum.
+
+    In float64, each of the shape of ``ctx.lse``: exactly what the kernels know.
+    """
+    top, log_sum = ctx.stats.astype(np.float64).reshape(2, *ctx.lse.shape)
+    unit = _plan.unit_of(ctx.scale, ctx.softcap, ctx.bias is not None)
+    return top * unit, log_sum * math.log(2)
 
 
 # --- Checks --------------------------------------------------------------------------------------
@@ -465,6 +496,12 @@ def _softcap(softcap: object) -> float | None:
 
 
 # --- Operands ------------------------------------------------------------------------------------
+
+
+def _add_bias(arrays: dict[str, Array], bias: Array | None) -> None:
+    """Add a bias to the operands, with all four axes."""
+    if bias is not None:
+        arrays["bias"] = strided(bias.reshape((1,) * (4 - bias.ndim) + bias.shape))
 
 
 def _four_axes(x: Array) -> Array:

@@ -7,11 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniattn import _checks
+from miniattn.functional._attention import AttentionContext, maxima_and_sums
 
 Array: TypeAlias = NDArray[Any]
 
 
-def merge_attention(outs: Sequence[Array], lses: Sequence[Array]) -> tuple[Array, Array]:
+def merge_attention(
+    outs: Sequence[Array], lses: Sequence[Array | AttentionContext]
+) -> tuple[Array, Array]:
     r"""Combine attention over disjoint sets of keys: ``out = sum_n w_n out_n``.
 
     With ``lse = log(sum_n exp(lse_n))`` and ``w_n = exp(lse_n - lse)`` this is exactly attention
@@ -21,8 +24,8 @@ def merge_attention(outs: Sequence[Array], lses: Sequence[Array]) -> tuple[Array
     ----------
     outs : sequence of (..., T, Dv) arrays
         Outputs of `attention_forward` for the same queries, one for each set of keys.
-    lses : sequence of (..., T) arrays
-        Their ``ctx.lse``.
+    lses : sequence of (..., T) arrays or of contexts
+        Their ``ctx.lse``, or the contexts themselves, which know more.
 
     Returns
     -------
@@ -35,6 +38,13 @@ def merge_attention(outs: Sequence[Array], lses: Sequence[Array]) -> tuple[Array
     TypeError, ValueError
         If the sequences are empty or of different length, or dtypes or shapes differ.
 
+    Notes
+    -----
+    An lse is one number, rounded: in float32 the weights are exact to 1e-7 times its size, and
+    beside scores of 1e8 nothing is left of the sum. A context keeps the maximum and the sum apart,
+    so parts that are merged from their contexts, all at once, are merged exactly whatever the size
+    of their scores.
+
     References
     ----------
     Milakov, Gimelshein. "Online normalizer calculation for softmax" (2018), section 3.1.
@@ -46,7 +56,7 @@ def merge_attention(outs: Sequence[Array], lses: Sequence[Array]) -> tuple[Array
     >>> q, k, v = np.random.default_rng(0).normal(size=(3, 6, 4))
     >>> one, a = F.attention_forward(q, k[:2], v[:2])
     >>> two, b = F.attention_forward(q, k[2:], v[2:])
-    >>> out, lse = F.merge_attention([one, two], [a.lse, b.lse])
+    >>> out, lse = F.merge_attention([one, two], [a, b])
     >>> np.allclose(out, F.attention(q, k, v))
     True
     """
@@ -55,24 +65,34 @@ def merge_attention(outs: Sequence[Array], lses: Sequence[Array]) -> tuple[Array
         raise ValueError(
             f"outs, lses: expected as many of each, at least one, got {len(outs)} and {len(lses)}"
         )
+    numbers = [lse.lse if isinstance(lse, AttentionContext) else lse for lse in lses]
     checked_outs = [_checks.float_array(f"outs[{n}]", out) for n, out in enumerate(outs)]
-    checked_lses = [_checks.float_array(f"lses[{n}]", lse) for n, lse in enumerate(lses)]
-    shape = checked_outs[0].shape
+    checked_lses = [_checks.float_array(f"lses[{n}]", lse) for n, lse in enumerate(numbers)]
+    shape, dtype = checked_outs[0].shape, checked_outs[0].dtype
     for n, (out, lse) in enumerate(zip(checked_outs, checked_lses, strict=True)):
         _checks.same_dtype(**{"outs[0]": checked_outs[0], f"outs[{n}]": out, f"lses[{n}]": lse})
         if out.shape != shape or out.ndim < 1:
             raise ValueError(f"outs[{n}]: expected the shape of outs[0] {shape}, got {out.shape}")
         if lse.shape != shape[:-1]:
             raise ValueError(f"lses[{n}]: expected shape {shape[:-1]}, got {lse.shape}")
-    stacked = np.stack(checked_lses)
-    peak = np.fmax.reduce(stacked)
+    factors, merged_lse = _factors(lses, shape[:-1])
+    merged = np.zeros(shape, dtype)
+    for factor, out in zip(factors.astype(dtype), checked_outs, strict=True):
+        merged += factor[..., None] * out
+    with np.errstate(over="ignore"):
+        return merged, merged_lse.astype(dtype)
+
+
+def _factors(lses: Sequence[Array | AttentionContext], shape: tuple[int, ...]) -> tuple[Array, Any]:
+    """Return ``exp(lse_n - lse)`` for each part, and lse, in float64."""
+    tops, log_sums = np.zeros((2, len(lses), *shape))
+    for n, lse in enumerate(lses):
+        known = maxima_and_sums(lse) if isinstance(lse, AttentionContext) else (lse, 0.0)
+        tops[n], log_sums[n] = known
+    peak = np.fmax.reduce(tops)
     base = np.where(np.isfinite(peak), peak, 0)  # all -inf: no set had a visible key
-    factors = np.exp(stacked - base)
+    factors = np.exp((tops - base) + log_sums)
     total = factors.sum(axis=0)
     with np.errstate(divide="ignore"):
         lse = base + np.log(total)
-    factors /= np.where(total == 0, 1, total)
-    merged = np.zeros(shape, checked_outs[0].dtype)
-    for factor, out in zip(factors, checked_outs, strict=True):
-        merged += factor[..., None] * out
-    return merged, lse
+    return factors / np.where(total == 0, 1, total), lse

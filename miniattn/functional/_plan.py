@@ -36,7 +36,7 @@ from miniattn.kernels.arguments import (
     Problem,
 )
 from miniattn.kernels.launch import run
-from miniattn.kernels.tables import address_of, elements, strided
+from miniattn.kernels.tables import address_of, elements
 
 Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
@@ -81,7 +81,7 @@ class Plan(NamedTuple):
     sums: Shape | None
     """The shape of what steps leave for later ones."""
     otherwise: "Kind | None"
-    """What to do instead, if a kernel finds its operands unfit."""
+    """How to do it in the same dtype, if a kernel finds its operands unfit."""
 
 
 class Outline(NamedTuple):
@@ -101,18 +101,19 @@ def execute(
     arrays: dict[str, Array],
     options: Options,
     mask: masks.Mask | None,
-    bias: Array | None,
     seed: int = 0,
-) -> None:
-    """Run the kernels of a call on its operands, which are arrays of four axes."""
+) -> bool:
+    """Run the kernels of a call on its operands, which are arrays of four axes.
+
+    Returns whether the numbers were fit for their dtype: where not, finite ones may have led to
+    others.
+    """
     q = arrays["q"]
     dtype = q.dtype
-    if bias is not None:
-        arrays["bias"] = strided(bias.reshape((1,) * (AXES - bias.ndim) + bias.shape))
     if mask is not None:
         B, H, T, _ = q.shape
         lower = _lower_once if mask.is_fixed else _lower
-        arrays |= lower(mask, B, H, T, arrays["k"].shape[2])
+        arrays = arrays | lower(mask, B, H, T, arrays["k"].shape[2])
     layouts = tuple([(name, x.shape, x.strides, x.itemsize) for name, x in arrays.items()])
     addresses = [(_NUMBER[name], address_of(x)) for name, x in arrays.items()]
     way: Kind | None = kind
@@ -131,9 +132,12 @@ def execute(
         for task, workers, pieces, sizes, room in plan.steps:
             own = scratch(*room, dtype)
             run(task, dtype, workers, pieces, sizes, plan.factors, operands, memory, own)
-            if operands[UNFIT]:  # what would follow is for the other way to do
+            if operands[UNFIT] and dtype != np.float64:  # it is done again, in another way
                 break
-        way = plan.otherwise if operands[UNFIT] else None
+        if not operands[UNFIT]:
+            return True
+        way = plan.otherwise
+    return False
 
 
 # What kernels take the axes of an operand to be: sizes by letter, R and C those of a map.
@@ -143,6 +147,7 @@ _AXES = {
     "v": "BGSV",
     "out": "BHTV",
     "lse": "BHT",
+    "stats": "2BHT",
     "bias": "BHTS",
     "dout": "BHTV",
     "dq": "BHTD",
@@ -160,7 +165,7 @@ def _check_operands(
     arrays: dict[str, Array], operands: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> None:
     """Raise RuntimeError where the table of operands speaks of what an array doesn't hold."""
-    length = dict(zip("BHGTSDV.RC", sizes.tolist(), strict=False), **{"4": 4})
+    length = dict(zip("BHGTSDV.RC", sizes.tolist(), strict=False), **{"2": 2, "4": 4})
     for name, x in arrays.items():
         letters = "BHRC" if name == "out" and length["R"] else _AXES[name]
         at = STRIDES + AXES * _NUMBER[name]
@@ -206,6 +211,9 @@ def backward_in_vectors(problem: Problem, lanes: int, shapes: dict[str, Shape]) 
     few = problem.T <= FEW_QUERIES
     outline = (_backward_of_few_queries if few else _backward_of_blocks)(problem, lanes)
     if "dbias" in shapes:
+        if few:  # its scores are summed up in another order, and want maxima of their own
+            plan = forward_kernels.plan(problem, lanes)
+            outline.parts.append((forward_kernels.forward, plan))
         plan = backward_kernels.plan_bias(problem, lanes, shapes["dbias"])
         outline.parts.append((backward_kernels.bias_backward, plan))
     return outline
@@ -294,7 +302,17 @@ def _problem(shapes: dict[str, Shape], options: Options) -> Problem:
     _, G, S, _ = shapes["k"]
     Dv = shapes["v"][3] if "v" in shapes else D
     scale, softcap, dropout, bins = options
-    return Problem(B, H, G, T, S, D, Dv, 1, *bins, 0, scale, softcap or 0.0, dropout)
+    unit = unit_of(scale, softcap, "bias" in shapes)
+    return Problem(B, H, G, T, S, D, Dv, 1, *bins, 0, scale, unit, softcap or 0.0, dropout)
+
+
+def unit_of(scale: float, softcap: float | None, biased: bool) -> float:
+    """Return what the kernels' scores are to be multiplied by, to be those of the formula.
+
+    Where nothing stands between the product q·k and the exponential, they are products, and the
+    scale is left to the exponential. It has to be positive, for a maximum to remain one.
+    """
+    return scale if scale > 0.0 and softcap is None and not biased else 1.0
 
 
 def _table(layouts: tuple[Layout, ...], sums: Shape | None) -> NDArray[np.int64]:

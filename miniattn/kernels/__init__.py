@@ -9,7 +9,8 @@ the pictures, and what was measured.
 1. `attention_forward`: one block of queries on its way over the tiles of keys. To read it: a task
    takes pieces of work (`queue`) until none is left; `arguments` takes its three tables apart.
    `masking` says which tiles are hidden, partial or full, `scores` what stands between a product
-   and its exponential, `products` is the three shapes of product that a tile needs.
+   and its exponential, `online` is the mathematics: the online softmax and the gradient of a score,
+   for all units. `products` is the three shapes of product that a tile needs.
 2. `attention_backward`: the same walk, with weights computed again, and five products.
 3. `simd`: the vector registers that all of it is written in; its first page is enough.
    `tiles` is what copies, packs and multiplies with them.

@@ -14,14 +14,14 @@ from miniattn.kernels.simd import address
 # is absent, the seed of dropout, and what a kernel answers: whether numbers are UNFIT for the way
 # it takes. Then come the strides of its four axes in elements, 0 along an axis of length 1.
 OPERANDS = (
-    *("q", "k", "v", "out", "lse", "bias", "dout", "dq", "dk", "dv", "dbias", "sums"),
+    *("q", "k", "v", "out", "lse", "stats", "bias", "dout", "dq", "dk", "dv", "dbias", "sums"),
     *("bounds", "q_ids", "k_ids", "dense"),
 )
-Q, K, V, OUT, LSE, BIAS, DOUT, DQ, DK, DV, DBIAS, SUMS = range(12)
-BOUNDS, Q_IDS, K_IDS, DENSE = range(12, 16)
-SEED = 16
-UNFIT = 17
-STRIDES = 18
+Q, K, V, OUT, LSE, STATS, BIAS, DOUT, DQ, DK, DV, DBIAS, SUMS = range(13)
+BOUNDS, Q_IDS, K_IDS, DENSE = range(13, 17)
+SEED = 17
+UNFIT = 18
+STRIDES = 19
 AXES = 4
 
 
@@ -40,6 +40,8 @@ class Problem(NamedTuple):
     columns: int
     tasks: int
     scale: float
+    unit: float
+    """What finished scores are to be multiplied by: the scale, where that is left to be done."""
     softcap: float
     dropout: float
 
@@ -66,6 +68,7 @@ def problem_of(sizes, factors):
         factors[0],
         factors[1],
         factors[2],
+        factors[3],
     )
 
 
@@ -86,3 +89,9 @@ def part_of(operands, which, b, h, like):
     """Return the address of an operand's batch row ``b`` and head ``h``."""
     start = address(operands[which], like)
     return start + (b * step_of(operands, which, 0) + h * step_of(operands, which, 1))
+
+
+@inner
+def stats_of(operands, which, b, h, like):
+    """Return the address of a head's maxima (0) or of the logarithms of its sums (1)."""
+    return part_of(operands, STATS, which, b, like) + h * step_of(operands, STATS, 2)

@@ -1,7 +1,8 @@
-"""Attention backward, by hand: weights are recomputed from lse, never stored.
+"""Attention backward, by hand: weights are recomputed from m and log l, never stored.
 
 With P the weights of one head, delta_i = sum_e dout_ie out_ie and dP = dout v^T::
 
+    P = exp((S - m) - log l)
     dv = P^T dout        dS = P * (dP - delta)        dq = scale dS k        dk = scale dS^T q
 
 One piece of work owns dk and dv of one key/value head. It walks over its blocks of 64 queries, each
@@ -29,9 +30,9 @@ from miniattn.kernels.arguments import (
     DOUT,
     DQ,
     DV,
-    LSE,
     OUT,
     SUMS,
+    UNFIT,
     K,
     Problem,
     Q,
@@ -49,26 +50,17 @@ from miniattn.kernels.masking import (
     first_key,
     keys_seen,
     tile_of,
-    visible,
 )
+from miniattn.kernels.online import Rows, add_visible, read_stats, weight_and_dscore
 from miniattn.kernels.products import add_to_keys, multiply_keys, multiply_queries
 from miniattn.kernels.queue import take
-from miniattn.kernels.scores import (
-    LOG2_E,
-    Head,
-    drop,
-    finish_scores,
-    head_of,
-)
+from miniattn.kernels.scores import Head, drop, finish_scores, head_of
 from miniattn.kernels.simd import (
     LANES,
-    exp2_nonpositive,
-    fma,
     lanes,
     load,
     load_first,
     registers,
-    select,
     store,
     store_first,
     transpose,
@@ -91,7 +83,14 @@ KEYS = 64
 # So many keys meet a block of queries that it pays to copy its rows to whole cache lines: a user's
 # arrays seldom begin at one, and products read rows that straddle lines 5 % more slowly.
 WORTH_A_COPY = 4 * KEYS
-_NEVER = 1e30  # an lse that makes every weight exp2(score - lse) = 0
+
+
+class Stats(NamedTuple):
+    """What there is of each query of a block: m as it is subtracted, log2 l, and delta."""
+
+    base: Any
+    log_sum: Any
+    delta: Any
 
 
 class Block(NamedTuple):
@@ -113,9 +112,7 @@ class Block(NamedTuple):
     q_row: int
     dout_rows: Any
     dout_row: int
-    lse: Any
-    rest: Any
-    delta: Any
+    stats: "Stats"
     is_finite: bool
     s: Any
     ds: Any
@@ -126,7 +123,7 @@ class Block(NamedTuple):
 
 @task
 def backward(sizes, factors, operands, queue, scratch):
-    """Write dq, dk and dv.
+    """Write dq, dk and dv; where finite numbers led to others, the operands are UNFIT.
 
     ``problem.parts`` says among how many pieces of work the query blocks of one key/value head are
     dealt. Where they are several, they leave their sums in the operand SUMS, for `add_sums`; a
@@ -204,12 +201,13 @@ def _sum_queries(problem, operands, b, g, part, sums, work):
             _backward_block(problem, block, dk, d_width, dv, v_width)
             dq_row = step_of(operands, DQ, 2)
             dq = part_of(operands, DQ, b, h, work) + block.i0 * dq_row
-            write_rows(dq, dq_row, block.dq, d_width, block.n, problem.D, problem.scale)
+            if not write_rows(dq, dq_row, block.dq, d_width, block.n, problem.D, problem.scale):
+                operands[UNFIT] = 1
 
 
 @inner
 def prepare(problem, operands, b, h, i0, work):
-    """Pack the queries ``i0 <= i < i0 + QUERIES`` of a head, their dout, lse and delta."""
+    """Pack the queries ``i0 <= i < i0 + QUERIES`` of a head and their dout, read their `Stats`."""
     w = lanes(work)
     D, Dv = problem.D, problem.Dv
     n = min(QUERIES, problem.T - i0)
@@ -230,9 +228,8 @@ def prepare(problem, operands, b, h, i0, work):
     q_copy = dq + width * d_width
     dout_copy = q_copy + width * d_width
     k_packed = dout_copy + width * v_width
-    lse = k_packed + KEYS * d_width
-    rest = lse + width
-    delta = rest + width
+    base = k_packed + KEYS * d_width
+    stats = Stats(base, base + width, base + 2 * width)
 
     pack_transposed(q_packed, width, q, q_row, n, D)
     pack_transposed(dout_packed, width, dout, dout_row, n, Dv)
@@ -248,7 +245,7 @@ def prepare(problem, operands, b, h, i0, work):
         is_finite(q, q_row, n, D) and is_finite(dout, dout_row, n, Dv)
     )
 
-    read_sums(problem, operands, b, h, i0, n, width, lse, rest, delta)
+    prepare_stats(problem, operands, b, h, i0, n, width, stats)
     return Block(
         b,
         h,
@@ -266,9 +263,7 @@ def prepare(problem, operands, b, h, i0, work):
         q_step,
         dout_rows,
         dout_step,
-        lse,
-        rest,
-        delta,
+        stats,
         finite,
         s,
         ds,
@@ -279,19 +274,15 @@ def prepare(problem, operands, b, h, i0, work):
 
 
 @inner
-def read_sums(problem, operands, b, h, i0, n, width, lse, rest, delta):
-    """Write ``lse + rest``, the log-sum-exp in base 2, and ``delta`` of a block of queries."""
+def prepare_stats(problem, operands, b, h, i0, n, width, stats):
+    """Read m and log2 l of a block of queries, and compute ``delta = sum_e dout_e out_e``."""
     dout_row, out_row = step_of(operands, DOUT, 2), step_of(operands, OUT, 2)
-    dout = part_of(operands, DOUT, b, h, lse) + i0 * dout_row
-    out = part_of(operands, OUT, b, h, lse) + i0 * out_row
-    natural = part_of(operands, LSE, b, h, lse) + i0
+    dout = part_of(operands, DOUT, b, h, stats.delta) + i0 * dout_row
+    out = part_of(operands, OUT, b, h, stats.delta) + i0 * out_row
+    read_stats(operands, b, h, i0, n, width, stats.base, stats.log_sum)
     for i in range(width):
-        # Padding and rows without a visible key have no weights.
-        seen = i < n and natural[i] != -np.inf
-        in_base_2 = natural[i] * LOG2_E if seen else _NEVER
-        lse[i] = in_base_2
-        rest[i] = in_base_2 - lse[i] if seen else 0.0  # what the rounding took
-        delta[i] = dot(dout + i * dout_row, out + i * out_row, problem.Dv) if seen else 0.0
+        seen = stats.log_sum[i] != np.inf
+        stats.delta[i] = dot(dout + i * dout_row, out + i * out_row, problem.Dv) if seen else 0.0
 
 
 @inner
@@ -334,7 +325,8 @@ def _backward_block(problem, block, dk, d_width, dv, v_width):
         k_tile, k_row = block.k + j0 * block.k_row, block.k_row
         dk_tile, dv_tile = dk + j0 * d_width, dv + j0 * v_width
         if tile.kind == PARTIAL and not (block.is_finite and is_finite(k_tile, k_row, m, D)):
-            _add_visible(problem, block, tile, k_tile, dk_tile, d_width, dv_tile, v_width)
+            dk_rows, dv_rows = Rows(dk_tile, 0, d_width), Rows(dv_tile, 0, v_width)
+            _add_visible(problem, block, tile, k_tile, dk_rows, dv_rows)
             continue
         if d_width != D:
             pack(block.k_packed, d_width, k_tile, k_row, m, D)
@@ -357,34 +349,28 @@ def score_gradients(problem, block, tile):
     k, v = block.k + tile.j0 * block.k_row, block.v + tile.j0 * block.v_row
     multiply_keys(s, k, block.k_row, block.q_packed, problem.D, head.rule, tile)
     multiply_keys(ds, v, block.v_row, block.dout_packed, problem.Dv, head.rule, tile)
-    weigh(s, ds, head, tile, block.slopes, block.lse, block.rest, block.delta)
+    weigh(s, ds, head, tile, block.slopes, block.stats)
     padding = (round_up(m, ROW_GROUP) - m) * width
     fill(s + m * width, padding, 0.0)
     fill(ds + m * width, padding, 0.0)
 
 
 @inner
-def weigh(s, ds, head, tile, slopes, lse, rest, delta):
-    """Turn products q·k into weights, and products dout·v into dscores.
-
-    ``lse + rest``, in base 2, and ``delta`` belong to the tile's queries; see `read_sums`.
-    """
-    w, width = lanes(s), tile.width
+def weigh(s, ds, head, tile, slopes, stats):
+    """Turn products q·k into weights, and products dout·v into dscores."""
+    w, width, masked = lanes(s), tile.width, tile.kind == PARTIAL
     finish_scores(s, head, tile, slopes)
     if head.dropout > 0.0:
         drop(ds, head, tile)
     for c in range(0, width, w):
         start, stop = keys_seen(head.rule, tile, c // GROUP * GROUP, GROUP)
-        lse_c, rest_c, delta_c = load(lse + c), load(rest + c), load(delta + c)
+        base, log_sum, delta = load(stats.base + c), load(stats.log_sum + c), load(stats.delta + c)
         for r in range(start, stop):
             at = r * width + c
-            score = load(s + at)
-            weight = exp2_nonpositive(fma(score, head.factor, -lse_c) - rest_c)
-            dscore = weight * (load(ds + at) - delta_c)
-            if tile.kind == PARTIAL:
-                # Also where lse, delta or a hidden value is NaN.
-                weight = select(score == -np.inf, 0.0, weight)
-                dscore = select(score == -np.inf, 0.0, dscore)
+            score, dweight = load(s + at), load(ds + at)
+            weight, dscore = weight_and_dscore(
+                score, dweight, base, log_sum, delta, head.factor, masked
+            )
             store(s + at, weight)
             store(ds + at, dscore)
     if head.dropout > 0.0:
@@ -392,21 +378,14 @@ def weigh(s, ds, head, tile, slopes, lse, rest, delta):
 
 
 @inner
-def _add_visible(problem, block, tile, k, dk, d_width, dv, v_width):
+def _add_visible(problem, block, tile, k, dk, dv):
     """Add a tile pair by pair, where NaN or infinity must not pass through a hidden pair."""
-    for j in range(tile.m):
-        for i in range(tile.n):
-            if visible(block.head.rule, tile.i0 + i, tile.j0 + j):
-                weight = block.s[j * tile.width + i]
-                dscore = block.ds[j * tile.width + i]
-                for e in range(problem.Dv):
-                    at = j * v_width + e
-                    dv[at] = dv[at] + weight * block.dout_rows[i * block.dout_row + e]
-                for d in range(problem.D):
-                    at = j * d_width + d
-                    dk[at] = dk[at] + dscore * block.q_rows[i * block.q_row + d]
-                    at = i * d_width + d
-                    block.dq[at] = block.dq[at] + dscore * k[j * block.k_row + d]
+    rule, width, D = block.head.rule, tile.width, problem.D
+    weights, dscores = Rows(block.s, 1, width), Rows(block.ds, 1, width)
+    dq = Rows(block.dq, round_up(D, lanes(block.dq)), 0)
+    add_visible(dv, weights, Rows(block.dout_rows, block.dout_row, 0), problem.Dv, rule, tile)
+    add_visible(dk, dscores, Rows(block.q_rows, block.q_row, 0), D, rule, tile)
+    add_visible(dq, dscores, Rows(k, 0, block.k_row), D, rule, tile)
 
 
 @inner
@@ -423,8 +402,9 @@ def write_sums(problem, operands, b, g, j0, j1, sums):
         add(dv, other + (rows * d_width + j0 * v_width), (j1 - j0) * v_width)
     k_row, v_row = step_of(operands, DK, 2), step_of(operands, DV, 2)
     k_out, v_out = part_of(operands, DK, b, g, sums), part_of(operands, DV, b, g, sums)
-    write_rows(k_out + j0 * k_row, k_row, dk, d_width, j1 - j0, problem.D, problem.scale)
-    write_rows(v_out + j0 * v_row, v_row, dv, v_width, j1 - j0, problem.Dv, 1.0)
+    fits = write_rows(k_out + j0 * k_row, k_row, dk, d_width, j1 - j0, problem.D, problem.scale)
+    if not (write_rows(v_out + j0 * v_row, v_row, dv, v_width, j1 - j0, problem.Dv, 1.0) and fits):
+        operands[UNFIT] = 1
 
 
 @task

@@ -26,7 +26,7 @@ from miniattn.kernels.arguments import (
     problem_of,
     step_of,
 )
-from miniattn.kernels.attention_backward import read_sums, sums_size, write_sums
+from miniattn.kernels.attention_backward import Stats, prepare_stats, sums_size, write_sums
 from miniattn.kernels.block_products import (
     add_to_keys,
     chunk_rows,
@@ -47,9 +47,10 @@ from miniattn.kernels.blocks import (
 )
 from miniattn.kernels.kept import KEYS, Kept, find, kept_in, kept_size
 from miniattn.kernels.masking import HIDDEN, Tile, end_of_keys, first_key, tile_of
+from miniattn.kernels.online import weight_and_dscore
 from miniattn.kernels.queue import take
 from miniattn.kernels.scores import Head, finish_scores, head_of, kept
-from miniattn.kernels.simd import aligned, exp2_nonpositive, fma, load, select
+from miniattn.kernels.simd import aligned, load, select
 from miniattn.kernels.tiles import fill, round_up
 
 QUERIES = 128  # of a block: so many share what is read of a tile of keys
@@ -62,14 +63,6 @@ class Square(NamedTuple):
     s: Any
     ds: Any
     slopes: Any
-
-
-class Sums(NamedTuple):
-    """What there is of each query: ``lse + rest``, in base 2, and delta."""
-
-    lse: Any
-    rest: Any
-    delta: Any
 
 
 class Packed(NamedTuple):
@@ -89,7 +82,7 @@ class Weighing(NamedTuple):
     """What it takes to turn a square of products into packed weights and dscores."""
 
     square: Square
-    sums: Sums
+    stats: Stats
     packed: Packed
     head: Head
     tile: Tile
@@ -109,7 +102,7 @@ class Room(NamedTuple):
     now: Square
     later: Square
     dq: Any
-    sums: Sums
+    stats: Stats
     factors: Any
     kept: Kept
 
@@ -172,8 +165,8 @@ def _room(problem, scratch):
     now = ds_queries + packed_size(QUERIES, KEYS)
     later = now + 3 * SQUARE
     dq = later + 3 * SQUARE
-    lse = dq + QUERIES * round_up(D, BLOCK)
-    factors = lse + 3 * QUERIES
+    base = dq + QUERIES * round_up(D, BLOCK)
+    factors = base + 3 * QUERIES
     fill(factors, QUERIES, problem.scale)
     return Room(
         scratch,
@@ -186,7 +179,7 @@ def _room(problem, scratch):
         Square(now, now + SQUARE, now + 2 * SQUARE),
         Square(later, later + SQUARE, later + 2 * SQUARE),
         dq,
-        Sums(lse, lse + QUERIES, lse + 2 * QUERIES),
+        Stats(base, base + QUERIES, base + 2 * QUERIES),
         factors,
         kept_in(factors + QUERIES, problem, QUERIES, _tile_size(problem)),
     )
@@ -211,9 +204,8 @@ def _backward_block(problem, operands, b, h, i0, dk, dv, room):
     D = problem.D
     n = min(QUERIES, problem.T - i0)
     width = round_up(n, CHUNK)
-    sums = room.sums
     _pack_queries(problem, operands, b, h, i0, n, room)
-    read_sums(problem, operands, b, h, i0, n, width, sums.lse, sums.rest, sums.delta)
+    prepare_stats(problem, operands, b, h, i0, n, width, room.stats)
     fill(room.dq, width * round_up(D, BLOCK), 0.0)
 
     head = head_of(problem, operands, b, h, room.dq)
@@ -228,7 +220,8 @@ def _backward_block(problem, operands, b, h, i0, dk, dv, room):
 
     dq_row = step_of(operands, DQ, 2)
     dq = part_of(operands, DQ, b, h, room.dq) + i0 * dq_row
-    write_turned(dq, dq_row, room.dq, width, n, D, room.factors)
+    if not write_turned(dq, dq_row, room.dq, width, n, D, room.factors):
+        operands[UNFIT] = 1
 
 
 @inner
@@ -237,7 +230,8 @@ def _weigh_tile(problem, head, tile, keys, room):
     rule, width = head.rule, tile.width
     now, later = room.now, room.later
     step, v_step = chunks_of(problem.D) * PARTS, chunks_of(problem.Dv) * PARTS
-    nothing = Weighing(now, room.sums, _place(room, tile, 0, 0), head, _empty(tile))
+    stats = room.stats
+    nothing = Weighing(now, stats, _place(room, tile, 0, 0), head, _empty(tile))
     job = nothing
     for c in range(0, width, CHUNK):
         start, stop = chunk_rows(rule, tile, c)
@@ -251,8 +245,7 @@ def _weigh_tile(problem, head, tile, keys, room):
             square = square_of(tile, rule, r, c)
             finish_scores(now.s, head, square, now.slopes)
             hide_rest(now.s, rule, square)
-            sums = room.sums
-            of_square = Sums(sums.lse + c, sums.rest + c, sums.delta + c)
+            of_square = Stats(stats.base + c, stats.log_sum + c, stats.delta + c)
             job = Weighing(now, of_square, _place(room, tile, r, c), head, square)
             now, later = later, now
     finish(_weigh, job, 0, BLOCK)
@@ -299,21 +292,20 @@ def _weigh(job, unit):
 @inner(forceinline=True)
 def _weighed(job, r, c):
     """Return weights, with dropout, and dscores of one key and the queries of one vector."""
-    head, square, sums, at = job.head, job.square, job.sums, r * CHUNK + c
-    score, dp = load(square.s + at), load(square.ds + at)
-    power = fma(score, head.factor, -load(sums.lse + c)) - load(sums.rest + c)
-    weight = exp2_nonpositive(power)
-    dropped = weight
+    head, square, stats, at = job.head, job.square, job.stats, r * CHUNK + c
+    score, dweight = load(square.s + at), load(square.ds + at)
+    factor, stays = 1.0, score == score
     if head.dropout > 0.0:
-        factor = 1.0 / (1.0 - head.dropout)
-        stays = kept(head, job.tile, r, c, score)
-        dropped, dp = select(stays, weight * factor, 0.0), select(stays, dp * factor, 0.0)
-    dscore = weight * (dp - load(sums.delta + c))
+        factor, stays = 1.0 / (1.0 - head.dropout), kept(head, job.tile, r, c, score)
+        dweight = select(stays, dweight * factor, 0.0)
+    # Masked: what stands for rows that do not exist may be NaN.
+    base, log_sum, delta = load(stats.base + c), load(stats.log_sum + c), load(stats.delta + c)
+    weight, dscore = weight_and_dscore(score, dweight, base, log_sum, delta, head.factor, True)
     if head.softcap > 0.0:
-        dscore = dscore * load(square.slopes + at)
-    # Also where lse, delta, or what stands for rows that do not exist is NaN.
-    hidden = score == -np.inf
-    return select(hidden, 0.0, dropped), select(hidden, 0.0, dscore)
+        dscore = select(score == -np.inf, 0.0, dscore * load(square.slopes + at))
+    if head.dropout > 0.0:
+        weight = select(stays, weight * factor, 0.0)
+    return weight, dscore
 
 
 @inner

@@ -13,15 +13,13 @@ References
 Dao et al. "Flash-Decoding for long-context inference" (2023).
 """
 
-import math
-
 import numpy as np
 
 from miniattn.kernels._runtime import inner, task
 from miniattn.kernels.arguments import (
-    LSE,
     OUT,
     SUMS,
+    UNFIT,
     K,
     Problem,
     Q,
@@ -30,16 +28,19 @@ from miniattn.kernels.arguments import (
     problem_of,
     step_of,
 )
-from miniattn.kernels.masking import (
-    HIDDEN,
-    PARTIAL,
-    tile_of,
-    visible,
+from miniattn.kernels.masking import HIDDEN, PARTIAL, tile_of
+from miniattn.kernels.online import (
+    Rows,
+    add_visible,
+    overflows,
+    power,
+    raised,
+    share_of,
+    write_stats,
 )
 from miniattn.kernels.queue import take
-from miniattn.kernels.scores import LN_2, drop, finish_scores, head_of
+from miniattn.kernels.scores import drop, finish_scores, head_of
 from miniattn.kernels.simd import (
-    exp2_nonpositive,
     fma,
     horizontal_max,
     horizontal_sum,
@@ -50,11 +51,11 @@ from miniattn.kernels.simd import (
     maximum,
     prefetch,
     product,
+    registers,
     splat,
     store,
-    store_first,
 )
-from miniattn.kernels.tiles import WIDE, fill, is_finite, pack, round_up
+from miniattn.kernels.tiles import WIDE, fill, is_finite, pack, round_up, write_rows
 
 KEYS = 512  # of one tile
 AHEAD = 64  # so many rows are asked for before they are needed: processors look ahead within a page
@@ -62,7 +63,7 @@ AHEAD = 64  # so many rows are asked for before they are needed: processors look
 
 @task
 def decode(sizes, factors, operands, queue, scratch):
-    """Write out and lse, as `attention_forward.forward` does.
+    """Write out, lse and its parts, as `attention_forward.forward` does.
 
     ``problem.parts`` says among how many pieces of work the keys of one key/value head are dealt.
     What each knows of its keys stays in the operand SUMS, for `merge`. Arguments: as there.
@@ -81,7 +82,7 @@ def decode(sizes, factors, operands, queue, scratch):
 
 @task
 def merge(sizes, factors, operands, queue, scratch):
-    """Write out and lse from what the pieces of `decode` left."""
+    """Write out, lse and its parts from what the pieces of `decode` left."""
     problem = problem_of(sizes, factors)
     piece = take(queue)
     while piece < problem.tasks:
@@ -111,16 +112,19 @@ def states(problem: Problem, lanes: int) -> tuple[int, int, int]:
 
 @inner
 def _merge_head(problem, operands, piece, like):
-    """Write out and lse of the queries of one head."""
+    """Write out, lse and its parts of the queries of one head."""
     b, h = piece // problem.H, piece % problem.H
-    group, parts = problem.H // problem.G, problem.parts
-    first = (b * problem.G + h // group) * parts
+    group = problem.H // problem.G
+    first = (b * problem.G + h // group) * problem.parts
     state = round_up(problem.Dv, lanes(like)) + lanes(like)
+    factor = head_of(problem, operands, b, h, like).factor
+    merged = registers(2, like)
     for i in range(problem.T):
         known = part_of(operands, SUMS, 0, first, like) + (h % group * problem.T + i) * state
         out = part_of(operands, OUT, b, h, like) + i * step_of(operands, OUT, 2)
-        lse = part_of(operands, LSE, b, h, like) + i
-        _merge(out, lse, known, step_of(operands, SUMS, 1), parts, problem.Dv, state)
+        if not _merge(problem, operands, out, known, state, factor, merged):
+            operands[UNFIT] = 1
+        write_stats(problem, operands, b, h, i, 1, merged, merged + 1)
 
 
 @inner
@@ -162,13 +166,16 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
                 D,
                 partial,
             )
+            if overflows(s, head.rule, tile):
+                operands[UNFIT] = 1
             finish_scores(s, head, tile, slopes)
             own = states + member * T * state
             _exponentiate(s, head.factor, tile, own, state)
             if head.dropout > 0.0:
                 drop(s, head, tile)
             if tile.kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
-                _add_visible(own, state, s, v_tile, v_row, Dv, head.rule, tile)
+                sums = Rows(own, state, 0)
+                add_visible(sums, Rows(s, KEYS, 1), Rows(v_tile, 0, v_row), Dv, head.rule, tile)
                 continue
             if Dv != v_width:
                 pack(v_packed, v_width, v_tile, v_row, m, Dv)
@@ -216,66 +223,55 @@ def add_rows(o, weights, v, v_row, v_width, m):
 
 @inner
 def _exponentiate(s, factor, tile, states, state):
-    """Replace scores by ``exp2(factor score - top)`` and bring each query's state up to date."""
+    """Replace scores by ``exp(s - m)`` and bring each query's state up to date."""
     w = lanes(s)
     v_width = state - w
     for i in range(tile.n):
         row, own = s + i * tile.width, states + i * state
         for c in range(tile.m, round_up(tile.m, w)):
             row[c] = -np.inf
-        top = splat(-np.inf, s)
+        peak = splat(-np.inf, s)
         for c in range(0, tile.m, w):
-            top = maximum(load(row + c), top)
-        peak = horizontal_max(maximum(top * factor, splat(own[v_width], s)))
-        base = peak if peak != -np.inf else 0.0
+            peak = maximum(load(row + c), peak)
+        # All lanes of these are the same.
+        top, total = splat(own[v_width], s), own + (v_width + 1)
+        top, base, decay = raised(top, splat(horizontal_max(peak), s), factor)
         added = splat(0.0, s)
         for c in range(0, tile.m, w):
-            weight = exp2_nonpositive(fma(load(row + c), factor, -splat(base, s)))
+            weight = power(load(row + c), base, factor)
             store(row + c, weight)
             added = added + weight
-        decay = exp2_nonpositive(splat(own[v_width] - base, s))
-        own[v_width] = peak
-        own[v_width + 1] = own[v_width + 1] * horizontal_max(decay) + horizontal_sum(added)
+        own[v_width] = horizontal_max(top)
+        total[0] = total[0] * horizontal_max(decay) + horizontal_sum(added)
         for e in range(0, v_width, w):
             store(own + e, load(own + e) * decay)
 
 
 @inner
-def _add_visible(states, state, s, v, v_row, Dv, rule, tile):
-    """Add weighted values key by key, for a tile whose values hold NaN or infinity."""
-    for i in range(tile.n):
-        for j in range(tile.m):
-            if visible(rule, tile.i0 + i, tile.j0 + j):
-                for e in range(Dv):
-                    at = i * state + e
-                    states[at] = states[at] + s[i * tile.width + j] * v[j * v_row + e]
+def _merge(problem, operands, out, states, state, factor, merged):
+    """Combine the states of one query over all parts, each relative to its own maximum.
 
-
-@inner
-def _merge(out, lse, states, part, parts, Dv, state):
-    """Combine the states of one query over all parts, each relative to its own maximum."""
-    w = lanes(out)
+    ``merged`` receives the maximum and the sum. Returns whether out is finite.
+    """
+    w, part = lanes(out), step_of(operands, SUMS, 1)
     v_width = state - w
-    top = states[v_width]
-    for n in range(1, parts):
-        other = states[n * part + v_width]
-        top = other if other > top else top
-    base = top if top != -np.inf else 0.0
-    total = 0.0
-    for n in range(parts):
+    top = splat(-np.inf, out)
+    for n in range(problem.parts):
+        top, base, _ = raised(top, splat(states[n * part + v_width], out), factor)
+    total = splat(0.0, out)
+    for n in range(problem.parts):
         own = states + n * part
-        # As below, and not `math.exp2`, which older versions of Numba do not compile.
-        decay = exp2_nonpositive(splat(own[v_width] - base, out))
-        total += horizontal_max(decay) * own[v_width + 1]
-    for e in range(0, Dv, w):
+        decay = power(splat(own[v_width], out), base, factor)
+        total = total + decay * own[v_width + 1]
+    merged[0], merged[1] = horizontal_max(top), horizontal_max(total)
+    share, finite = share_of(merged[1], merged[0]), True
+    for e in range(0, problem.Dv, w):
         value = splat(0.0, out)
-        for n in range(parts):
+        for n in range(problem.parts):
             own = states + n * part
-            factor = exp2_nonpositive(splat(own[v_width] - base, out))
-            value = fma(load(own + e), factor, value)
-        value = value * (1.0 / total if total != 0.0 else 0.0)
-        if e + w <= Dv:
-            store(out + e, value)
-        else:
-            store_first(out + e, value, Dv - e)
-    lse[0] = (top + math.log2(total)) * LN_2 if total != 0.0 else -np.inf
+            decay = power(splat(own[v_width], out), base, factor)
+            value = fma(load(own + e), decay, value)
+        store(merged + w, value)
+        fits = write_rows(out + e, 0, merged + w, 0, 1, min(w, problem.Dv - e), share)
+        finite = finite and fits
+    return finite

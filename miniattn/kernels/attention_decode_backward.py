@@ -10,17 +10,15 @@ Scores are kept queries x keys, as in `attention_decode`, whose products these a
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from miniattn.kernels._runtime import inner, task
 from miniattn.kernels.arguments import (
     DK,
     DOUT,
     DQ,
     DV,
-    LSE,
     OUT,
     SUMS,
+    UNFIT,
     K,
     Problem,
     Q,
@@ -30,10 +28,11 @@ from miniattn.kernels.arguments import (
     step_of,
 )
 from miniattn.kernels.attention_decode import KEYS, add_rows, multiply_rows
-from miniattn.kernels.masking import FULL, HIDDEN, tile_of, visible
+from miniattn.kernels.masking import FULL, HIDDEN, tile_of
+from miniattn.kernels.online import Rows, add_visible, read_stats, weight_and_dscore
 from miniattn.kernels.queue import take
-from miniattn.kernels.scores import LOG2_E, drop, finish_scores, head_of
-from miniattn.kernels.simd import exp2_nonpositive, fma, lanes, load, select, store
+from miniattn.kernels.scores import drop, finish_scores, head_of
+from miniattn.kernels.simd import lanes, load, store
 from miniattn.kernels.tiles import (
     ROW_GROUP,
     add,
@@ -56,8 +55,8 @@ class Queries(NamedTuple):
     q_width: int
     dout: Any
     v_width: int
-    lse: Any
-    rest: Any
+    base: Any
+    log_sum: Any
     delta: Any
     is_finite: bool
     weights: Any
@@ -71,6 +70,8 @@ class Queries(NamedTuple):
 @task
 def decode_backward(sizes, factors, operands, queue, scratch):
     """Write dk and dv, and for each piece of work its sums of dq.
+
+    Where finite numbers led to others, the operands are UNFIT.
 
     Pieces and arguments: as in `attention_decode.decode`.
     """
@@ -101,7 +102,8 @@ def add_queries(sizes, factors, operands, queue, scratch):
         for part in range(1, problem.parts):
             add(sums, sums + part * size, problem.T * width)
         dq, row = part_of(operands, DQ, b, h, scratch), step_of(operands, DQ, 2)
-        write_rows(dq, row, sums, width, problem.T, problem.D, problem.scale)
+        if not write_rows(dq, row, sums, width, problem.T, problem.D, problem.scale):
+            operands[UNFIT] = 1
         piece = take(queue)
 
 
@@ -137,9 +139,9 @@ def _prepare(problem, operands, b, g, scratch):
     weights = dout_packed + count * v_width
     dscores = weights + count * KEYS
     slopes = dscores + count * KEYS
-    lse = slopes + count * KEYS
-    rest = lse + round_up(count, w)
-    delta = rest + round_up(count, w)
+    base = slopes + count * KEYS
+    log_sum = base + round_up(count, w)
+    delta = log_sum + round_up(count, w)
     partial = delta + round_up(count, w)
     rows = partial + w * w
     packed = rows + (KEYS + ROW_GROUP) * max(d_width, v_width)
@@ -149,14 +151,12 @@ def _prepare(problem, operands, b, g, scratch):
     for member in range(group):
         h, first = g * group + member, member * T
         q, dout = part_of(operands, Q, b, h, scratch), part_of(operands, DOUT, b, h, scratch)
-        out, natural = part_of(operands, OUT, b, h, scratch), part_of(operands, LSE, b, h, scratch)
+        out = part_of(operands, OUT, b, h, scratch)
         pack(q_packed + first * d_width, d_width, q, q_row, T, D)
         pack(dout_packed + first * v_width, v_width, dout, dout_row, T, Dv)
         finite = finite and is_finite(q, q_row, T, D) and is_finite(dout, dout_row, T, Dv)
+        read_stats(operands, b, h, 0, T, T, base + first, log_sum + first)
         for i in range(T):
-            in_base_2 = natural[i] * LOG2_E
-            lse[first + i] = in_base_2
-            rest[first + i] = in_base_2 - lse[first + i]  # what the rounding took
             delta[first + i] = dot(dout + i * dout_row, out + i * out_row, Dv)
     return Queries(
         count,
@@ -164,8 +164,8 @@ def _prepare(problem, operands, b, g, scratch):
         d_width,
         dout_packed,
         v_width,
-        lse,
-        rest,
+        base,
+        log_sum,
         delta,
         finite,
         weights,
@@ -198,13 +198,14 @@ def _keys(problem, operands, b, g, j0, queries, dq):
     dk = part_of(operands, DK, b, g, dq) + j0 * dk_row
     dv = part_of(operands, DV, b, g, dq) + j0 * dv_row
     if partial and not (queries.is_finite and is_finite(k, k_row, m, D)):
-        _visible_pairs(problem, operands, b, g, j0, m, queries, k, k_row, dq, dk, dv)
+        _add_visible(problem, operands, b, g, j0, m, queries, k, k_row, dq, dk, dk_row, dv, dv_row)
         return
     w = lanes(dq)
     multiply(rows, v_width, weights, 1, KEYS, queries.dout, v_width, m, v_width // w, count, False)
-    write_rows(dv, dv_row, rows, v_width, m, Dv, 1.0)
+    fits = write_rows(dv, dv_row, rows, v_width, m, Dv, 1.0)
     multiply(rows, d_width, dscores, 1, KEYS, queries.q, d_width, m, d_width // w, count, False)
-    write_rows(dk, dk_row, rows, d_width, m, D, problem.scale)
+    if not (write_rows(dk, dk_row, rows, d_width, m, D, problem.scale) and fits):
+        operands[UNFIT] = 1
     if d_width != D:
         pack(queries.packed, d_width, k, k_row, m, D)
         k, k_row = queries.packed, d_width
@@ -230,22 +231,23 @@ def _score_gradients(problem, queries, first, head, tile, k, k_row, v, v_row):
     if head.dropout > 0.0:
         drop(dscores, head, tile)
     for i in range(tile.n):
-        lse, delta = queries.lse[first + i], queries.delta[first + i]
-        rest = queries.rest[first + i]
+        base, log_sum = queries.base[first + i], queries.log_sum[first + i]
+        delta = queries.delta[first + i]
         for c in range(i * KEYS, i * KEYS + tile.m, w):
-            score = load(weights + c)
-            weight = exp2_nonpositive(fma(score, head.factor, -lse) - rest)
-            dscore = weight * (load(dscores + c) - delta)
-            # Hidden keys, and rows that see nothing; also where a hidden value is NaN.
-            hidden = score == -np.inf
-            store(weights + c, select(hidden, 0.0, weight))
-            store(dscores + c, select(hidden, 0.0, dscore))
+            score, dweight = load(weights + c), load(dscores + c)
+            # Masked: hidden keys, and rows that see nothing.
+            weight, dscore = weight_and_dscore(
+                score, dweight, base, log_sum, delta, head.factor, True
+            )
+            store(weights + c, weight)
+            store(dscores + c, dscore)
         _clear(weights + i * KEYS, tile.m)
         _clear(dscores + i * KEYS, tile.m)
     if head.dropout > 0.0:
         drop(weights, head, tile)
     if head.softcap > 0.0:
-        multiply_elements(dscores, slopes, tile.n * KEYS)
+        for row in range(0, tile.n * KEYS, KEYS):  # there are no slopes past a row's end
+            multiply_elements(dscores + row, slopes + row, tile.m)
 
 
 @inner
@@ -256,26 +258,30 @@ def _clear(row, m):
 
 
 @inner
-def _visible_pairs(problem, operands, b, g, j0, m, queries, k, k_row, dq, dk, dv):
+def _add_visible(problem, operands, b, g, j0, m, queries, k, k_row, dq, dk, dk_row, dv, dv_row):
     """Write a tile pair by pair, where NaN or infinity must not pass through a hidden pair."""
     T, D, Dv, group = problem.T, problem.D, problem.Dv, problem.H // problem.G
-    dk_row, dv_row = step_of(operands, DK, 2), step_of(operands, DV, 2)
-    for j in range(m):
-        for d in range(D):
-            dk[j * dk_row + d] = 0.0
-        for e in range(Dv):
-            dv[j * dv_row + e] = 0.0
-        for query in range(group * T):
-            head = head_of(problem, operands, b, g * group + query // T, dq)
-            if visible(head.rule, query % T, j0 + j):
-                weight = queries.weights[query * KEYS + j]
-                dscore = queries.dscores[query * KEYS + j]
-                for e in range(Dv):
-                    at = j * dv_row + e
-                    dv[at] = dv[at] + weight * queries.dout[query * queries.v_width + e]
-                for d in range(D):
-                    at = j * dk_row + d
-                    from_q = problem.scale * queries.q[query * queries.q_width + d]
-                    dk[at] = dk[at] + dscore * from_q
-                    at = query * queries.q_width + d
-                    dq[at] = dq[at] + dscore * k[j * k_row + d]
+    d_width, v_width, rows = queries.q_width, queries.v_width, queries.rows
+    fill(rows, m * v_width, 0.0)
+    for member in range(group):
+        weights, rule, tile = _pairs(problem, operands, b, g, member, j0, m, queries.weights)
+        dout = Rows(queries.dout + member * T * v_width, v_width, 0)
+        add_visible(Rows(rows, 0, v_width), weights, dout, Dv, rule, tile)
+    write_rows(dv, dv_row, rows, v_width, m, Dv, 1.0)
+    fill(rows, m * d_width, 0.0)
+    for member in range(group):
+        dscores, rule, tile = _pairs(problem, operands, b, g, member, j0, m, queries.dscores)
+        q = Rows(queries.q + member * T * d_width, d_width, 0)
+        add_visible(Rows(rows, 0, d_width), dscores, q, D, rule, tile)
+        own = Rows(dq + member * T * d_width, d_width, 0)
+        add_visible(own, dscores, Rows(k, 0, k_row), D, rule, tile)
+    write_rows(dk, dk_row, rows, d_width, m, D, problem.scale)
+
+
+@inner
+def _pairs(problem, operands, b, g, member, j0, m, values):
+    """Return one head's part of a tile of ``values``, its rule and its tile."""
+    T, h = problem.T, g * (problem.H // problem.G) + member
+    rule = head_of(problem, operands, b, h, values).rule
+    tile = tile_of(rule, b, h, 0, T, j0, m, KEYS, False)
+    return Rows(values + member * T * KEYS, KEYS, 1), rule, tile

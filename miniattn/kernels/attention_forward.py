@@ -17,7 +17,7 @@ Dao. "FlashAttention-2" (2023), section 3.1.
 import numpy as np
 
 from miniattn.kernels._runtime import inner, task
-from miniattn.kernels.arguments import LSE, OUT, K, Problem, Q, V, part_of, problem_of, step_of
+from miniattn.kernels.arguments import OUT, UNFIT, K, Problem, Q, V, part_of, problem_of, step_of
 from miniattn.kernels.masking import (
     GROUP,
     HIDDEN,
@@ -26,26 +26,21 @@ from miniattn.kernels.masking import (
     first_key,
     keys_seen,
     tile_of,
-    visible,
+)
+from miniattn.kernels.online import (
+    Rows,
+    add_visible,
+    far_from_overflow,
+    overflows,
+    power,
+    raise_tops,
+    share_of,
+    write_stats,
 )
 from miniattn.kernels.products import multiply_keys, multiply_queries
 from miniattn.kernels.queue import take
-from miniattn.kernels.scores import LN_2, drop, finish_scores, head_of
-from miniattn.kernels.simd import (
-    LANES,
-    any_true,
-    exp2_nonpositive,
-    fma,
-    lanes,
-    load,
-    log,
-    maximum,
-    registers,
-    select,
-    splat,
-    store,
-    store_first,
-)
+from miniattn.kernels.scores import drop, finish_scores, head_of
+from miniattn.kernels.simd import any_true, lanes, load, splat, store
 from miniattn.kernels.tiles import (
     ROW_GROUP,
     fill,
@@ -53,16 +48,19 @@ from miniattn.kernels.tiles import (
     pack,
     pack_transposed,
     round_up,
+    sum_of_squares,
+    write_rows,
 )
 
 QUERIES = 64  # of one piece of work
 KEYS = 64  # of one tile
-_DOUBLES = 2 * QUERIES // LANES  # registers that QUERIES numbers fill in double precision
 
 
 @task
 def forward(sizes, factors, operands, queue, scratch):
-    """Write out and lse, the log-sum-exp of each row of scores (-inf for an empty row).
+    """Write out, lse (the log-sum-exp of each row of scores, -inf for an empty row) and its parts.
+
+    Where finite numbers led to others, the operands are UNFIT.
 
     Parameters
     ----------
@@ -118,6 +116,8 @@ def _block(problem, operands, b, h, i0, scratch):
     v_packed = decay + width
 
     pack_transposed(packed, width, q + i0 * q_row, q_row, n, D)
+    narrow = n > D
+    squares = sum_of_squares(q + i0 * q_row, q_row, n, D) if narrow else 0.0
     fill(top, width, -np.inf)
     fill(total, width, 0.0)
     fresh = True  # o holds nothing yet
@@ -127,7 +127,11 @@ def _block(problem, operands, b, h, i0, scratch):
         tile = tile_of(head.rule, b, h, i0, n, j0, m, width, True)
         if tile.kind == HIDDEN:
             continue
-        multiply_keys(s, k + j0 * k_row, k_row, packed, D, head.rule, tile)
+        k_tile = k + j0 * k_row
+        multiply_keys(s, k_tile, k_row, packed, D, head.rule, tile)
+        bounded = narrow and far_from_overflow(k_tile, k_row, m, D, squares)
+        if not bounded and overflows(s, head.rule, tile):
+            operands[UNFIT] = 1
         finish_scores(s, head, tile, slopes)
         exponentiate(s, head, tile, top, total, decay)
         if not fresh:
@@ -138,7 +142,8 @@ def _block(problem, operands, b, h, i0, scratch):
         if tile.kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
             if fresh:
                 fill(o, width * v_width, 0.0)
-            _add_visible(o, v_width, s, v_tile, v_row, Dv, head.rule, tile)
+            sums = Rows(o, v_width, 0)
+            add_visible(sums, Rows(s, 1, width), Rows(v_tile, 0, v_row), Dv, head.rule, tile)
         else:
             row = v_row
             if Dv != v_width:
@@ -149,66 +154,33 @@ def _block(problem, operands, b, h, i0, scratch):
     if fresh:
         fill(o, width * v_width, 0.0)
 
-    out = part_of(operands, OUT, b, h, scratch) + i0 * step_of(operands, OUT, 2)
-    _normalise(out, step_of(operands, OUT, 2), o, v_width, n, Dv, total)
-    write_lse(part_of(operands, LSE, b, h, scratch) + i0, top, total, n)
-
-
-@inner
-def write_lse(lse, top, total, n):
-    """Write ``lse = log(2^top total)``, -inf where a query saw nothing."""
-    sums = registers(_DOUBLES, np.float64)  # lse shall be rounded once, at the end
-    for i in range(n):
-        sums[i] = total[i] if total[i] != 0.0 else 1.0
-    for i in range(0, n, lanes(sums)):
-        store(sums + i, log(load(sums + i)))
-    for i in range(n):
-        lse[i] = top[i] * LN_2 + sums[i] if total[i] != 0.0 else -np.inf
+    out_row = step_of(operands, OUT, 2)
+    out = part_of(operands, OUT, b, h, scratch) + i0 * out_row
+    if not _normalise(out, out_row, o, v_width, n, Dv, top, total):
+        operands[UNFIT] = 1
+    write_stats(problem, operands, b, h, i0, n, top, total)
 
 
 @inner
 def exponentiate(s, head, tile, top, total, decay):
-    """Replace scores by ``exp2(factor score - top)``; bring the maxima and sums up to date.
+    """Replace scores by ``exp(s - m)``; bring the maxima and sums up to date.
 
-    What the bounds of the mask leave out is left alone.
-
-    ``decay`` receives ``exp2(old top - new top)``, by which older sums are multiplied.
+    What the bounds of the mask leave out is left alone. ``decay`` receives what older sums are
+    multiplied by.
     """
     w, width, factor = lanes(s), tile.width, head.factor
     fill(s + tile.m * width, (round_up(tile.m, 4) - tile.m) * width, -np.inf)
     for c in range(0, width, w):
         start, stop = keys_seen(head.rule, tile, c // GROUP * GROUP, GROUP)
-        base, ratio = raise_top(s, head, tile, top, decay, c, start, stop)
+        base, ratio = raise_tops(s, head, tile, top, c, start, stop)
+        store(decay + c, ratio)
         added = splat(0.0, s)
         for r in range(start, stop):
             p = s + (r * width + c)
-            weight = exp2_nonpositive(fma(load(p), factor, -base))
+            weight = power(load(p), base, factor)
             store(p, weight)
             added = added + weight
         store(total + c, load(total + c) * ratio + added)
-
-
-@inner
-def raise_top(s, head, tile, top, decay, c, start, stop):
-    """Bring the maxima of a vector of queries up to date with the rows ``start <= r < stop``.
-
-    Returns what is to be subtracted from scores, and what is left in ``decay``.
-    """
-    width = tile.width
-    old = load(top + c)
-    peak = splat(-np.inf, s)
-    for r in range(start, stop, 4):  # in fours: a chain of maxima waits 4 cycles for each
-        p = s + (r * width + c)
-        first = maximum(load(p), load(p + width))
-        second = maximum(load(p + 2 * width), load(p + 3 * width))
-        peak = maximum(maximum(first, second), peak)
-    peak = maximum(peak * head.factor, old)
-    # A row that has seen nothing so far: -inf - (-inf) would be NaN.
-    base = select(peak == -np.inf, 0.0, peak)
-    ratio = exp2_nonpositive(old - base)
-    store(top + c, peak)
-    store(decay + c, ratio)
-    return base, ratio
 
 
 @inner
@@ -224,28 +196,11 @@ def _rescale(o, n, v_width, decay):
 
 
 @inner
-def _add_visible(o, v_width, s, v, v_row, Dv, rule, tile):
-    """Add weighted values key by key, for a tile whose values hold NaN or infinity.
-
-    A hidden key has weight 0, and 0 * NaN = NaN would carry its value into every query's sum.
-    """
-    for i in range(tile.n):
-        for j in range(tile.m):
-            if visible(rule, tile.i0 + i, tile.j0 + j):
-                weight = s[j * tile.width + i]
-                for e in range(Dv):
-                    o[i * v_width + e] = o[i * v_width + e] + weight * v[j * v_row + e]
-
-
-@inner
-def _normalise(out, out_row, o, v_width, n, Dv, total):
-    """Write ``out = o / total``, 0 where a query saw nothing."""
-    w = lanes(o)
+def _normalise(out, out_row, o, v_width, n, Dv, top, total):
+    """Write ``out = o / l``, 0 where a query saw nothing; return whether that is finite."""
+    finite = True
     for i in range(n):
-        factor = 1.0 / total[i] if total[i] != 0.0 else 0.0
-        for e in range(0, Dv, w):
-            value = load(o + (i * v_width + e)) * factor
-            if e + w <= Dv:
-                store(out + (i * out_row + e), value)
-            else:
-                store_first(out + (i * out_row + e), value, Dv - e)
+        factor = share_of(total[i], top[i])
+        if not write_rows(out + i * out_row, 0, o + i * v_width, 0, 1, Dv, factor):
+            finite = False
+    return finite

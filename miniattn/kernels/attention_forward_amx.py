@@ -15,7 +15,6 @@ import numpy as np
 from miniattn.kernels._runtime import inner, task
 from miniattn.kernels.amx import BLOCK, CHUNK, PARTS, configure, release, store_parts
 from miniattn.kernels.arguments import (
-    LSE,
     OUT,
     UNFIT,
     K,
@@ -26,7 +25,7 @@ from miniattn.kernels.arguments import (
     problem_of,
     step_of,
 )
-from miniattn.kernels.attention_forward import QUERIES, raise_top, write_lse
+from miniattn.kernels.attention_forward import QUERIES
 from miniattn.kernels.block_products import (
     chunk_rows,
     hide_rest,
@@ -45,13 +44,12 @@ from miniattn.kernels.blocks import (
 )
 from miniattn.kernels.kept import KEYS, Kept, find, kept_in, kept_size
 from miniattn.kernels.masking import HIDDEN, Tile, end_of_keys, first_key, tile_of
+from miniattn.kernels.online import base_of, power, raise_tops, share_of, write_stats
 from miniattn.kernels.queue import take
 from miniattn.kernels.scores import finish_scores, head_of, kept
 from miniattn.kernels.simd import (
     aligned,
     any_true,
-    exp2_nonpositive,
-    fma,
     load,
     select,
     splat,
@@ -97,7 +95,7 @@ class Room(NamedTuple):
 
 @task
 def forward(sizes, factors, operands, queue, scratch):
-    """Write out and lse, or that operands are UNFIT; arguments as in `attention_forward`."""
+    """Write what `attention_forward.forward` does; arguments as there."""
     problem = problem_of(sizes, factors)
     blocks = (problem.T + QUERIES - 1) // QUERIES
     room = _room(problem, aligned(scratch))
@@ -206,12 +204,13 @@ def _block(problem, operands, b, h, i0, room):
     if fresh:
         fill(o, width * v_blocks * BLOCK, 0.0)
 
-    write_lse(part_of(operands, LSE, b, h, s) + i0, room.top, room.total, n)
+    write_stats(problem, operands, b, h, i0, n, room.top, room.total)
     for i in range(n):
-        room.decay[i] = 1.0 / room.total[i] if room.total[i] != 0.0 else 0.0
+        room.decay[i] = share_of(room.total[i], room.top[i])
     out_row = step_of(operands, OUT, 2)
     out = part_of(operands, OUT, b, h, s) + i0 * out_row
-    write_turned(out, out_row, o, width, n, Dv, room.decay)
+    if not write_turned(out, out_row, o, width, n, Dv, room.decay):
+        operands[UNFIT] = 1
 
 
 @inner
@@ -235,11 +234,12 @@ def _packed_tile(problem, operands, b, h, j0, kept):
 def _raise_tops(s, head, tile, room):
     """Bring the maxima of scores up to date, and the sums so far into their measure.
 
-    ``room.decay`` receives ``exp2(old top - new top)``, by which older sums are multiplied.
+    ``room.decay`` receives what older sums are multiplied by.
     """
     for c in range(0, tile.width, BLOCK):
         start, stop = chunk_rows(head.rule, tile, c)
-        _, ratio = raise_top(s, head, tile, room.top, room.decay, c, start, stop)
+        _, ratio = raise_tops(s, head, tile, room.top, c, start, stop)
+        store(room.decay + c, ratio)
         store(room.total + c, load(room.total + c) * ratio)
         store(room.added + c, splat(0.0, s))
 
@@ -258,20 +258,19 @@ def _list_blocks(blocks, rule, tile):
 
 @inner(forceinline=True)
 def _weigh(job, unit):
-    """Turn some scores into ``exp2(factor score - top)``, add them up, and pack them."""
+    """Turn some scores into ``exp(s - m)``, add them up, and pack them."""
     s, head, tile = job.s, job.head, job.tile
     chunks, width = chunks_of(tile.m), tile.width
     if unit < job.units:
         block, row = int(job.blocks[unit // UNITS]), unit % UNITS * ROWS
         c, j = block // chunks * BLOCK, block % chunks * CHUNK + row
-        peak = load(job.top + c)
-        base = select(peak == -np.inf, 0.0, peak)
+        base = base_of(load(job.top + c))
         place = job.p + (block * PARTS + row * BLOCK)
         p = s + (j * width + c)
         added = load(job.added + c)
         for r in range(ROWS):
-            low = exp2_nonpositive(fma(load(p + r * width), head.factor, -base))
-            high = exp2_nonpositive(fma(load(p + (r + BLOCK) * width), head.factor, -base))
+            low = power(load(p + r * width), base, head.factor)
+            high = power(load(p + (r + BLOCK) * width), base, head.factor)
             added = added + (low + high)
             if head.dropout > 0.0:
                 factor = 1.0 / (1.0 - head.dropout)

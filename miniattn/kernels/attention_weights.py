@@ -12,7 +12,7 @@ Each block of queries is walked over twice, first for the maxima and sums of its
 import numpy as np
 
 from miniattn.kernels._runtime import inner, task
-from miniattn.kernels.arguments import OUT, K, Problem, Q, part_of, problem_of, step_of
+from miniattn.kernels.arguments import OUT, UNFIT, K, Problem, Q, part_of, problem_of, step_of
 from miniattn.kernels.attention_forward import KEYS, QUERIES, exponentiate
 from miniattn.kernels.masking import (
     GROUP,
@@ -22,24 +22,19 @@ from miniattn.kernels.masking import (
     keys_seen,
     tile_of,
 )
+from miniattn.kernels.online import base_of, overflows, power, within_limit
 from miniattn.kernels.products import multiply_keys
 from miniattn.kernels.queue import take
 from miniattn.kernels.scores import finish_scores, head_of
-from miniattn.kernels.simd import (
-    exp2_nonpositive,
-    fma,
-    lanes,
-    load,
-    select,
-    splat,
-    store,
-)
+from miniattn.kernels.simd import lanes, load, select, splat, store
 from miniattn.kernels.tiles import ROW_GROUP, fill, pack_transposed, round_up
 
 
 @task
 def attention_map(sizes, factors, operands, queue, scratch):
     """Add the map of each batch row and head to the operand OUT, which is zero.
+
+    Where finite numbers led to others, the operands are UNFIT.
 
     OUT has the shape (B, H, rows, columns). The numbers of bins, ``problem.rows`` and
     ``problem.columns``, are at most T and S; bin r holds the queries
@@ -96,12 +91,16 @@ def _block(problem, operands, b, h, i0, n, scratch):
     fill(total, width, 0.0)
     stop = end_of_keys(head.rule, i0 + n)
     for adds in range(2):
+        if adds == 1 and not within_limit(problem, top, n):
+            operands[UNFIT] = 1
         for j0 in range(first_key(head.rule, i0, KEYS), stop, KEYS):
             m = min(KEYS, stop - j0)
             tile = tile_of(head.rule, b, h, i0, n, j0, m, width, True)
             if tile.kind == HIDDEN:
                 continue
             multiply_keys(s, k + j0 * k_row, k_row, packed, D, head.rule, tile)
+            if adds == 0 and overflows(s, head.rule, tile):
+                operands[UNFIT] = 1
             finish_scores(s, head, tile, slopes)
             if adds == 0:
                 exponentiate(s, head, tile, top, total, decay)
@@ -127,7 +126,7 @@ def _weigh(s, head, tile, top, total):
     for c in range(0, width, w):
         start, stop = keys_seen(head.rule, tile, c // GROUP * GROUP, GROUP)
         peak, whole = load(top + c), load(total + c)
-        base = select(peak == -np.inf, 0.0, peak)
+        base = base_of(peak)
         share = select(whole == 0.0, 0.0, 1.0 / whole)
         for r in range(start):
             store(s + (r * width + c), splat(0.0, s))
@@ -136,7 +135,7 @@ def _weigh(s, head, tile, top, total):
         for r in range(start, stop):
             p = s + (r * width + c)
             score = load(p)
-            weight = exp2_nonpositive(fma(score, factor, -base)) * share
+            weight = power(score, base, factor) * share
             store(p, select(score == -np.inf, 0.0, weight))  # also in a row that NaN has spoilt
 
 

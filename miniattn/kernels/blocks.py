@@ -26,10 +26,9 @@ from miniattn.kernels.simd import (
     registers,
     splat,
     store,
-    store_first,
     transpose,
 )
-from miniattn.kernels.tiles import round_up
+from miniattn.kernels.tiles import round_up, write_rows
 
 # What may be split in three: the largest number of a tile is within these bounds, or 0. Products of
 # two such numbers, and their last parts, keep clear of both ends of float32.
@@ -215,17 +214,19 @@ def finish(work, job, unit, units):
 
 @inner
 def write_turned(target, row, source, width, n, columns, factors):
-    """Write ``target[i, e] = factors[i] * source[e, i]`` for ``n`` rows of the user's memory."""
+    """Write ``target[i, e] = factors[i] * source[e, i]`` for ``n`` rows of the user's memory.
+
+    Returns whether all of it is finite.
+    """
     square = registers(BLOCK, source)
+    finite = True
     for i in range(0, n, BLOCK):
         factor = load(factors + i)
         for e in range(0, columns, BLOCK):
             for r in range(BLOCK):
                 store(square + r * BLOCK, load(source + ((e + r) * width + i)) * factor)
             transpose(square, BLOCK, square, BLOCK, BLOCK)
-            for r in range(min(BLOCK, n - i)):
-                p = target + ((i + r) * row + e)
-                if e + BLOCK <= columns:
-                    store(p, load(square + r * BLOCK))
-                else:
-                    store_first(p, load(square + r * BLOCK), columns - e)
+            p, rows = target + (i * row + e), min(BLOCK, n - i)
+            if not write_rows(p, row, square, BLOCK, rows, min(BLOCK, columns - e), 1.0):
+                finite = False
+    return finite

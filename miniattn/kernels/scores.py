@@ -1,8 +1,7 @@
 """Scores of one tile, after the product q·k: softcap, bias, mask; and what dropout removes.
 
-Exponentials are taken in base 2, ``exp(s) = exp2(log2(e) s)``, and the factor log2(e) comes in
-together with the scale. Where nothing stands between the product and the exponential, the factor
-is left to the latter, a multiply-add that rounds once: `Head.factor`.
+Where nothing stands between the product and the exponential, the scale is left to the latter, which
+multiplies differences of scores anyway: `Head.factor`. See `online`.
 """
 
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from miniattn.kernels.simd import (
     iota,
     lanes,
     load,
+    maximum,
     registers,
     select,
     splat,
@@ -27,7 +27,6 @@ from miniattn.kernels.simd import (
 )
 
 LOG2_E = 1.4426950408889634
-LN_2 = 0.6931471805599453
 
 
 class Head(NamedTuple):
@@ -42,30 +41,28 @@ class Head(NamedTuple):
     dropout: float
     key: tuple[Any, Any]
     scale: float
+    """What products are multiplied by at once, 1 where that is left to ``factor``."""
     factor: float
-    """What scores are still to be multiplied by, when finished, to be in base 2."""
+    """What differences of finished scores are to be multiplied by, to be powers of 2."""
 
 
 @inner
 def head_of(problem, operands, b, h, like):
     """Return the `Head` of batch row ``b`` and head ``h``."""
-    scale = problem.scale * LOG2_E
-    # A maximum of products is one of scores only where the factor is positive.
-    plain = scale > 0.0 and problem.softcap == 0.0 and not given(operands, BIAS)
     key = np.uint32(0), np.uint32(0)
     if problem.dropout > 0.0:
         key = stream_key(operands[SEED], b, h)
     return Head(
         rule_of(operands, problem.S, b, h),
-        problem.softcap * LOG2_E,
+        problem.softcap,
         part_of(operands, BIAS, b, h, like),
         step_of(operands, BIAS, 2),
         step_of(operands, BIAS, 3),
         given(operands, BIAS),
         problem.dropout,
         key,
-        scale,
-        scale if plain else 1.0,
+        problem.scale / problem.unit,
+        problem.unit * LOG2_E,
     )
 
 
@@ -77,7 +74,7 @@ def finish_scores(scores, head, tile, slopes):
     """
     if head.softcap > 0.0:
         _cap(scores, head, tile, slopes)
-    elif head.factor != head.scale:
+    elif head.scale != 1.0:
         _scale(scores, head.scale, tile)
     if head.has_bias:
         _add_bias(scores, head, tile)
@@ -91,7 +88,14 @@ def _scale(scores, factor, tile):
     for r in range(rows):
         for c in range(0, columns, lanes(scores)):
             at = r * tile.width + c
-            store(scores + at, load(scores + at) * factor)
+            store(scores + at, _not_below(load(scores + at) * factor))
+
+
+@inner
+def _not_below(v):
+    """Return the least finite number for -inf, which would pass for a hidden score."""
+    least = -3.4028234663852886e38 if lanes(v) == LANES else -1.7976931348623157e308
+    return maximum(least, v)
 
 
 @inner
@@ -119,7 +123,9 @@ def _add_bias(scores, head, tile):
             read_square(square, bias, i_step, j_step, tile, r, n, c, _as_it_is)
             for row in range(n):
                 p = scores + ((r + row) * tile.width + c)
-                store(p, fma(load(square + row * w), LOG2_E, load(p)))
+                entry = load(square + row * w)
+                # A finite number hides nothing, however far below the others it is.
+                store(p, select(entry == -np.inf, entry, _not_below(load(p) + entry)))
 
 
 @inner

@@ -144,16 +144,52 @@ def is_finite(source, row, n, depth):
 
 
 @inner
+def sum_of_squares(source, row, n, depth):
+    """Return the sum of the squares of rows of the user's memory, taken in fours."""
+    zero = one = two = three = splat(0.0, source)
+    for i in range(0, n - n % 4, 4):
+        for d in range(0, depth, lanes(source)):
+            p, left = source + (i * row + d), depth - d
+            zero = _add_square(p, left, zero)
+            one = _add_square(p + row, left, one)
+            two = _add_square(p + 2 * row, left, two)
+            three = _add_square(p + 3 * row, left, three)
+    for i in range(n - n % 4, n):
+        for d in range(0, depth, lanes(source)):
+            zero = _add_square(source + (i * row + d), depth - d, zero)
+    return horizontal_sum((zero + one) + (two + three))
+
+
+@inner
+def _add_square(p, n, total):
+    """Add the squares of the first ``n`` numbers of a vector."""
+    v = load(p) if n >= lanes(p) else load_first(p, n)
+    return fma(v, v, total)
+
+
+@inner
 def write_rows(target, row, source, width, n, columns, factor):
-    """Write ``target = factor * source`` for ``n`` rows of the user's memory."""
+    """Write ``target = factor * source`` for ``n`` rows of the user's memory.
+
+    Returns whether all of it is finite.
+    """
     w = lanes(source)
+    total = splat(0.0, source)  # as in `is_finite`
     for i in range(n):
         for e in range(0, columns, w):
             value = load(source + (i * width + e)) * factor
-            if e + w <= columns:
-                store(target + (i * row + e), value)
-            else:
-                store_first(target + (i * row + e), value, columns - e)
+            total = fma(value, 0.0, total)
+            store_part(target + (i * row + e), value, columns - e)
+    return not any_true(total != total)
+
+
+@inner
+def store_part(p, value, n):
+    """Write a vector to the user's memory, which has room for ``n`` numbers there, if not more."""
+    if n >= lanes(value):
+        store(p, value)
+    else:
+        store_first(p, value, n)
 
 
 @inner

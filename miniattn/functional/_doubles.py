@@ -1,0 +1,72 @@
+"""Calls of attention whose numbers float32 cannot hold on the way: done in float64, then rounded.
+
+Scores of 1e39 from queries and keys of 1e20, sums of values near the end of float32, scores so
+large that their rounding shows in the weights: a kernel notices what finite numbers led to, and
+says that its operands are unfit. Then the call is done again in float64. Numbers that were given as
+NaN or infinity take the same way, and give what they would have given.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miniattn import masks
+from miniattn.functional import _plan
+from miniattn.functional._plan import Kind, Options, execute
+
+Array: TypeAlias = NDArray[Any]
+
+_EXTREME = 2.0**100  # factors beyond it, or below its inverse, are for float64
+
+
+def run(
+    kind: Kind,
+    arrays: dict[str, Array],
+    written: list[str],
+    options: Options,
+    mask: masks.Mask | None,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """Run a call on its operands, of which those named ``written`` hold zeros or nothing yet.
+
+    Returns the operands that the kernels worked on: ``arrays``, or copies of them in float64, of
+    which ``arrays`` then received what was written, rounded.
+    """
+    if arrays["q"].dtype == np.float64:
+        execute(kind, arrays, options, mask, seed)
+    elif _is_extreme(options) or not execute(kind, arrays, options, mask, seed):
+        return run_in_doubles(kind, arrays, written, options, mask, seed)
+    return arrays
+
+
+def run_in_doubles(
+    kind: Kind,
+    arrays: dict[str, Array],
+    written: list[str],
+    options: Options,
+    mask: masks.Mask | None,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """Do the same for float32 operands in float64."""
+    doubles = {
+        name: np.zeros(x.shape) if name in written else np.ascontiguousarray(x, np.float64)
+        for name, x in arrays.items()
+    }
+    if kind is _plan.backward:  # out and stats, which were rounded, once more
+        forward = ("q", "k", "v", "bias", "out", "lse", "stats")
+        known = {name: doubles[name] for name in forward if name in doubles}
+        execute(_plan.forward, known, options, mask, seed)
+    execute(kind, doubles, options, mask, seed)
+    with np.errstate(over="ignore"):  # what the result itself has
+        for name in written:
+            arrays[name][...] = doubles[name]
+    return doubles
+
+
+def _is_extreme(options: Options) -> bool:
+    """Return whether a factor is too large or too small to be used in float32."""
+    scale, softcap = abs(options.scale), options.softcap
+    if scale != 0.0 and not 1.0 / _EXTREME < scale < _EXTREME:
+        return True
+    return softcap is not None and not 1.0 / _EXTREME < softcap < _EXTREME
