@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Shape = tuple[int, ...]
+from miniattn._typing import Array, Shape
+
 Class = TypeVar("Class", bound=type)
 
 ON = os.environ.get("MINIATTN_CHECK", "0") == "1"

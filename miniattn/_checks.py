@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from miniattn import _checking
+from miniattn._typing import Array
 
 _WORD = 2**63
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
-Array = NDArray[Any]
 T = TypeVar("T")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from miniattn._checks import Array
+from miniattn._typing import Array
 
 # Of a smooth function half the step leaves a quarter of the error; up to a half counts as less.
 SHRINKS = 0.5

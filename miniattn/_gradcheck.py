@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from miniattn import _checks
-from miniattn._checks import Array
 from miniattn._differences import Differences
+from miniattn._typing import Array
 
 __all__ = ["GradcheckError", "GradcheckReport", "gradcheck"]
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from miniattn._checks import Array
+from miniattn._typing import Array
 
 DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bool": "BOOL",

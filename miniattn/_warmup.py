@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from miniattn import _checks
+from miniattn._typing import Array
 
 __all__ = ["warmup"]
 
@@ -94,13 +95,13 @@ def _call(name: str, *args: Any, **kwargs: Any) -> Any:
     return getattr(functional, name)(*args, **kwargs)
 
 
-def _add(x: _checks.Array) -> None:
+def _add(x: Array) -> None:
     from miniattn.functional._elementwise import add
 
     add(x, x)
 
 
-def _adam_step(data: _checks.Array) -> None:
+def _adam_step(data: Array) -> None:
     from miniattn import nn, optim
 
     parameter = nn.Parameter(data)
@@ -109,7 +110,7 @@ def _adam_step(data: _checks.Array) -> None:
     optim.Adam([parameter]).step()
 
 
-def _flow(weights: _checks.Array) -> None:
+def _flow(weights: Array) -> None:
     from miniattn import analysis
 
     analysis.flow([weights])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from miniattn import _checks, kernels
-from miniattn._checks import Array
+from miniattn._typing import Array
 
 __all__ = [
     "Links",

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 
 from miniattn import _checks, models, nn
-from miniattn._checks import Array
+from miniattn._typing import Array
 from miniattn.nn._members import members
 
 __all__ = ["Layout", "from_torch", "to_torch"]

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from miniattn import _checks, _safetensors
-from miniattn._checks import Array
 from miniattn._disk import replacing
+from miniattn._typing import Array
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "save"]
 

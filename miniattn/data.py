@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from miniattn import _checks
-from miniattn._checks import Array
+from miniattn._typing import Array
 
 __all__ = ["IGNORED", "Batch", "Dataset", "Windows", "pad", "shuffled", "sorted_by_length", "stack"]
 

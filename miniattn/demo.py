@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn import models, optim, trace
-from miniattn._checks import Array
 from miniattn._command import output_folder, whole
+from miniattn._typing import Array
 from miniattn.training import Trainer
 
 SIDE = 8  # pixels a side

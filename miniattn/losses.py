@@ -10,8 +10,8 @@ import numpy as np
 
 import miniattn.functional as F
 from miniattn import _checks
-from miniattn._checks import Array
 from miniattn._context import context
+from miniattn._typing import Array
 from miniattn.data import IGNORED
 
 __all__ = ["MSE", "CrossEntropy", "Loss"]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniattn import _checks
+from miniattn._typing import Array, MaskLike
 
 __all__ = [
     "UNBOUNDED",
@@ -27,7 +28,6 @@ __all__ = [
     "window",
 ]
 
-Array: TypeAlias = NDArray[Any]
 PerRow: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]]
 
 UNBOUNDED = 2**40
@@ -357,7 +357,7 @@ def as_mask(mask: object) -> Mask | None:
     return _Dense(array)
 
 
-def lower(mask: object, B: int, H: int, T: int, S: int) -> Lowered:
+def lower(mask: MaskLike, B: int, H: int, T: int, S: int) -> Lowered:
     """Return the canonical form of a mask (anything `as_mask` takes) for these sizes.
 
     Raises

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from miniattn import _checks, kernels
-from miniattn._checks import Array
+from miniattn._typing import Array
 from miniattn.functional._arrays import kernel_input
 from miniattn.nn import Module, Parameter
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from miniattn import _checks
-from miniattn._checks import Array
+from miniattn._typing import Array
 from miniattn.masks import Mask, as_mask
 from miniattn.nn import Module, MultiHeadAttention, MultiHeadAttentionContext
 

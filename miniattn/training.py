@@ -22,8 +22,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from miniattn import _checks, checkpoint
-from miniattn._checks import Array
 from miniattn._disk import check_writable
+from miniattn._typing import Array
 from miniattn.checkpoint import Checkpoint, CheckpointError
 from miniattn.data import Batch, Dataset, batches, pad, shuffled, sorted_by_length
 from miniattn.losses import CrossEntropy, Loss

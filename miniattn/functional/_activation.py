@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 from miniattn import _checks
 from miniattn._context import context
-from miniattn.functional._arrays import Array
+from miniattn._typing import Array
 from miniattn.functional._elementwise import apply
 from miniattn.kernels import activation
 

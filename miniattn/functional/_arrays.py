@@ -6,12 +6,11 @@ it meets. Everything passes through here first, so that each kernel is compiled 
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
-Array = NDArray[Any]
+from miniattn._typing import Array
 
 
 def kernel_input(x: Array) -> Array:

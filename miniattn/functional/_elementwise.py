@@ -3,7 +3,8 @@
 import numpy as np
 
 from miniattn._memory import empty
-from miniattn.functional._arrays import Array, kernel_input
+from miniattn._typing import Array
+from miniattn.functional._arrays import kernel_input
 from miniattn.kernels import activation
 from miniattn.kernels._runtime import Task, get_num_threads
 from miniattn.kernels.launch import run

@@ -8,7 +8,8 @@ import numpy as np
 from miniattn import _checks
 from miniattn._context import context
 from miniattn._memory import empty
-from miniattn.functional._arrays import Array, kernel_input, rows
+from miniattn._typing import Array
+from miniattn.functional._arrays import kernel_input, rows
 from miniattn.functional._product import Sum, products
 from miniattn.kernels import columns
 from miniattn.kernels import linear as kernel_linear

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from miniattn._memory import empty
-from miniattn.functional._arrays import Array
+from miniattn._typing import Array, Shape
 from miniattn.kernels import matmul
 from miniattn.kernels._runtime import get_num_threads
 from miniattn.kernels.launch import run
@@ -16,7 +16,6 @@ WORTH_A_THREAD = 2**17  # multiply-adds: to wake a thread takes as long
 
 _NO_FACTORS = np.empty(0)
 
-Shape: TypeAlias = tuple[int, ...]
 Layout: TypeAlias = tuple[Shape, Shape]  # shape and strides
 # How many products a sum consists of, and the axes of what they are added to: 0 for nothing.
 Form: TypeAlias = tuple[int, int]

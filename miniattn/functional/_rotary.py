@@ -7,7 +7,8 @@ import numpy as np
 from miniattn import _checks
 from miniattn._context import context
 from miniattn._memory import empty
-from miniattn.functional._arrays import Array, rows
+from miniattn._typing import Array
+from miniattn.functional._arrays import rows
 from miniattn.kernels import rotary as rotary_kernel
 
 

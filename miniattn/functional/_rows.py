@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from miniattn._memory import scratch
-from miniattn.functional._arrays import Array
+from miniattn._typing import Array
 from miniattn.kernels._runtime import Task, get_num_threads
 from miniattn.kernels.launch import run
 from miniattn.kernels.rows import GRAIN, rows_per_piece

@@ -1,14 +1,10 @@
 """PyTorch's ``scaled_dot_product_attention`` by name, arguments and meaning."""
 
-from typing import Any, TypeAlias
-
 import numpy as np
-from numpy.typing import NDArray
 
 from miniattn import _checks, masks
+from miniattn._typing import Array
 from miniattn.functional._attention import attention
-
-Array: TypeAlias = NDArray[Any]
 
 
 def scaled_dot_product_attention(

@@ -10,8 +10,8 @@ import numpy as np
 from miniattn import _checks
 from miniattn._context import context
 from miniattn._memory import empty, empty_like
+from miniattn._typing import Array
 from miniattn.functional._arrays import (
-    Array,
     from_last_axis,
     kernel_input,
     rows,

@@ -7,7 +7,7 @@ import numpy as np
 
 import miniattn.functional as F
 from miniattn import _checks
-from miniattn._checks import Array
+from miniattn._typing import Array
 
 Prompts = Array | Sequence[int] | Sequence[Sequence[int]] | Sequence[Array]
 

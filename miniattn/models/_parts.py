@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from miniattn import _checks, nn
-from miniattn._checks import Array
+from miniattn._typing import Array
 
 Positions = Literal["sinusoidal", "learned", "rotary", "alibi"]
 PositionsLayer = nn.SinusoidalPositions | nn.LearnedPositions | None

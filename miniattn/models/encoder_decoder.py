@@ -10,8 +10,8 @@ from numpy.typing import DTypeLike
 
 import miniattn.functional as F
 from miniattn import _checks, masks, nn
-from miniattn._checks import Array
 from miniattn._context import context
+from miniattn._typing import Array
 from miniattn.models import _generate, _parts
 
 

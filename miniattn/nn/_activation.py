@@ -8,7 +8,7 @@ import numpy as np
 
 import miniattn.functional as F
 from miniattn import _checks
-from miniattn._checks import Array
+from miniattn._typing import Array
 from miniattn.nn._module import Module
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"]

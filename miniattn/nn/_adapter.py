@@ -11,8 +11,8 @@ from numpy.typing import DTypeLike
 
 import miniattn.functional as F
 from miniattn import _checks
-from miniattn._checks import Array
 from miniattn._context import context
+from miniattn._typing import Array
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation, activation_layer
 from miniattn.nn._container import Sequential

@@ -11,15 +11,13 @@ from numpy.typing import DTypeLike
 
 import miniattn.functional as F
 from miniattn import _checks, masks
-from miniattn._checks import Array
 from miniattn._context import context
+from miniattn._typing import Array, MaskLike
 from miniattn.nn import _init
 from miniattn.nn._cache import KVCache
 from miniattn.nn._linear import Linear, backward_together, forward_together
 from miniattn.nn._module import Module
 from miniattn.nn._positions import Rotary, alibi_bias, token_positions
-
-MaskLike = masks.Mask | Array | None
 
 
 class AttentionOptions(TypedDict, total=False):

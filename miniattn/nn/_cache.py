@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from miniattn import _checks
-from miniattn._checks import Array
+from miniattn._typing import Array
 
 
 class KVCache:

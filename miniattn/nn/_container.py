@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn import _checks
-from miniattn._checks import Array
 from miniattn._context import context
+from miniattn._typing import Array
 from miniattn.nn._module import Module
 
 

@@ -7,13 +7,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from miniattn import _checks, masks
-from miniattn._checks import Array
 from miniattn._context import context
+from miniattn._typing import Array, MaskLike
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation
 from miniattn.nn._attention import (
     AttentionOptions,
-    MaskLike,
     MultiHeadAttention,
     MultiHeadAttentionContext,
 )

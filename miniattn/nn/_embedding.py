@@ -7,7 +7,7 @@ from numpy.typing import DTypeLike
 
 import miniattn.functional as F
 from miniattn import _checks
-from miniattn._checks import Array
+from miniattn._typing import Array
 from miniattn.nn import _init
 from miniattn.nn._module import Module, Parameter
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from miniattn import _checks
-from miniattn._checks import Array
+from miniattn._typing import Array
 
 
 def generator(rng: np.random.Generator | None) -> np.random.Generator:

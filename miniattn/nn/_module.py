@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from miniattn import _checks
-from miniattn._checks import Array
+from miniattn._typing import Array
 from miniattn.nn import _config, _members
 
 __all__ = ["Module", "Parameter"]

@@ -10,9 +10,9 @@ from numpy.typing import DTypeLike
 
 import miniattn.functional as F
 from miniattn import _checks
-from miniattn._checks import Array
 from miniattn._context import context
 from miniattn._memory import copy, empty_like
+from miniattn._typing import Array
 from miniattn.nn import _init
 from miniattn.nn._module import Module, Parameter
 

@@ -9,8 +9,8 @@ from numpy.typing import DTypeLike
 
 import miniattn.functional as F
 from miniattn import _checks
-from miniattn._checks import Array
 from miniattn._context import context
+from miniattn._typing import Array
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._module import Module
 from miniattn.nn._norm import LayerNorm, RMSNorm

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
 from matplotlib.colors import Colormap
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from miniattn import _checks
+from miniattn._typing import Array, MaskLike
 from miniattn.nn import Module, MultiHeadAttention
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, panel_titles
@@ -19,8 +20,6 @@ from miniattn.plot._source import edges, layers, real
 from miniattn.plot._text import Tokens
 from miniattn.trace import attention_contexts
 from miniattn.training import Callback, Trainer
-
-Array = NDArray[Any]
 
 MOST_CELLS = 256  # a side of a recorded map
 
@@ -35,7 +34,7 @@ def animate(
     fps: float = 8.0,
     hold: float = 1.0,
     dpi: float = 100.0,
-    mask: object = None,
+    mask: MaskLike = None,
     scale: _grid.Scale = "linear",
     cmap: str | Colormap | None = None,
     vmax: float | None = None,

@@ -9,9 +9,9 @@ from matplotlib.backend_bases import RendererBase
 from matplotlib.colors import Colormap, Normalize, to_rgba
 from matplotlib.image import AxesImage
 from matplotlib.transforms import Affine2D, Bbox
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from miniattn._typing import Array
+
 Reduce = Callable[[Array, Array, int], Array]
 """(cells, where each run begins, axis) -> one cell for each run."""
 

@@ -5,9 +5,10 @@ from typing import Any, TypedDict, Unpack, overload
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from miniattn import _checks
+from miniattn._typing import Array, MaskLike
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, figure, inches
 from miniattn.plot._maps import attention_map, both_labels
@@ -15,8 +16,6 @@ from miniattn.plot._source import Layer, one_head, one_layer, real
 from miniattn.plot._text import Tokens
 from miniattn.plot._ticks import label_axes, room
 from miniattn.trace import Trace
-
-Array = NDArray[Any]
 
 _BAR = 1.5  # inches that a colour bar and its labels take
 _LARGEST = 5.0  # inches of a side of either map
@@ -28,7 +27,7 @@ _FAINT = 0.02  # of the greatest gradient: what is smaller is not marked
 class GradientOptions(TypedDict, total=False):
     """The options of `gradient_map`."""
 
-    mask: object
+    mask: MaskLike
     layer: str | int | None
     head: int | None
     batch: int
@@ -70,7 +69,7 @@ def gradient_map(
     key_tokens: Tokens = None,
     *,
     ax: Axes | None = None,
-    mask: object = None,
+    mask: MaskLike = None,
     layer: str | int | None = None,
     head: int | None = None,
     batch: int = 0,

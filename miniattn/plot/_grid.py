@@ -10,16 +10,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import CenteredNorm, Colormap, LogNorm, Normalize
 from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path
-from numpy.typing import NDArray
 
 from miniattn import _checks
+from miniattn._typing import Array, MaskLike
 from miniattn.plot._canvas import framed, ink, lays_out, legend_beside, points, root, slot, steady
 from miniattn.plot._cells import NOT_FINITE, Cells, furthest, greatest, pooled
 from miniattn.plot._scales import SCALES as SCALES
 from miniattn.plot._scales import Scale as Scale
 from miniattn.plot._source import Layer, heads
-
-Array = NDArray[Any]
 
 MOST_CELLS = 1024
 """Cells kept per side; more than a page shows, and a bound on the memory of a figure."""
@@ -34,7 +32,7 @@ CROSSED = 2_000
 class MapOptions(TypedDict, total=False):
     """What the functions that draw maps share."""
 
-    mask: object
+    mask: MaskLike
     layer: str | int | None
     head: int | None
     batch: int

@@ -5,7 +5,7 @@ import html as _markup
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from importlib import resources
@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniattn._disk import replacing
+from miniattn._typing import Array, MaskLike
 from miniattn.plot._cells import HIDDEN, greatest
 from miniattn.plot._source import Given, Head, Layer, heads, layers
 from miniattn.plot._text import Tokens, checked, text_of, visible
-
-Array = NDArray[Any]
 
 Labels: TypeAlias = tuple[tuple[str, ...], dict[int, str]]
 
@@ -87,7 +86,7 @@ def html(
     path: str | PathLike[str] | None = None,
     *,
     key_tokens: Tokens = None,
-    mask: object = None,
+    mask: MaskLike | Mapping[str, MaskLike] = None,
     batch: int = 0,
     bits: int = 8,
     title: str = "Attention",

@@ -10,6 +10,7 @@ from matplotlib.patches import PathPatch
 from numpy.typing import ArrayLike
 
 from miniattn import _checks
+from miniattn._typing import MaskLike
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, axes_of
 from miniattn.plot._source import layers, real
@@ -20,7 +21,7 @@ _BAR = 1.2  # inches that the colour bar and its labels take
 class ImageOptions(TypedDict, total=False):
     """The options of `attention_on_image`."""
 
-    mask: object
+    mask: MaskLike
     alpha: float | None
     scale: _grid.Scale
     cmap: str | Colormap | None
@@ -50,7 +51,7 @@ def attention_on_image(
     image: ArrayLike | None = None,
     *,
     ax: Axes | None = None,
-    mask: object = None,
+    mask: MaskLike = None,
     alpha: float | None = None,
     scale: _grid.Scale = "linear",
     cmap: str | Colormap | None = None,

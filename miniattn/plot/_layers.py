@@ -10,16 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from miniattn import _checks, analysis
+from miniattn._typing import Array, MaskLike
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, figure, ink, legend_beside, points
 from miniattn.plot._source import Given, Head, heads, layers
 from miniattn.plot._text import em
 from miniattn.trace import Trace
 
-Array = NDArray[Any]
 MOST_CELLS = 256  # a side of one of many small maps
 
 
@@ -27,7 +26,7 @@ def attention_layers(
     weights: Given,
     *,
     batch: int = 0,
-    mask: object = None,
+    mask: MaskLike = None,
     scale: _grid.Scale = "linear",
     cmap: str | Colormap | None = None,
     vmax: float | None = None,

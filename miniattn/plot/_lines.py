@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from miniattn import _checks
+from miniattn._typing import Array
 from miniattn.plot import _grid
 from miniattn.plot._canvas import (
     Figure,
@@ -30,8 +31,6 @@ from miniattn.plot._source import one_layer, real
 from miniattn.plot._text import Tokens, em
 from miniattn.plot._ticks import label, room
 from miniattn.trace import Trace
-
-Array = NDArray[Any]
 
 _WIDTH = 3.2  # inches from the queries to the keys
 

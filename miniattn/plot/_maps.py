@@ -8,6 +8,7 @@ from matplotlib.colors import Colormap, Normalize
 from numpy.typing import ArrayLike
 
 from miniattn import _checks
+from miniattn._typing import MaskLike
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, axes_of, grid, inches, label_outer, panel_titles
 from miniattn.plot._grid import MapOptions, Scale
@@ -47,7 +48,7 @@ def attention_map(
     key_tokens: Tokens = None,
     *,
     ax: Axes | None = None,
-    mask: object = None,
+    mask: MaskLike = None,
     layer: str | int | None = None,
     head: int | None = None,
     batch: int = 0,
@@ -167,7 +168,7 @@ def attention_heads(
     tokens: Tokens = None,
     key_tokens: Tokens = None,
     *,
-    mask: object = None,
+    mask: MaskLike = None,
     layer: str | int | None = None,
     batch: int = 0,
     scale: Scale = "linear",

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, Normalize, to_rgb
 from matplotlib.patches import Patch, PathPatch
-from numpy.typing import NDArray
 
 from miniattn import _checks, masks
+from miniattn._typing import Array, MaskLike
 from miniattn.plot import _grid
 from miniattn.plot._canvas import (
     PALETTE,
@@ -29,8 +29,6 @@ from miniattn.plot._text import Tokens
 from miniattn.plot._ticks import label_axes, room
 from miniattn.plot._visible import visible_cells
 
-Array = NDArray[Any]
-
 _LEGEND = 2.6  # inches beside the map
 HATCHES = ("////", "\\\\\\\\", "....", "----", "||||", "oo")
 
@@ -45,7 +43,7 @@ class MaskOptions(TypedDict, total=False):
 
 @overload
 def mask(
-    mask: object,
+    mask: MaskLike,
     T: int | None = ...,
     S: int | None = ...,
     tokens: Tokens = ...,
@@ -58,7 +56,7 @@ def mask(
 
 @overload
 def mask(
-    mask: object,
+    mask: MaskLike,
     T: int | None = ...,
     S: int | None = ...,
     tokens: Tokens = ...,
@@ -70,7 +68,7 @@ def mask(
 
 
 def mask(
-    mask: object,
+    mask: MaskLike,
     T: int | None = None,
     S: int | None = None,
     tokens: Tokens = None,

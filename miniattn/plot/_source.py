@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from miniattn import _checks, masks
+from miniattn._typing import Array, MaskLike
 from miniattn.plot._text import Tokens
 from miniattn.plot._visible import visible_cells
 from miniattn.trace import Trace
 
-Array = NDArray[Any]
 Given: TypeAlias = Trace | ArrayLike | Mapping[str, ArrayLike] | Sequence[ArrayLike]
 
 SUM = 2e-3
@@ -85,7 +85,7 @@ def _stacked(x: Any) -> Array:
 def layers(
     given: Given,
     *,
-    mask: object = None,
+    mask: MaskLike | Mapping[str, MaskLike] = None,
     batch: int = 0,
     extent: tuple[int, int] | None = None,
     tokens: Tokens = None,

@@ -1,14 +1,12 @@
 """Which cells of a map hold any visible key, found without the T x S mask."""
 
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from miniattn._typing import Array
 from miniattn.masks import Lowered
-
-Array = NDArray[Any]
 
 _AT_ONCE = 64  # rows of a mask that exist at a time
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from miniattn import checkpoint, masks, plot
 from miniattn._disk import replacing
+from miniattn._typing import Array
 from miniattn.plot._scales import SCALES
 from miniattn.trace import Trace
 
-Array: TypeAlias = NDArray[Any]
 Layers: TypeAlias = dict[str, Array]  # (H, T, S) by name
 
 DPI = 200  # pixels an inch where --dpi is not given; in SVG and PDF, of the cells alone

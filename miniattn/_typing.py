@@ -1,0 +1,18 @@
+"""The types that signatures are written in: one name for one kind of thing."""
+
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # masks are written in these types themselves
+    from miniattn import masks
+
+Array: TypeAlias = NDArray[Any]
+"""An array whose dtype is checked when it comes: float32 or float64 unless something else is said.
+"""
+
+Shape: TypeAlias = tuple[int, ...]
+"""Sizes of the axes of an array."""
+
+MaskLike: TypeAlias = Union["masks.Mask", Array, None]
+"""What says which keys a query may attend to: a rule, a bool array (True = may attend), or all."""
