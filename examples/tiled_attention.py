@@ -5,7 +5,7 @@ tile: the greatest score so far (top), the sum of exp(score - top) so far (total
 values so weighted (o). Where a tile raises the maximum, both sums are multiplied by decay (online
 softmax). Backward, any weight is made again from top and log total. Names are those of
 ``miniattn/kernels``, which does the same 64 by 64, with the mask by its bounds, where NaN and
-infinity cannot pass a mask, and in vector registers.
+infinity cannot pass a mask, and in vector registers; its steps quote the lines of this file.
 
 The rest of the script runs it beside `miniattn.functional`, and shows the walk of three queries:
 

@@ -1,11 +1,14 @@
 """The examples' own parts: data makers, scores and head surgery. (CI runs the scripts whole.)"""
 
 import importlib.util
+import inspect
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import miniattn
 import miniattn.functional as F
 from miniattn import gradcheck, masks
 
@@ -174,3 +177,32 @@ def test_tiled_attention_walks_to_its_end(rng):
     assert [n for n, *_ in steps] == [128, 150]  # of the first tile it sees nothing
     np.testing.assert_allclose(steps[-1][3], out[0, 0, 149], rtol=1e-14, atol=1e-15)
     assert steps[0][1] <= steps[1][1]
+
+
+KERNELS = Path(miniattn.__file__).parent / "kernels"
+QUOTE = re.compile(r"^ *# tiled: (.+)$", re.M)
+
+
+def code_lines(function):
+    """Lines of code of a function of the tiled example, without comments."""
+    lines = inspect.getsource(getattr(load("tiled_attention"), function)).splitlines()
+    return {line.partition("  #")[0].strip() for line in lines}
+
+
+def quotes():
+    return {
+        quote for file in KERNELS.rglob("*.py") for quote in QUOTE.findall(file.read_text("utf-8"))
+    }
+
+
+def test_kernels_quote_what_the_tiled_example_says():
+    assert quotes() <= code_lines("sum_over_keys") | code_lines("backward")
+
+
+@pytest.mark.parametrize("function", ["sum_over_keys", "backward"])
+def test_every_step_of_the_tiled_example_is_quoted_by_a_kernel(function):
+    """Numbers that the walk computes: what has a name and is worked out in the loop over tiles."""
+    steps = "s weight dweight ds total o base decay log_sum share delta dq[rows] dk[tile] dv[tile]"
+    lines = {line for line in code_lines(function) if line.split(" ")[0] in steps.split()}
+    made = {line for line in lines if not line.endswith("np.zeros(len(q))")}
+    assert made - quotes() == set()

@@ -3,8 +3,8 @@
 The map: what to read first, and why.
 
 Before the first kernel, ``examples/tiled_attention.py``: tiles and the online softmax, forward and
-backward, in 90 lines of NumPy. The kernels do the same under the same names. ``docs/kernel.md`` has
-the pictures, and what was measured.
+backward, in 90 lines of NumPy. The kernels do the same under the same names, and quote its lines
+(``# tiled:``). ``docs/kernel.md`` has the pictures, and what was measured.
 
 1. `attention_forward`: one block of queries on its way over the tiles of keys. To read it: a task
    takes pieces of work (`queue`) until none is left; `arguments` takes its three tables apart.

@@ -282,6 +282,7 @@ def prepare_stats(problem, operands, b, h, i0, n, width, stats):
     read_stats(operands, b, h, i0, n, width, stats.base, stats.log_sum)
     for i in range(width):
         seen = stats.log_sum[i] != np.inf
+        # tiled: delta = (dout[rows] * out[rows]).sum(axis=1)
         stats.delta[i] = dot(dout + i * dout_row, out + i * out_row, problem.Dv) if seen else 0.0
 
 
@@ -332,8 +333,11 @@ def _backward_block(problem, block, dk, d_width, dv, v_width):
             pack(block.k_packed, d_width, k_tile, k_row, m, D)
             k_tile, k_row = block.k_packed, d_width
         rule, s, ds = block.head.rule, block.s, block.ds
+        # tiled: dv[tile] += weight.T @ dout[rows]
         add_to_keys(dv_tile, v_width, s, block.dout_rows, block.dout_row, rule, tile)
+        # tiled: dk[tile] += scale * (ds.T @ q[rows])
         add_to_keys(dk_tile, d_width, ds, block.q_rows, block.q_row, rule, tile)
+        # tiled: dq[rows] += scale * (ds @ k[tile])
         multiply_queries(block.dq, d_width, ds, k_tile, k_row, rule, tile, True)
 
 
@@ -347,7 +351,9 @@ def score_gradients(problem, block, tile):
     width, m = tile.width, tile.m
     s, ds, head = block.s, block.ds, block.head
     k, v = block.k + tile.j0 * block.k_row, block.v + tile.j0 * block.v_row
+    # tiled: s = scores(q[rows], k[tile], seen, scale)
     multiply_keys(s, k, block.k_row, block.q_packed, problem.D, head.rule, tile)
+    # tiled: dweight = dout[rows] @ v[tile].T
     multiply_keys(ds, v, block.v_row, block.dout_packed, problem.Dv, head.rule, tile)
     weigh(s, ds, head, tile, block.slopes, block.stats)
     padding = (round_up(m, ROW_GROUP) - m) * width

@@ -122,18 +122,22 @@ def _block(problem, operands, b, h, i0, scratch):
     fill(total, width, 0.0)
     fresh = True  # o holds nothing yet
     stop = end_of_keys(head.rule, i0 + n)
+    # tiled: for j0 in range(0, len(k), KEYS):
     for j0 in range(first_key(head.rule, i0, KEYS), stop, KEYS):
         m = min(KEYS, stop - j0)
         tile = tile_of(head.rule, b, h, i0, n, j0, m, width, True)
+        # tiled: if not visible[:, tile].any():
         if tile.kind == HIDDEN:
             continue
         k_tile = k + j0 * k_row
+        # tiled: s = scores(q, k[tile], visible[:, tile], scale)
         multiply_keys(s, k_tile, k_row, packed, D, head.rule, tile)
         bounded = narrow and far_from_overflow(k_tile, k_row, m, D, squares)
         if not bounded and overflows(s, head.rule, tile):
             operands[UNFIT] = 1
         finish_scores(s, head, tile, slopes)
         exponentiate(s, head, tile, top, total, decay)
+        # tiled: o = decay[:, None] * o + weight @ v[tile]
         if not fresh:
             _rescale(o, n, v_width, decay)
         if head.dropout > 0.0:
@@ -172,14 +176,17 @@ def exponentiate(s, head, tile, top, total, decay):
     fill(s + tile.m * width, (round_up(tile.m, 4) - tile.m) * width, -np.inf)
     for c in range(0, width, w):
         start, stop = keys_seen(head.rule, tile, c // GROUP * GROUP, GROUP)
+        # tiled: old, top = top, np.maximum(top, s.max(axis=1))
         base, ratio = raise_tops(s, head, tile, top, c, start, stop)
         store(decay + c, ratio)
         added = splat(0.0, s)
         for r in range(start, stop):
             p = s + (r * width + c)
+            # tiled: weight = np.exp(s - base[:, None])
             weight = power(load(p), base, factor)
             store(p, weight)
             added = added + weight
+        # tiled: total = decay * total + weight.sum(axis=1)
         store(total + c, load(total + c) * ratio + added)
 
 
@@ -200,6 +207,7 @@ def _normalise(out, out_row, o, v_width, n, Dv, top, total):
     """Write ``out = o / l``, 0 where a query saw nothing; return whether that is finite."""
     finite = True
     for i in range(n):
+        # tiled: share = np.divide(1.0, total, where=seen, out=np.zeros_like(total))
         factor = share_of(total[i], top[i])
         if not write_rows(out + i * out_row, 0, o + i * v_width, 0, 1, Dv, factor):
             finite = False

@@ -68,6 +68,8 @@ def raised(old, peak, factor):
     ``m' = max(m, peak)``, and ``exp(m - m')``.
     """
     top = maximum(peak, old)
+    # tiled: base = np.where(top == -np.inf, 0.0, top)
+    # tiled: decay = np.exp(old - base)
     base = base_of(top)
     return top, base, power(old, base, factor)
 
@@ -91,7 +93,9 @@ def weight_and_dscore(score, dweight, base, log_sum, delta, factor, masked):
     ``masked`` says whether something may be hidden: there both are 0, also where m, delta or what
     is hidden is NaN.
     """
+    # tiled: weight = np.exp((s - base[rows][:, None]) - log_sum[rows][:, None])
     weight = weight_of(score, base, log_sum, factor)
+    # tiled: ds = weight * (dweight - delta[:, None])
     dscore = weight * (dweight - delta)
     if masked:
         hidden = score == -np.inf
@@ -187,6 +191,7 @@ def write_stats(problem, operands, b, h, i0, n, top, total):
     log_sums = stats_of(operands, 1, b, h, top) + i0
     logs = registers(_DOUBLES, np.float64)  # each number shall be rounded once, at the end
     w = lanes(logs)
+    # tiled: log_sum = np.log(total, where=seen, out=np.full_like(total, np.inf))
     for i in range(n):
         logs[i] = total[i] if top[i] != -np.inf else 1.0
     for i in range(0, n, w):
