@@ -593,14 +593,14 @@ def _launch(task: Any, *roles: list[Array], factors: list[float]) -> None:
         return
     ends = _blocks(arrays)
     everything = [a for role in roles for a in role]
-    kernels.launch.run(
+    kernels.compile.launch.run(
         task,
         arrays[0].dtype,
-        min(ends[-1], kernels._runtime.get_num_threads()),
+        min(ends[-1], kernels.compile.settings.get_num_threads()),
         ends[-1],
         np.array([len(arrays), *ends, *(a.size for a in arrays)]),
         np.array(factors, np.float64),
-        np.array(kernels.tables.addresses(everything)),
+        np.array(kernels.compile.tables.addresses(everything)),
         everything,
     )
 

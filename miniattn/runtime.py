@@ -48,12 +48,12 @@ def set_num_threads(n: int) -> None:
     """
     n = thread_count("n", n)
     _blas().limit(limits=n)
-    kernels._runtime.set_num_threads(n)
+    kernels.compile.settings.set_num_threads(n)
 
 
 def get_num_threads() -> int:
     """Return how many threads the kernels use when this Python thread calls them."""
-    return kernels._runtime.get_num_threads()
+    return kernels.compile.settings.get_num_threads()
 
 
 @contextlib.contextmanager
@@ -85,11 +85,11 @@ def threads(n: int) -> Iterator[None]:
     n = thread_count("n", n)
     before = get_num_threads()
     with _blas().limit(limits=n):
-        kernels._runtime.set_num_threads(n)
+        kernels.compile.settings.set_num_threads(n)
         try:
             yield
         finally:
-            kernels._runtime.set_num_threads(before)
+            kernels.compile.settings.set_num_threads(before)
 
 
 def show_config() -> None:
@@ -115,7 +115,7 @@ def config() -> dict[str, str]:
         "processor": _processor(),
         "registers": _registers(),
         "threads": f"{get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",
-        "threading layer": str(kernels._threads.layer()),
+        "threading layer": str(kernels.compile.threads.layer()),
         "BLAS": _blas_libraries(),
         "compiled kernels": _compiled(),
     }
@@ -188,31 +188,33 @@ def _processors() -> str:
 
 
 def _registers() -> str:
-    from miniattn.kernels import _target
+    from miniattn.kernels.compile import target
 
     known = " ".join(
         name
         for name in ("avx", "avx2", "fma", "avx512f", "neon", "sve")
-        if name in _target.features()
+        if name in target.features()
     )
-    unit = _target.UNIT
+    unit = target.UNIT
     how = " (amx), emulated" if unit.emulated else " (amx)" if unit.used else ""
     return (
-        f"{_target.LANES} x float32, compiled for {_target.name()}"
+        f"{target.LANES} x float32, compiled for {target.name()}"
         + (f" with {known}" if known else "")
         + (f"; matrix unit{how}" if how else "")
     )
 
 
 def _compiled() -> str:
-    folder = kernels._cache.folder()
+    folder = kernels.compile.cache.folder()
     if folder is None:
         return "not kept"
     try:
-        found = kernels._cache.entries(folder)
+        found = kernels.compile.cache.entries(folder)
     except FileNotFoundError:
         found = []
     except OSError as error:
         return f"not kept: {error}"
-    sizes = [status.st_size for path, status in found if path.suffix == kernels._cache.SUFFIX]
+    sizes = [
+        status.st_size for path, status in found if path.suffix == kernels.compile.cache.SUFFIX
+    ]
     return f"{folder} ({len(sizes)} kernels, {sum(sizes) / 2**20:.1f} MB)"

@@ -11,20 +11,20 @@ from test_gradcheck import PAIRS
 
 import miniattn.functional as F
 from miniattn import _checking, _memory
-from miniattn.functional import _plan
-from miniattn.kernels import attention_forward
-from miniattn.kernels._runtime import task
-from miniattn.kernels.launch import run
-from miniattn.kernels.simd import address
-from miniattn.kernels.tables import addresses
+from miniattn.functional import _attention, _plan
+from miniattn.kernels.attention.vector import forward as attention_forward
+from miniattn.kernels.compile.launch import run
+from miniattn.kernels.compile.settings import task
+from miniattn.kernels.compile.tables import addresses
+from miniattn.kernels.registers import address
 
 NOTHING = np.empty(0)
 
 
 @pytest.fixture
 def fault(monkeypatch):
-    """Put something else in the place of what `_plan` works with; plans are made anew."""
-    yield lambda name, value: (monkeypatch.setattr(_plan, name, value), forget())
+    """Put something else in the place of what attention works with; plans are made anew."""
+    yield lambda name, value, home=_plan: (monkeypatch.setattr(home, name, value), forget())
     monkeypatch.undo()
     forget()
 
@@ -60,7 +60,7 @@ def test_strides_that_are_rounded(fault, rng, reverse, kind):
     q = rng.standard_normal((7, 4))
     records = np.zeros((7, 7), [("x", "f8"), ("kind", kind)])
     bias = records["x"][::-1, ::-1] if reverse else records["x"]
-    fault("strided", lambda x: x)
+    fault("strided", lambda x, rows=False: x, _attention)
     with pytest.raises(ValueError, match=r"strides: expected multiples of 8 bytes"):
         F.attention(q, q, q, bias=bias)
     fault("elements", lambda shape, strides, size: tuple(s // size for s in strides))

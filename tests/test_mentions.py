@@ -155,10 +155,12 @@ def test_what_a_docstring_mentions_exists(path):
 def test_the_map_of_the_kernels_names_every_file():
     folder = PACKAGE / "kernels"
     text = ast.get_docstring(ast.parse((folder / "__init__.py").read_bytes()))
-    files = {path.stem for path in folder.rglob("*.py")} - {"__init__"}
-    named = set(re.findall(r"`(\w+)`", text))
-    assert files - named == set()
-    assert named - files <= {"analysis"}
+    paths = [path for path in folder.rglob("*.py") if path.stem != "__init__"]
+    named = {*re.findall(r"`(\w+)`", text), *re.findall(r"`kernels/([\w/]+\.py)`", text)}
+    unnamed = {p for p in paths if not {p.stem, p.relative_to(folder).as_posix()} & named}
+    assert unnamed == set()
+    known = {form for p in paths for form in (p.stem, p.relative_to(folder).as_posix())}
+    assert named - known <= {"analysis"}
 
 
 @pytest.mark.parametrize(

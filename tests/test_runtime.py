@@ -11,16 +11,17 @@ from threadpoolctl import threadpool_info
 
 import miniattn as ma
 from miniattn import runtime
-from miniattn.kernels import _runtime, _threads
-from miniattn.kernels._runtime import kernel
+from miniattn.kernels.compile import settings as _runtime
+from miniattn.kernels.compile import threads as _threads
+from miniattn.kernels.compile.settings import kernel
 
 # A kernel of two lines, and what it should give.
 DOUBLE = """
 import os, threading
 import numba, numpy as np
 import miniattn as ma
-from miniattn.kernels import _threads
-from miniattn.kernels._runtime import kernel
+from miniattn.kernels.compile import threads as _threads
+from miniattn.kernels.compile.settings import kernel
 
 @kernel
 def double(x, y):
@@ -178,7 +179,7 @@ check()
 @needs_fork
 def test_a_fork_while_another_thread_is_in_a_kernel(python):
     code = """
-from miniattn.kernels import _runtime
+from miniattn.kernels.compile import settings as _runtime
 check()
 held, done = threading.Event(), threading.Event()
 def hold():
@@ -348,8 +349,8 @@ def test_warmup_compiles_every_kernel_and_keeps_it(python, unit):
 import importlib, pkgutil
 import miniattn as ma
 from miniattn import kernels
-from miniattn.kernels._runtime import Kernel
-from miniattn.kernels._target import UNIT
+from miniattn.kernels.compile.settings import Kernel
+from miniattn.kernels.compile.target import UNIT
 ma.warmup(progress=False)
 for module in pkgutil.iter_modules(kernels.__path__):
     if module.name == "peak":  # what benchmarks measure the others by; no operation needs it

@@ -158,7 +158,9 @@ class Machine:
     PATIENCE = 5.0  # seconds
 
     def __init__(self, threads: int) -> None:
-        from miniattn.kernels import peak, simd, tiles
+        from miniattn.kernels import peak
+        from miniattn.kernels import registers as simd
+        from miniattn.kernels.dense import panels as tiles
 
         self._library = Library("miniattn", sys.executable, threads)
         case = _cases.PEAK

@@ -14,7 +14,7 @@ from miniattn._memory import empty, zeros
 from miniattn.functional import _plan
 from miniattn.functional._doubles import run, run_in_doubles
 from miniattn.functional._plan import Options
-from miniattn.kernels.tables import strided
+from miniattn.kernels.compile.tables import strided
 
 Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]

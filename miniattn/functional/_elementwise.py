@@ -6,9 +6,9 @@ from miniattn._memory import empty
 from miniattn._typing import Array
 from miniattn.functional._arrays import kernel_input
 from miniattn.kernels import activation
-from miniattn.kernels._runtime import Task, get_num_threads
-from miniattn.kernels.launch import run
-from miniattn.kernels.tables import addresses
+from miniattn.kernels.compile.launch import run
+from miniattn.kernels.compile.settings import Task, get_num_threads
+from miniattn.kernels.compile.tables import addresses
 
 _NO_FACTORS = np.empty(0)
 

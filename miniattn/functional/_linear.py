@@ -11,8 +11,8 @@ from miniattn._memory import empty
 from miniattn._typing import Array
 from miniattn.functional._arrays import kernel_input, rows
 from miniattn.functional._product import Sum, products
-from miniattn.kernels import columns
-from miniattn.kernels import linear as kernel_linear
+from miniattn.kernels.dense import linear as kernel_linear
+from miniattn.kernels.rows import columns
 
 
 @context

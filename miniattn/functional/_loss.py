@@ -12,7 +12,7 @@ from miniattn._typing import Array
 from miniattn.functional._arrays import kernel_input, rows
 from miniattn.functional._rows import run_rows
 from miniattn.functional._softmax import slopes
-from miniattn.kernels import loss as kernels
+from miniattn.kernels.rows import loss as kernels
 
 
 @context

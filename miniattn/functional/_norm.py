@@ -10,7 +10,7 @@ from miniattn._memory import empty
 from miniattn._typing import Array
 from miniattn.functional._arrays import kernel_input, rows
 from miniattn.functional._rows import run_rows
-from miniattn.kernels import columns, norm
+from miniattn.kernels.rows import columns, norm
 
 
 @context

@@ -11,20 +11,15 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-import miniattn.kernels.attention_backward as backward_kernels
-import miniattn.kernels.attention_backward_amx as backward_amx_kernels
-import miniattn.kernels.attention_decode as decode_kernels
-import miniattn.kernels.attention_decode_backward as decode_backward_kernels
-import miniattn.kernels.attention_forward as forward_kernels
-import miniattn.kernels.attention_forward_amx as forward_amx_kernels
-import miniattn.kernels.attention_weights as map_kernels
 from miniattn import _checking, masks
 from miniattn._memory import empty, scratch
-from miniattn.kernels import simd
-from miniattn.kernels._runtime import get_num_threads
-from miniattn.kernels._target import UNIT
-from miniattn.kernels.amx import CHUNK
-from miniattn.kernels.arguments import (
+from miniattn.kernels import registers as simd
+from miniattn.kernels.attention import weights as map_kernels
+from miniattn.kernels.attention.decode import backward as decode_backward_kernels
+from miniattn.kernels.attention.decode import forward as decode_kernels
+from miniattn.kernels.attention.matrix import backward as backward_amx_kernels
+from miniattn.kernels.attention.matrix import forward as forward_amx_kernels
+from miniattn.kernels.attention.problem import (
     AXES,
     OPERANDS,
     SEED,
@@ -35,8 +30,13 @@ from miniattn.kernels.arguments import (
     UNFIT,
     Problem,
 )
-from miniattn.kernels.launch import run
-from miniattn.kernels.tables import address_of, elements
+from miniattn.kernels.attention.vector import backward as backward_kernels
+from miniattn.kernels.attention.vector import forward as forward_kernels
+from miniattn.kernels.compile.launch import run
+from miniattn.kernels.compile.settings import get_num_threads
+from miniattn.kernels.compile.tables import address_of, elements
+from miniattn.kernels.compile.target import UNIT
+from miniattn.kernels.registers.matrix_unit import CHUNK
 
 Array: TypeAlias = NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]

@@ -7,10 +7,10 @@ import numpy as np
 
 from miniattn._memory import empty
 from miniattn._typing import Array, Shape
-from miniattn.kernels import matmul
-from miniattn.kernels._runtime import get_num_threads
-from miniattn.kernels.launch import run
-from miniattn.kernels.tables import address_of, addresses, are_whole, elements
+from miniattn.kernels.compile.launch import run
+from miniattn.kernels.compile.settings import get_num_threads
+from miniattn.kernels.compile.tables import address_of, addresses, are_whole, elements
+from miniattn.kernels.dense import matmul
 
 WORTH_A_THREAD = 2**17  # multiply-adds: to wake a thread takes as long
 

@@ -7,11 +7,11 @@ import numpy as np
 
 from miniattn._memory import scratch
 from miniattn._typing import Array
-from miniattn.kernels._runtime import Task, get_num_threads
-from miniattn.kernels.launch import run
-from miniattn.kernels.rows import GRAIN, rows_per_piece
-from miniattn.kernels.tables import addresses
-from miniattn.kernels.writing import LARGE
+from miniattn.kernels.compile.launch import run
+from miniattn.kernels.compile.settings import Task, get_num_threads
+from miniattn.kernels.compile.tables import addresses
+from miniattn.kernels.rows.frame import GRAIN, rows_per_piece
+from miniattn.kernels.rows.writing import LARGE
 
 APART = 32  # numbers between the scratch memories of two threads, which would share a cache line
 

@@ -18,8 +18,8 @@ from miniattn.functional._arrays import (
     to_last_axis,
 )
 from miniattn.functional._rows import run_rows
-from miniattn.kernels import softmax as kernels
-from miniattn.kernels import softmax_columns as columns
+from miniattn.kernels.rows import softmax as kernels
+from miniattn.kernels.rows import softmax_columns as columns
 
 
 @context

@@ -6,28 +6,33 @@ Before the first kernel, ``examples/tiled_attention.py``: tiles and the online s
 backward, in 90 lines of NumPy. The kernels do the same under the same names, and quote its lines
 (``# tiled:``). ``docs/kernel.md`` has the pictures, and what was measured.
 
-1. `attention_forward`: one block of queries on its way over the tiles of keys. To read it: a task
-   takes pieces of work (`queue`) until none is left; `arguments` takes its three tables apart.
-   `masking` says which tiles are hidden, partial or full, `scores` what stands between a product
-   and its exponential, `online` is the mathematics: the online softmax and the gradient of a score,
-   for all units. `products` is the three shapes of product that a tile needs.
-2. `attention_backward`: the same walk, with weights computed again, and five products.
-3. `simd`: the vector registers that all of it is written in; its first page is enough.
-   `tiles` is what copies, packs and multiplies with them.
-4. Other ways to the same numbers. One query and a long cache: `attention_decode` and
-   `attention_decode_backward`. The matrix unit: `attention_forward_amx` and
-   `attention_backward_amx`, on `amx`, `blocks`, `block_products` and `kept`. The weights
-   themselves: `attention_weights`.
-5. Rows: `softmax` is the one to begin with, in frames that `softmax_rows`, `rows` and `writing`
-   hold; `softmax_columns` goes sideways. `norm` (huge rows: `norm_scaled`) and `loss` are of the
-   same kind; `columns` sums down. `activation` and `elementary`: numbers one by one. `rotary`,
-   `random` (what is dropped).
-6. `matmul` and `linear`: products of whole matrices. `optim`: all parameters in one launch. `flow`:
-   maximum flow, for `analysis`.
-7. Under all of them: `_runtime` (flags, locks: how a function becomes a kernel), `launch` (the one
-   parallel region), `tables` (how arrays lie, as kernels are told), `_threads` (whose threads),
-   `_target` (which processor), `_compiler` and `_cache` (compiled once, kept on disk). `peak`
-   measures the machine.
+1. `kernels/attention/vector/forward.py`: queries of one head on their way over the tiles of keys.
+   To read it: a task takes pieces of work (`kernels/compile/queue.py`) until none is left;
+   `kernels/attention/problem.py` takes its three tables apart. `kernels/attention/masking.py` says
+   which tiles are hidden, partial or full, `kernels/attention/scores.py` what stands between a
+   product and its exponential, `kernels/attention/online.py` has the mathematics of softmax as
+   tiles come in, and `kernels/attention/vector/products.py` is the three shapes of product that a
+   tile needs.
+2. `kernels/attention/vector/backward.py`: the same walk, with weights computed again, and five
+   products.
+3. `registers/`: the vector registers that all of it is written in; the first page is enough.
+   `types`, `memory`, `arithmetic`, `maths`, `lanes` and `product` have a subject each, `build` and
+   `tasks` are what they need. `kernels/dense/panels.py` copies, packs and multiplies.
+4. Other ways to the same numbers. One query and a long cache:
+   `kernels/attention/decode/forward.py` and `kernels/attention/decode/backward.py`. The matrix
+   unit: `kernels/attention/matrix/forward.py` and `kernels/attention/matrix/backward.py`, on
+   `kernels/registers/matrix_unit.py`, `squares`, `products` and `packed`. The weights themselves:
+   `kernels/attention/weights.py`.
+5. Rows: `kernels/rows/softmax.py` is the one to begin with, in frames that `softmax_rows`, `frame`
+   and `writing` hold; `softmax_columns` goes sideways. `norm` (huge rows: `norm_scaled`) and
+   `loss` are of the same kind; `columns` sums down. `activation` and `elementary`: numbers one by
+   one. `rotary`, `random` (what is dropped).
+6. `kernels/dense/matmul.py` and `kernels/dense/linear.py`: products of whole matrices. `optim`:
+   all parameters in one launch. `flow`: maximum flow, for `analysis`.
+7. Under all of them, `compile/`: `settings` (flags, locks: how a function becomes a kernel),
+   `launch` (the one parallel region), `tables` (how arrays lie, as kernels are told), `threads`
+   (whose threads), `target` (which processor), `compiler` and `cache` (compiled once, kept on
+   disk). `peak` measures the machine.
 """
 
 from typing import TYPE_CHECKING
@@ -35,10 +40,10 @@ from typing import TYPE_CHECKING
 from miniattn import _lazy
 
 if TYPE_CHECKING:  # imported at their first use, and Numba with them
-    from miniattn.kernels import _cache, _runtime, _threads, flow, launch, optim, tables
+    from miniattn.kernels import compile, flow, optim
 
 # What modules that are to be read without Numba ask for by attribute.
-__all__ = ["_cache", "_runtime", "_threads", "flow", "launch", "optim", "tables"]
+__all__ = ["compile", "flow", "optim"]
 
 if not TYPE_CHECKING:  # else every misspelt name would be one to a type checker
     __getattr__, __dir__ = _lazy.names(__name__, __all__, ())

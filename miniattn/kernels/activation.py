@@ -8,9 +8,9 @@ import inspect
 import math
 
 from miniattn.kernels import elementary
-from miniattn.kernels._runtime import inner, task
-from miniattn.kernels.queue import take
-from miniattn.kernels.simd import (
+from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.settings import inner, task
+from miniattn.kernels.registers import (
     address,
     lanes,
     load,
@@ -22,7 +22,7 @@ from miniattn.kernels.simd import (
     store,
     store_first,
 )
-from miniattn.kernels.simd import tanh as vector_tanh
+from miniattn.kernels.registers import tanh as vector_tanh
 
 # Elements of one piece of work. Up to this many are done by the calling thread: waking another
 # takes longer.

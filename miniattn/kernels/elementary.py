@@ -4,8 +4,8 @@ They are accurate to a few units in the last place of either dtype, also where t
 nothing is computed as 1 minus something close to 1.
 """
 
-from miniattn.kernels._runtime import inner
-from miniattn.kernels.simd import (
+from miniattn.kernels.compile.settings import inner
+from miniattn.kernels.registers import (
     LANES,
     absolute,
     exp2_nonpositive,

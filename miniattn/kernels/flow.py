@@ -14,7 +14,7 @@ Soviet Mathematics Doklady 11, 1970.
 import numba
 import numpy as np
 
-from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.compile.settings import inner, kernel
 
 # What is left of a capacity after many subtractions is not exactly 0; below this it counts as 0.
 EPSILON = 1e-12

@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from miniattn.kernels._runtime import inner, task
-from miniattn.kernels.queue import take
-from miniattn.kernels.simd import (
+from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.settings import inner, task
+from miniattn.kernels.registers import (
     address,
     fma,
     lanes,

@@ -6,10 +6,10 @@ of what is possible.
 
 import numba
 
-from miniattn.kernels._runtime import inner, kernel
-from miniattn.kernels.simd import lanes, load, load_first, pointer, product, store
-from miniattn.kernels.tiles import WIDE
-from miniattn.kernels.writing import LARGE, fill, finish, one
+from miniattn.kernels.compile.settings import inner, kernel
+from miniattn.kernels.dense.panels import WIDE
+from miniattn.kernels.registers import lanes, load, load_first, pointer, product, store
+from miniattn.kernels.rows.writing import LARGE, fill, finish, one
 
 ROWS = 6  # of the register tile, as in the products of attention
 BLOCK = 65_536  # elements that one task copies

@@ -11,8 +11,8 @@ Salmon, Moraes, Dror, Shaw. "Parallel Random Numbers: As Easy as 1, 2, 3" (2011)
 
 import numpy as np
 
-from miniattn.kernels._runtime import inner
-from miniattn.kernels.simd import splat
+from miniattn.kernels.compile.settings import inner
+from miniattn.kernels.registers import splat
 
 _PARITY = np.uint32(0x1BD11BDA)
 

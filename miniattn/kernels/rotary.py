@@ -2,7 +2,7 @@
 
 import numba
 
-from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.compile.settings import inner, kernel
 
 # Elements below which one thread is done sooner than a pool is woken.
 SMALL = 16_384

@@ -14,7 +14,7 @@ import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks
 from miniattn.functional import _plan
-from miniattn.kernels.masking import (
+from miniattn.kernels.attention.masking import (
     GROUP,
     PARTIAL,
     Rule,
@@ -23,7 +23,7 @@ from miniattn.kernels.masking import (
     queries_that_see,
     visible,
 )
-from miniattn.kernels.tables import address_of
+from miniattn.kernels.compile.tables import address_of
 
 
 def formula(q, k, v, *, mask=None, bias=None, scale=None, softcap=None, dtype=np.float64):

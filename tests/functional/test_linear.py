@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import miniattn as ma
 import miniattn.functional as F
-from miniattn.kernels import columns
+from miniattn.kernels.rows import columns
 
 DTYPES = (np.float32, np.float64)
 

@@ -8,7 +8,7 @@ import pytest
 import miniattn as ma
 from miniattn.functional import _product
 from miniattn.functional._product import Sum, product, products
-from miniattn.kernels import matmul
+from miniattn.kernels.dense import matmul
 
 SHAPES = [
     (1, 1, 1),

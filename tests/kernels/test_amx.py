@@ -19,11 +19,18 @@ import pytest
 from miniattn import functional as F
 from miniattn import masks
 from miniattn.functional import _plan
-from miniattn.kernels import kept
-from miniattn.kernels._target import UNIT
-from miniattn.kernels.amx import BLOCK, CHUNK, PARTS, configure, release, store_parts
-from miniattn.kernels.blocks import finish, idle, multiply, pack, write_turned
-from miniattn.kernels.simd import load, pointer
+from miniattn.kernels.attention.matrix import packed as kept
+from miniattn.kernels.attention.matrix.squares import finish, idle, multiply, pack, write_turned
+from miniattn.kernels.compile.target import UNIT
+from miniattn.kernels.registers import load, pointer
+from miniattn.kernels.registers.matrix_unit import (
+    BLOCK,
+    CHUNK,
+    PARTS,
+    configure,
+    release,
+    store_parts,
+)
 
 unit = pytest.mark.skipif(not UNIT.used, reason="the matrix unit is not there, or is off")
 
@@ -76,7 +83,7 @@ def packed(x, along, turned):
 @pytest.mark.parametrize("along", [False, True])
 @pytest.mark.parametrize("shape", [(16, 32), (64, 64), (1, 1), (17, 33), (40, 16), (5, 70)])
 def test_packing(shape, along, turned):
-    """Each number stands where `amx` says, and there are zeros where there is none."""
+    """Each number stands where `matrix_unit` says, and there are zeros where there is none."""
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     # Room behind the rows holds NaN, which must not be read.
     wide = np.full((shape[0] + 3, shape[1] + 5), np.nan, np.float32)
@@ -355,13 +362,13 @@ def test_the_emulation_gives_the_same_bits(tmp_path):
     ],
 )
 def test_other_words_are_refused(changes, message):
-    code = "import miniattn.kernels.amx"
+    code = "import miniattn.kernels.registers.matrix_unit"
     env = environment(**changes)
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert message in done.stderr
 
 
 def test_off():
-    code = "from miniattn.kernels._target import UNIT; assert not any(UNIT)"
+    code = "from miniattn.kernels.compile.target import UNIT; assert not any(UNIT)"
     env = environment(MINIATTN_AMX="0")
     subprocess.run([sys.executable, "-c", code], env=env, check=True)

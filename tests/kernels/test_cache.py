@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 import miniattn
-from miniattn.kernels import _cache
+from miniattn.kernels.compile import cache as _cache
 
 pytestmark = pytest.mark.slow  # most compile in a process of their own
 
 TINY = """
 import numba
-from miniattn.kernels._runtime import kernel
+from miniattn.kernels.compile.settings import kernel
 from miniattn.kernels.tiny_inner import FACTOR, step
 from miniattn.kernels import tiny_constants
 
@@ -33,7 +33,7 @@ def scale(x, y):
         y[i] = step(x[i]) * FACTOR + tiny_constants.OFFSET
 """
 TINY_INNER = """
-from miniattn.kernels._runtime import inner
+from miniattn.kernels.compile.settings import inner
 FACTOR = 10
 
 @inner
@@ -45,7 +45,7 @@ import os
 OFFSET = int(os.environ.get("OFFSET", "0"))
 """
 OTHER = """
-from miniattn.kernels._runtime import kernel
+from miniattn.kernels.compile.settings import kernel
 
 @kernel(parallel=False)
 def other(x):
@@ -55,7 +55,8 @@ def other(x):
 # Prints the result for x = 5, then how often the cache was hit and missed.
 RUN = """
 import numpy as np
-from miniattn.kernels import tiny, tiny_other
+from miniattn.kernels import tiny
+from miniattn.kernels import tiny_other
 {before}
 y = np.empty(3)
 tiny.scale(np.full(3, 5.0), y)
@@ -447,7 +448,7 @@ def test_kernels_from_a_factory_are_told_apart(tmp_path, python):
 import numba
 from numba import types
 from numba.extending import intrinsic
-from miniattn.kernels._runtime import inner, kernel
+from miniattn.kernels.compile.settings import inner, kernel
 
 @intrinsic
 def plus(context, a, b):
@@ -550,7 +551,7 @@ def f():
 def test_a_name_of_the_package_itself_is_followed():
     """A module that it imports is what is followed, and not the package as well."""
     assert _cache._imports("miniattn.kernels", b"from . import _cache") == [
-        "miniattn.kernels._cache"
+        "miniattn.kernels.compile.cache"
     ]
     assert "miniattn.kernels" in _cache._imports("miniattn.kernels", b"from . import a_function")
 

@@ -4,8 +4,8 @@ import numba
 import numpy as np
 import pytest
 
-from miniattn.kernels.queue import LINE, fill_queue, take
-from miniattn.kernels.simd import pointer
+from miniattn.kernels.compile.queue import LINE, fill_queue, take
+from miniattn.kernels.registers import pointer
 
 
 @numba.njit

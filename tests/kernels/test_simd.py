@@ -12,8 +12,9 @@ import numba
 import numpy as np
 import pytest
 
-from miniattn.kernels import _target, simd
-from miniattn.kernels.simd import (
+from miniattn.kernels import registers as simd
+from miniattn.kernels.compile import target as _target
+from miniattn.kernels.registers import (
     LANES,
     absolute,
     aligned,
@@ -390,7 +391,7 @@ def test_every_width(lanes_asked):
 
 def test_a_wrong_width_is_refused():
     env = {**os.environ, "MINIATTN_LANES": "5"}
-    code = "import miniattn.kernels.simd"
+    code = "import miniattn.kernels.registers"
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert "MINIATTN_LANES: expected 4, 8 or 16, got '5'" in run.stderr
 

@@ -6,8 +6,8 @@ import pytest
 
 import miniattn.functional as F
 from miniattn.functional import _rows
-from miniattn.kernels.simd import LANES, load_first, pointer
-from miniattn.kernels.writing import fill, finish, one
+from miniattn.kernels.registers import LANES, load_first, pointer
+from miniattn.kernels.rows.writing import fill, finish, one
 
 
 @numba.njit

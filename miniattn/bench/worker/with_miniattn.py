@@ -10,7 +10,9 @@ from data import Arrays, Case, lengths
 import miniattn
 import miniattn.functional as F
 from miniattn import masks, nn, optim
-from miniattn.kernels import peak, simd, tiles
+from miniattn.kernels import peak
+from miniattn.kernels import registers as simd
+from miniattn.kernels.dense import panels as tiles
 
 VERSION = miniattn.__version__
 

@@ -1,0 +1,5 @@
+"""Attention, fused: scores of one tile at a time, never a T x S array.
+
+Read `problem` (what a call tells its kernels), `masking` (which keys a query sees), `scores` (what
+becomes of a product q·k) and `online` (softmax as tiles come in), then `vector`, which uses them.
+"""

@@ -1,0 +1,1 @@
+"""Attention of very few queries, where reading keys and values is the work."""

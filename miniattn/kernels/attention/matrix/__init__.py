@@ -1,0 +1,1 @@
+"""Attention by the matrix unit of the processor, where it has one."""

@@ -1,0 +1,163 @@
+"""Scores of one tile, after the product q·k: softcap, bias, mask; and what dropout removes.
+
+Where nothing stands between the product and the exponential, the scale is left to the latter, which
+multiplies differences of scores anyway: `Head.factor`. See `online`.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from miniattn.kernels.attention.masking import (
+    PARTIAL,
+    Rule,
+    hide,
+    read_square,
+    rows_and_columns,
+    rule_of,
+)
+from miniattn.kernels.attention.problem import BIAS, SEED, given, part_of, step_of
+from miniattn.kernels.compile.settings import inner
+from miniattn.kernels.random import stream_key, threefry
+from miniattn.kernels.registers import (
+    LANES,
+    fma,
+    iota,
+    lanes,
+    load,
+    maximum,
+    registers,
+    select,
+    splat,
+    store,
+    tanh,
+)
+
+LOG2_E = 1.4426950408889634
+
+
+class Head(NamedTuple):
+    """What turns products q·k of one batch row and head into scores and dropped weights."""
+
+    rule: Rule
+    softcap: float
+    bias: Any
+    bias_i: int
+    bias_j: int
+    has_bias: bool
+    dropout: float
+    key: tuple[Any, Any]
+    scale: float
+    """What products are multiplied by at once, 1 where that is left to ``factor``."""
+    factor: float
+    """What differences of finished scores are to be multiplied by, to be powers of 2."""
+
+
+@inner
+def head_of(problem, operands, b, h, like):
+    """Return the `Head` of batch row ``b`` and head ``h``."""
+    key = np.uint32(0), np.uint32(0)
+    if problem.dropout > 0.0:
+        key = stream_key(operands[SEED], b, h)
+    return Head(
+        rule_of(operands, problem.S, b, h),
+        problem.softcap,
+        part_of(operands, BIAS, b, h, like),
+        step_of(operands, BIAS, 2),
+        step_of(operands, BIAS, 3),
+        given(operands, BIAS),
+        problem.dropout,
+        key,
+        problem.scale / problem.unit,
+        problem.unit * LOG2_E,
+    )
+
+
+@inner
+def finish_scores(scores, head, tile, slopes):
+    """Turn products into scores: softcap, bias and mask, in this order.
+
+    Where there is a softcap, ``slopes`` receives its derivative 1 - tanh(s / c)^2.
+    """
+    if head.softcap > 0.0:
+        _cap(scores, head, tile, slopes)
+    elif head.scale != 1.0:
+        _scale(scores, head.scale, tile)
+    if head.has_bias:
+        _add_bias(scores, head, tile)
+    if tile.kind == PARTIAL:
+        hide(scores, head.rule, tile)
+
+
+@inner
+def _scale(scores, factor, tile):
+    rows, columns = rows_and_columns(tile)
+    for r in range(rows):
+        for c in range(0, columns, lanes(scores)):
+            at = r * tile.width + c
+            store(scores + at, _not_below(load(scores + at) * factor))
+
+
+@inner
+def _not_below(v):
+    """Return the least finite number for -inf, which would pass for a hidden score."""
+    least = -3.4028234663852886e38 if lanes(v) == LANES else -1.7976931348623157e308
+    return maximum(least, v)
+
+
+@inner
+def _cap(scores, head, tile, slopes):
+    rows, columns = rows_and_columns(tile)
+    softcap = head.softcap
+    for r in range(rows):
+        for c in range(0, columns, lanes(scores)):
+            at = r * tile.width + c
+            t = tanh(load(scores + at) * (head.scale / softcap))
+            store(scores + at, t * softcap)
+            store(slopes + at, fma(-t, t, 1.0))
+
+
+@inner
+def _add_bias(scores, head, tile):
+    """Add the bias, square by square."""
+    w, square = lanes(scores), registers(LANES, scores)
+    rows, columns = rows_and_columns(tile)
+    i_step, j_step = head.bias_i, head.bias_j
+    bias = head.bias + (tile.i0 * i_step + tile.j0 * j_step)
+    for c in range(0, columns, w):
+        for r in range(0, rows, w):
+            n = min(w, rows - r)
+            read_square(square, bias, i_step, j_step, tile, r, n, c, _as_it_is)
+            for row in range(n):
+                p = scores + ((r + row) * tile.width + c)
+                entry = load(square + row * w)
+                # A finite number hides nothing, however far below the others it is.
+                store(p, select(entry == -np.inf, entry, _not_below(load(p) + entry)))
+
+
+@inner
+def _as_it_is(entries, like):
+    return entries
+
+
+@inner
+def drop(values, head, tile):
+    """Set dropped entries to 0 and divide the others by 1 - p."""
+    factor = 1.0 / (1.0 - head.dropout)
+    rows, columns = rows_and_columns(tile)
+    for c in range(0, columns, lanes(values)):
+        for r in range(rows):
+            p = values + (r * tile.width + c)
+            store(p, select(kept(head, tile, r, c, values), load(p) * factor, 0.0))
+
+
+@inner
+def kept(head, tile, r, c, like):
+    """Return which lanes of the vector at ``c`` of a tile's row ``r`` are not dropped."""
+    threshold = np.uint32(head.dropout * 4294967296.0)
+    lane = iota(like, np.uint32)
+    if tile.keys_in_rows:
+        i, j = lane + (tile.i0 + c), splat(tile.j0 + r, lane)
+    else:
+        i, j = splat(tile.i0 + r, lane), lane + (tile.j0 + c)
+    return threefry(head.key[0], head.key[1], i, j) >= threshold

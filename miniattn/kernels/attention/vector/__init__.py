@@ -1,0 +1,1 @@
+"""Attention by the vector registers: the unit to read first."""

@@ -1,0 +1,70 @@
+"""Helpers of kernels are compiled for their callers only.
+
+Numba makes a function that Python can call of every compiled function: optimised machine code, with
+wrappers that unpack arguments. Of a kernel's helpers nobody needs that. They stay LLVM's code as it
+was written, which is linked into the kernels and optimised there, once; this halves the time that
+compilation takes.
+"""
+
+from typing import Any
+
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering
+
+
+class _HelperLibrary(JITCodeLibrary):
+    """The code of one helper alone; its callers link what it calls as well.
+
+    Numba links the helper's own helpers into it and optimises them with it, and so again at each
+    level on the way to the kernel.
+    """
+
+    def finalize(self) -> None:
+        self._raise_if_finalized()
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _HelperLowering(NativeLowering):
+    """Lowering without machine code: callers link the library, and know it by ``key``."""
+
+    _name = "helper_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        context = state.targetctx
+        state.library = _HelperLibrary(context.codegen(), state.func_id.func_qualname)
+        state.flags.no_compile = True
+        state.flags.no_cpython_wrapper = True
+        state.flags.no_cfunc_wrapper = True
+        super().run_pass(state)
+        key = object()
+        state["cr"] = state["cr"]._replace(cfunc=key)
+        libraries = [state.library, *state.library._linking_libraries]
+        context.insert_user_function(key, state["cr"].fndesc, libraries)
+        return True
+
+
+class HelperCompiler(CompilerBase):
+    """Numba's own passes but for the lowering."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Return Numba's pipeline with another lowering."""
+        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        pipeline.passes[:] = [
+            (_HelperLowering if step is NativeLowering else step, text)
+            for step, text in pipeline.passes
+        ]
+        pipeline.finalize()
+        return [pipeline]
+
+
+def forget_python(dispatcher: Any) -> Any:
+    """Keep compiled functions out of the table of what Python can call; return the dispatcher."""
+
+    def add_overload(result: Any) -> None:
+        dispatcher.overloads[tuple(result.signature.args)] = result
+
+    dispatcher.add_overload = add_overload
+    return dispatcher

@@ -1,0 +1,1 @@
+"""Matrix products, linear maps, and the panels that they are made of."""

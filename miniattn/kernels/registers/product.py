@@ -1,0 +1,110 @@
+"""One panel of a matrix product, which stays in the registers from its first term to its last."""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from miniattn.kernels.registers import build
+from miniattn.kernels.registers.types import full
+
+
+@intrinsic(prefer_literal=True)
+def product(
+    typing_context, rows, columns, c, c_row, a, a_row, a_step, b, b_step, depth, valid, accumulate
+):
+    """Compute one register tile of a matrix product: ``C = A B``, or ``C += A B``.
+
+    ``C[m, n] = sum_k a[m * a_row + k * a_step] * b[k * b_step + n]`` for ``m < rows`` and ``n <
+    columns * lanes``, written to ``c[m * c_row + n]``. All ``rows * columns`` registers of C stay
+    in the processor over the loop on ``k < depth``: an element of A is broadcast, a row of B is
+    loaded as ``columns`` vectors.
+
+    Parameters
+    ----------
+    rows, columns
+        The tile in rows and vectors; integer constants.
+    valid
+        How many rows of A exist: rows past it read the last valid row again, so that C is written
+        in whole tiles while nothing past the end of A is touched.
+    accumulate
+        Whether the tile starts from C rather than from zero.
+    """
+    if not all(isinstance(t, types.IntegerLiteral) for t in (rows, columns)):
+        return None
+    height, width = rows.literal_value, columns.literal_value
+    vector = full(c.dtype)
+    count = vector.count
+    wide = types.intp
+    kinds = (rows, columns, c, wide, a, wide, wide, b, wide, wide, wide, types.boolean)
+
+    def emit(context, builder, signature, args):
+        _, _, c0, c_step, a0, a_stride, a_inner, b0, b_inner, n_depth, n_valid, again = args
+        integer = ir.IntType(64)
+        last = builder.sub(n_valid, ir.Constant(integer, 1))
+        c_places, a_places = [], []
+        for m in range(height):
+            row = ir.Constant(integer, m)
+            kept = builder.select(builder.icmp_signed("<", row, last), row, last)
+            a_places.append(builder.gep(a0, [builder.mul(kept, a_stride)]))
+            start = builder.gep(c0, [builder.mul(row, c_step)])
+            c_places.append(
+                [builder.gep(start, [ir.Constant(integer, n * count)]) for n in range(width)]
+            )
+        zero = build.constant(vector, 0.0)
+        entry = builder.block
+        blocks = ("loop", "end", "add", "done")
+        loop, end, add, done = (builder.append_basic_block(f"product.{name}") for name in blocks)
+        builder.cbranch(builder.icmp_signed(">", n_depth, ir.Constant(integer, 0)), loop, end)
+
+        builder.position_at_end(loop)
+        k = builder.phi(integer)
+        totals = [[builder.phi(zero.type) for _ in range(width)] for _ in range(height)]
+        b_row = builder.gep(b0, [builder.mul(k, b_inner)])
+        line_b = [
+            build.load(builder, builder.gep(b_row, [ir.Constant(integer, n * count)]), vector)
+            for n in range(width)
+        ]
+        offset = builder.mul(k, a_inner)
+        sums = []
+        for m in range(height):
+            element = builder.load(builder.gep(a_places[m], [offset]))
+            repeated = build.repeat(builder, element, count)
+            sums.append(
+                [build.fma(builder, repeated, line_b[n], totals[m][n]) for n in range(width)]
+            )
+        following = builder.add(k, ir.Constant(integer, 1), flags=["nsw"])
+        k.add_incoming(ir.Constant(integer, 0), entry)
+        k.add_incoming(following, loop)
+        for m in range(height):
+            for n in range(width):
+                totals[m][n].add_incoming(zero, entry)
+                totals[m][n].add_incoming(sums[m][n], loop)
+        builder.cbranch(builder.icmp_signed("<", following, n_depth), loop, end)
+
+        builder.position_at_end(end)
+        results = []
+        for m in range(height):
+            for n in range(width):
+                result = builder.phi(zero.type)
+                result.add_incoming(zero, entry)
+                result.add_incoming(sums[m][n], loop)
+                results.append((c_places[m][n], result))
+        builder.cbranch(again, add, done)
+
+        # What C held is added last: a chain of additions is as long as one tile, not as the sum of
+        # all tiles, and its rounding errors grow with that length.
+        builder.position_at_end(add)
+        sums_with_c = [
+            builder.fadd(build.load(builder, c, vector), result) for c, result in results
+        ]
+        builder.branch(done)
+
+        builder.position_at_end(done)
+        values = [builder.phi(zero.type) for _ in results]
+        for (place, result), with_c, value in zip(results, sums_with_c, values, strict=True):
+            value.add_incoming(result, end)
+            value.add_incoming(with_c, add)
+            build.store(builder, place, value, vector)
+        return context.get_dummy_value()
+
+    return types.none(*kinds), emit

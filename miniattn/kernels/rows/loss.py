@@ -1,0 +1,174 @@
+"""Cross-entropy fused with its softmax, over the rows of a matrix of logits.
+
+    loss_r = lse_r − (1 − ε) x_t − ε mean_j x_j,    t = targets[r], ε = label smoothing
+    dx_j   = (softmax_j − (1 − ε)[j = t] − ε/N) · scale
+
+The softmax is never stored: backward rebuilds it from top_r = max_j x_j and log_sum_r = lse_r −
+top_r. Rows whose target is ``ignore_index`` have loss 0 and gradient 0, whatever they hold. The
+losses are handed back a row each: the caller adds them in order, so that threads cannot change the
+bits. ``high + low`` is log2(e) in twice the precision of x.
+"""
+
+import numpy as np
+
+from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.settings import inner, task
+from miniattn.kernels.registers import (
+    iota,
+    lanes,
+    load,
+    load_first,
+    registers,
+    select,
+    splat,
+    to_float,
+)
+from miniattn.kernels.rows.frame import LARGE, PIECES, REST, SHARE, N, operand, part_of
+from miniattn.kernels.rows.softmax_rows import (
+    GROUP,
+    is_narrow,
+    logarithms,
+    number_rows,
+    tops_and_sums,
+    weights,
+)
+from miniattn.kernels.rows.writing import each, fill, finish, one
+
+IGNORED = REST  # the place of ``ignore_index`` among the sizes
+
+
+@inner
+def _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, table, top, total):
+    """Do `tops_and_sums` for the rows that count, in runs; set 0 and 1 for the others."""
+    start = 0
+    while start < count:
+        stop = start
+        while stop < count and targets[stop] != ignore_index:
+            stop += 1
+        if stop > start:
+            p, m, s = x + start * n, top + start, total + start
+            tops_and_sums(p, stop - start, n, high, low, table, m, s)
+            start = stop
+        else:
+            top[start], total[start] = 0, 1
+            start += 1
+
+
+@inner
+def _rows(x, targets, count, n, ignore_index, smoothing, high, low, table, loss, top, log_sum):
+    _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, table, top, log_sum)
+    logarithms(log_sum, count)
+    for r in range(count):
+        t = targets[r]
+        loss[r] = 0
+        if t != ignore_index:
+            p, m, log_s = x + r * n, np.float64(top[r]), np.float64(log_sum[r])
+            if log_s == -np.inf:
+                loss[r] = np.inf
+            else:
+                loss[r] = log_s
+                if smoothing < 1:  # else 0 · ∞ where the target's logit is −∞
+                    loss[r] = loss[r] - (1 - smoothing) * (p[t] - m)
+                if smoothing > 0:
+                    loss[r] = loss[r] - smoothing * _mean_above(p, n, m)
+
+
+@inner
+def _mean_above(x, n, m):
+    total, share = 0.0, 1 / n
+    for j in range(n):
+        total += (x[j] - m) * share  # the sum may overflow where the mean does not
+    return total
+
+
+@inner
+def _rows_backward(
+    scale, x, targets, count, n, ignore_index, smoothing, top, log_sum, high, low, table, large, dx
+):
+    certain, even = (1 - smoothing) * scale, smoothing / n * scale
+    if is_narrow(x, n):
+        places = registers(1, x)
+        for r in range(0, count, lanes(x)):
+            i, k = r * n, min(lanes(x), count - r)
+            for a in range(k):
+                t = targets[r + a]
+                counts = t != ignore_index and log_sum[r + a] != -np.inf
+                places[a] = a * n + t if counts else -1
+            m, log_s = load_first(top + r, k), load_first(log_sum + r, k)
+            softmax = table, x + i, m, log_s, high, low
+            operands = softmax, scale, even, certain, load(places)
+            fill(dx + i, k * n, large, _gradient_of_group, each, operands)
+    else:
+        for r in range(count):
+            i, t = r * n, targets[r]
+            if t == ignore_index or log_sum[r] == -np.inf:
+                fill(dx + i, n, large, _nothing, one, x)
+            else:
+                softmax = table, x + i, top[r], log_sum[r], high, low
+                operands = softmax, scale, even, certain, t
+                fill(dx + i, n, large, _gradient_of_row, one, operands)
+
+
+@inner(forceinline=True)
+def _nothing(of, j, k, x):
+    return splat(0.0, x)
+
+
+@inner(forceinline=True)
+def _gradient_of_row(of, j, k, operands):
+    softmax, scale, even, certain, target = operands
+    d = weights(of, j, k, softmax) * scale - even
+    return select(iota(d, np.int32) == target - j, d - certain, d)
+
+
+@inner(forceinline=True)
+def _gradient_of_group(of, j, k, operands):
+    """``places`` are those of the targets in the group, −1 in rows that do not count."""
+    softmax, scale, even, certain, places = operands
+    d = weights(of, j, k, softmax) * scale - even
+    place = of(places, softmax[0] + j)
+    d = select(to_float(iota(d, np.int32) + j, d) == place, d - certain, d)
+    return select(place >= 0.0, d, 0.0)
+
+
+@task
+def cross_entropy(sizes, factors, operands, queue, scratch):
+    """Fill loss (R,) float64, top (R,) and log_sum (R,).
+
+    Operands x, targets, loss, top, log_sum; factors high, low, ε.
+    """
+    n, high, low = sizes[N], factors[0], factors[1]
+    x, targets = operand(operands, 0, scratch), operand(operands, 1, np.int64)
+    loss = operand(operands, 2, np.float64)
+    top, log_sum = operand(operands, 3, scratch), operand(operands, 4, scratch)
+    table = registers(GROUP, np.int32)
+    number_rows(table, x, sizes[SHARE], n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        start, count = part_of(sizes, piece)
+        results = loss + start, top + start, log_sum + start
+        _rows(
+            x + start * n, targets + start, count, n, sizes[IGNORED], factors[2], high, low, table,
+            *results,
+        )  # fmt: skip
+        piece = take(queue)
+
+
+@task
+def cross_entropy_backward(sizes, factors, operands, queue, scratch):
+    """Fill dx (R, N); operands x, targets, dx, top, log_sum; factors high, low, ε, scale."""
+    n, large, high, low = sizes[N], sizes[LARGE] != 0, factors[0], factors[1]
+    x, targets = operand(operands, 0, scratch), operand(operands, 1, np.int64)
+    dx = operand(operands, 2, scratch)
+    top, log_sum = operand(operands, 3, scratch), operand(operands, 4, scratch)
+    table = registers(GROUP, np.int32)
+    number_rows(table, x, sizes[SHARE], n)
+    piece = take(queue)
+    while piece < sizes[PIECES]:
+        start, count = part_of(sizes, piece)
+        _rows_backward(
+            factors[3], x + start * n, targets + start, count, n, sizes[IGNORED], factors[2],
+            top + start, log_sum + start, high, low, table, large, dx + start * n,
+        )  # fmt: skip
+        piece = take(queue)
+    finish(large)
