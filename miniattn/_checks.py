@@ -8,7 +8,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -208,19 +208,29 @@ def flag(name: str, value: object) -> bool:
     raise TypeError(f"{name}: expected a bool, got {shown(value)}")
 
 
-def flags(name: str, value: object, of: tuple[str, ...]) -> tuple[bool, ...]:
-    """Return ``value`` as a tuple of bools, one for each of the names ``of``."""
-    if type(value) is tuple and len(value) == len(of):
-        for each in value:
-            if each is not True and each is not False:
-                break
-        else:
-            return value  # nearly always, at a quarter of the time of the checks below
-    if not isinstance(value, tuple | list):
-        raise TypeError(f"{name}: expected a bool for each of {of}, got {shown(value)}")
-    if len(value) != len(of):
-        raise ValueError(f"{name}: expected a bool for each of {of}, got {brief(value)}")
-    return tuple([flag(f"{name}[{i}]", each) for i, each in enumerate(value)])
+def needs(value: object, of: tuple[str, ...]) -> tuple[bool, ...]:
+    """Return for each of the inputs ``of`` whether ``needs=value`` names it.
+
+    Examples
+    --------
+    >>> from miniattn import _checks
+    >>> _checks.needs(("bias", "x"), ("x", "weight", "bias"))
+    (True, False, True)
+    >>> _checks.needs(("wieght",), ("x", "weight", "bias"))
+    Traceback (most recent call last):
+        ...
+    ValueError: needs: expected names of ('x', 'weight', 'bias'), got 'wieght'
+    """
+    if value is of:
+        return (True,) * len(of)  # nearly always, at a quarter of the time of the checks below
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise TypeError(f"needs: expected a tuple of names of {of}, got {shown(value)}")
+    for name in value:
+        if not isinstance(name, str):
+            raise TypeError(f"needs: expected names of {of}, got {shown(name)}")
+        if name not in of:
+            raise ValueError(f"needs: expected names of {of}, got {brief(name)}")
+    return tuple([name in value for name in of])
 
 
 def positive(name: str, value: object) -> float:

@@ -1,6 +1,6 @@
 """The types that signatures are written in: one name for one kind of thing."""
 
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 from numpy.typing import NDArray
 
@@ -16,3 +16,9 @@ Shape: TypeAlias = tuple[int, ...]
 
 MaskLike: TypeAlias = Union["masks.Mask", Array, None]
 """What says which keys a query may attend to: a rule, a bool array (True = may attend), or all."""
+
+AffineInput: TypeAlias = Literal["x", "weight", "bias"]
+"""The inputs of an operation with a weight and a bias, for ``needs=``."""
+
+AFFINE: tuple[AffineInput, ...] = ("x", "weight", "bias")
+"""All of them."""

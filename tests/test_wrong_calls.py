@@ -336,25 +336,31 @@ WRONG = {
         "dy",
         "(3, 4)",
     ),
-    "linear needs_grad": (
-        lambda: F.linear_backward(ones(3, 2), F.linear_forward(X, W)[1], needs_grad=(True,)),
+    "linear needs": (
+        lambda: F.linear_backward(ones(3, 2), F.linear_forward(X, W)[1], needs=("wieght",)),
         ValueError,
-        "needs_grad",
-        "(True,)",
+        "needs",
+        "'wieght'",
     ),
-    "norm needs_grad": (
-        lambda: F.rms_norm_backward(X, F.rms_norm_forward(X, ones(4))[1], needs_grad=True),
+    "needs of one name": (
+        lambda: F.linear_backward(ones(3, 2), F.linear_forward(X, W)[1], needs="x"),
         TypeError,
-        "needs_grad",
-        "True",
+        "needs",
+        "'x' (str)",
     ),
-    "needs_grad of ints": (
+    "norm needs": (
+        lambda: F.rms_norm_backward(X, F.rms_norm_forward(X, ones(4))[1], needs=("bias",)),
+        ValueError,
+        "needs",
+        "'bias'",
+    ),
+    "needs of bools": (
         lambda: F.layer_norm_backward(
-            X, F.layer_norm_forward(X, ones(4))[1], needs_grad=(True, 1, True)
+            X, F.layer_norm_forward(X, ones(4))[1], needs=(True, False, True)
         ),
         TypeError,
-        "needs_grad[1]",
-        "1",
+        "needs",
+        "True (bool)",
     ),
     "ctx and dy exchanged": (
         lambda: F.relu_backward(F.relu_forward(X)[1], X),

@@ -1,6 +1,6 @@
 """Linear maps, table look-ups and dropout: `linear`, `embedding`, `dropout` and their pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,11 +8,22 @@ import numpy as np
 from miniattn import _checks
 from miniattn._context import context
 from miniattn._memory import empty
-from miniattn._typing import Array
+from miniattn._typing import AFFINE, AffineInput, Array
 from miniattn.functional._arrays import kernel_input, rows
 from miniattn.functional._product import Sum, products
 from miniattn.kernels.dense import linear as kernel_linear
 from miniattn.kernels.rows import columns
+
+
+class LinearGrads(NamedTuple):
+    """Gradients of `linear`; None where not needed, and for a bias not given."""
+
+    dx: Array | None
+    """(..., E)."""
+    dweight: Array | None
+    """(F, E)."""
+    dbias: Array | None
+    """(F,)."""
 
 
 @context
@@ -91,48 +102,48 @@ def linears_forward(
 
 
 def linear_backward(
-    dy: Array, ctx: LinearContext, *, needs_grad: tuple[bool, bool, bool] = (True, True, True)
-) -> tuple[Array | None, Array | None, Array | None]:
+    dy: Array, ctx: LinearContext, *, needs: Collection[AffineInput] = AFFINE
+) -> LinearGrads:
     """Return ``(dx, dweight, dbias)``; None where not needed, and for a bias not given.
 
+    ``needs`` names the inputs whose gradients are wanted: all of ``("x", "weight", "bias")``.
     With the leading axes of x and dy flattened to R rows:
 
     - dx = dy · weight, shape (..., E)
     - dweight = dyᵀ · x, shape (F, E)
     - dbias = Σ over rows of dy, shape (F,)
     """
-    needs_dx, needs_dweight, needs_dbias = _checks.flags(
-        "needs_grad", needs_grad, ("x", "weight", "bias")
-    )
-    needs = [(needs_dweight, needs_dbias)]
-    dx, ((dweight, dbias),) = linears_backward([dy], [ctx], needs_dx, needs)
-    return dx, dweight, dbias
+    of_x, of_weight, of_bias = _checks.needs(needs, AFFINE)
+    dx, ((dweight, dbias),) = linears_backward([dy], [ctx], of_x, [(of_weight, of_bias)])
+    return LinearGrads(dx, dweight, dbias)
 
 
 def linears_backward(
     dys: Sequence[Array],
     contexts: Sequence[LinearContext],
-    needs_dx: bool,
-    needs_grads: Sequence[tuple[bool, bool]],
+    of_x: bool,
+    of_parameters: Sequence[tuple[bool, bool]],
 ) -> tuple[Array | None, list[tuple[Array | None, Array | None]]]:
     """Return the sum of the dx of linear maps of one x, and (dweight, dbias) of each.
 
     - dx = Σ dy · weight, over the maps
+
+    Those of them that are asked for: ``of_x``, and ``of_parameters`` (weight, bias) of each map.
     """
     contexts = [_checks.context(ctx, LinearContext) for ctx in contexts]
     x = contexts[0].x
     x_rows, dy_rows = rows(x), []
     for dy, (_, weight, _) in zip(dys, contexts, strict=True):
         dy_rows.append(rows(_checks.gradient("dy", dy, (*x.shape[:-1], len(weight)), x.dtype)))
-    sums = [Sum(((dy.T, x_rows),)) for dy, (w, _) in zip(dy_rows, needs_grads, strict=True) if w]
-    if needs_dx:
+    sums = [Sum(((dy.T, x_rows),)) for dy, (w, _) in zip(dy_rows, of_parameters, strict=True) if w]
+    if of_x:
         weights = (ctx.weight for ctx in contexts)
         sums.insert(0, Sum(tuple(zip(dy_rows, weights, strict=True))))
     results = iter(products(*sums) if sums else ())
-    dx = next(results).reshape(x.shape) if needs_dx else None
+    dx = next(results).reshape(x.shape) if of_x else None
     grads = [
         (next(results) if dweight else None, _sum_rows(dy) if dbias and ctx.has_bias else None)
-        for dy, ctx, (dweight, dbias) in zip(dy_rows, contexts, needs_grads, strict=True)
+        for dy, ctx, (dweight, dbias) in zip(dy_rows, contexts, of_parameters, strict=True)
     ]
     return dx, grads
 

@@ -1,16 +1,31 @@
 """Normalisation of the last axis: ``layer_norm``, ``rms_norm`` and their pairs."""
 
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from miniattn import _checks
 from miniattn._context import context
 from miniattn._memory import empty
-from miniattn._typing import Array
+from miniattn._typing import AFFINE, AffineInput, Array
 from miniattn.functional._arrays import kernel_input, rows
 from miniattn.functional._rows import run_rows
 from miniattn.kernels.rows import columns, norm
+
+RmsNormInput: TypeAlias = Literal["x", "weight"]
+_RMS_NORM_INPUTS: tuple[RmsNormInput, ...] = ("x", "weight")
+
+
+class LayerNormGrads(NamedTuple):
+    """Gradients of `layer_norm`; None where not needed, and for a bias not given."""
+
+    dx: Array | None
+    """(..., E)."""
+    dweight: Array | None
+    """(E,)."""
+    dbias: Array | None
+    """(E,)."""
 
 
 @context
@@ -89,10 +104,11 @@ def layer_norm_forward(
 
 
 def layer_norm_backward(
-    dy: Array, ctx: LayerNormContext, *, needs_grad: tuple[bool, bool, bool] = (True, True, True)
-) -> tuple[Array | None, Array | None, Array | None]:
+    dy: Array, ctx: LayerNormContext, *, needs: Collection[AffineInput] = AFFINE
+) -> LayerNormGrads:
     """Return ``(dx, dweight, dbias)``; None where not needed, and for a bias not given.
 
+    ``needs`` names the inputs whose gradients are wanted: all of ``("x", "weight", "bias")``.
     With x̂ = (x − mean) · rstd and g = dy · weight:
 
     - dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)), means along the row, shape (..., E)
@@ -100,15 +116,22 @@ def layer_norm_backward(
     - dbias = Σ over rows of dy, shape (E,)
     """
     x, weight, moments, has_bias, eps = _checks.context(ctx, LayerNormContext)
-    needs_dx, needs_dweight, needs_dbias = _checks.flags(
-        "needs_grad", needs_grad, ("x", "weight", "bias")
-    )
+    of_x, of_weight, of_bias = _checks.needs(needs, AFFINE)
     dx, dweight, dbias = _backward(dy, x, weight, moments, eps, centred=True)
-    return (
-        dx if needs_dx else None,
-        dweight if needs_dweight else None,
-        dbias if needs_dbias and has_bias else None,
+    return LayerNormGrads(
+        dx if of_x else None,
+        dweight if of_weight else None,
+        dbias if of_bias and has_bias else None,
     )
+
+
+class RmsNormGrads(NamedTuple):
+    """Gradients of `rms_norm`; None where not needed."""
+
+    dx: Array | None
+    """(..., E)."""
+    dweight: Array | None
+    """(E,)."""
 
 
 @context
@@ -179,19 +202,20 @@ def rms_norm_forward(x: Array, weight: Array, eps: float = 1e-6) -> tuple[Array,
 
 
 def rms_norm_backward(
-    dy: Array, ctx: RmsNormContext, *, needs_grad: tuple[bool, bool] = (True, True)
-) -> tuple[Array | None, Array | None]:
+    dy: Array, ctx: RmsNormContext, *, needs: Collection[RmsNormInput] = _RMS_NORM_INPUTS
+) -> RmsNormGrads:
     """Return ``(dx, dweight)``; None where not needed.
 
+    ``needs`` names the inputs whose gradients are wanted: both of ``("x", "weight")``.
     With x̂ = x · rrms and g = dy · weight:
 
     - dx = rrms · (g − x̂ · mean(g · x̂)), the mean along the row, shape (..., E)
     - dweight = Σ over rows of dy · x̂, shape (E,)
     """
     x, weight, moments, eps = _checks.context(ctx, RmsNormContext)
-    needs_dx, needs_dweight = _checks.flags("needs_grad", needs_grad, ("x", "weight"))
+    of_x, of_weight = _checks.needs(needs, _RMS_NORM_INPUTS)
     dx, dweight, _ = _backward(dy, x, weight, moments, eps, centred=False)
-    return dx if needs_dx else None, dweight if needs_dweight else None
+    return RmsNormGrads(dx if of_x else None, dweight if of_weight else None)
 
 
 def _forward(

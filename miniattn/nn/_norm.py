@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import DTypeLike
 
 import miniattn.functional as F
 from miniattn import _checks
-from miniattn._typing import Array
+from miniattn._typing import AffineInput, Array
 from miniattn.nn._module import Module, Parameter
 
 
@@ -70,10 +72,12 @@ class LayerNorm(Module):
     def backward(self, dy: Array, ctx: F.LayerNormContext) -> Array:
         """Return dx (..., E)."""
         # y = (x − mean) / √(variance + eps) · weight + bias
-        trains_bias = self.bias is not None and self.bias.trainable
-        dx, dweight, dbias = F.layer_norm_backward(
-            dy, ctx, needs_grad=(True, self.weight.trainable, trains_bias)
-        )
+        needs: list[AffineInput] = ["x"]
+        if self.weight.trainable:
+            needs.append("weight")
+        if self.bias is not None and self.bias.trainable:
+            needs.append("bias")
+        dx, dweight, dbias = F.layer_norm_backward(dy, ctx, needs=needs)
         self.weight.accumulate(dweight)
         if self.bias is not None:
             self.bias.accumulate(dbias)
@@ -130,7 +134,10 @@ class RMSNorm(Module):
     def backward(self, dy: Array, ctx: F.RmsNormContext) -> Array:
         """Return dx (..., E)."""
         # y = x / √(mean(x²) + eps) · weight
-        dx, dweight = F.rms_norm_backward(dy, ctx, needs_grad=(True, self.weight.trainable))
+        needs: tuple[Literal["x", "weight"], ...] = ("x",)
+        if self.weight.trainable:
+            needs = ("x", "weight")
+        dx, dweight = F.rms_norm_backward(dy, ctx, needs=needs)
         self.weight.accumulate(dweight)
         assert dx is not None  # it was asked for
         return dx

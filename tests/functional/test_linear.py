@@ -59,11 +59,11 @@ def test_linear_without_bias_and_with_frozen_inputs(rng):
     np.testing.assert_allclose(y, x @ weight.T)
     dx, dweight, dbias = F.linear_backward(dy, ctx)
     assert dbias is None
-    some = F.linear_backward(dy, ctx, needs_grad=(False, True, True))
+    some = F.linear_backward(dy, ctx, needs=("weight", "bias"))
     assert some[0] is None
     assert some[2] is None
     np.testing.assert_array_equal(some[1], dweight)
-    some = F.linear_backward(dy, ctx, needs_grad=(True, False, False))
+    some = F.linear_backward(dy, ctx, needs=("x",))
     assert some[1] is None
     np.testing.assert_array_equal(some[0], dx)
 

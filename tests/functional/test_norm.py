@@ -235,11 +235,11 @@ def test_what_is_not_needed_is_none(rng):
     x, weight, dy = data(rng, 4, 6)
     _, ctx = F.layer_norm_forward(x, weight, weight)
     dx, dweight, dbias = F.layer_norm_backward(dy, ctx)
-    only = F.layer_norm_backward(dy, ctx, needs_grad=(False, True, False))
+    only = F.layer_norm_backward(dy, ctx, needs=["weight"])
     assert only[0] is None
     assert only[2] is None
     np.testing.assert_array_equal(only[1], dweight)
-    only = F.layer_norm_backward(dy, ctx, needs_grad=(True, False, True))
+    only = F.layer_norm_backward(dy, ctx, needs={"x", "bias"})
     assert only[1] is None
     np.testing.assert_array_equal(only[0], dx)
     np.testing.assert_array_equal(only[2], dbias)
