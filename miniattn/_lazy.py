@@ -1,7 +1,8 @@
-"""Public names that are imported at their first use: what is not used costs nothing.
+"""Public names: they alone are offered after a dot, and what is not used costs nothing.
 
-To import Numba takes three times as long as NumPy, and matplotlib twice; neither is needed to build
-a mask, to read a docstring or to be told the options of a command.
+Packages import them at their first use. To import Numba takes three times as long as NumPy, and
+matplotlib twice; neither is needed to build a mask, to read a docstring or to be told the options
+of a command.
 """
 
 import importlib.util
@@ -35,7 +36,14 @@ def names(
         setattr(sys.modules[package], name, found)  # the next time it is simply there
         return found
 
-    def listed() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *public})
+    return find, listed(package, public)
 
-    return find, listed
+
+def listed(module: str, public: Sequence[str]) -> Callable[[], list[str]]:
+    """Return ``__dir__`` of a module: what is offered after a dot is what is public."""
+
+    def names_of() -> list[str]:
+        special = (name for name in vars(sys.modules[module]) if name.startswith("__"))
+        return sorted({*public, *special})
+
+    return names_of

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from miniattn import _checks, kernels
+from miniattn import _checks, _lazy, kernels
 from miniattn._typing import Array
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "top_links",
     "weight_gradients",
 ]
+
+__dir__ = _lazy.listed(__name__, __all__)
 
 
 # ------------------------------------------------------------------------------------ rows of a map

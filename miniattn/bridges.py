@@ -11,11 +11,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from miniattn import _checks, models, nn
+from miniattn import _checks, _lazy, models, nn
 from miniattn._typing import Array
 from miniattn.nn._members import members
 
 __all__ = ["Layout", "from_torch", "to_torch"]
+
+__dir__ = _lazy.listed(__name__, __all__)
 
 Layout: TypeAlias = Literal["pytorch", "nanogpt", "gpt2"]
 

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from miniattn import _checks, _safetensors
+from miniattn import _checks, _lazy, _safetensors
 from miniattn._disk import replacing
 from miniattn._typing import Array
 
 __all__ = ["Checkpoint", "CheckpointError", "load", "save"]
+
+__dir__ = _lazy.listed(__name__, __all__)
 
 Json: TypeAlias = Any
 PathLike: TypeAlias = str | os.PathLike[str]

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 import miniattn.functional as F
-from miniattn import _checks
+from miniattn import _checks, _lazy
 from miniattn._context import context
 from miniattn._typing import Array
 from miniattn.data import IGNORED
 
 __all__ = ["MSE", "CrossEntropy", "Loss"]
+
+__dir__ = _lazy.listed(__name__, __all__)
 
 
 class Loss(Protocol):

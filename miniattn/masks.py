@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from miniattn import _checks
+from miniattn import _checks, _lazy
 from miniattn._typing import Array, MaskLike
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "padding",
     "window",
 ]
+
+__dir__ = _lazy.listed(__name__, __all__)
 
 PerRow: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]]
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from miniattn import _checks, kernels
+from miniattn import _checks, _lazy, kernels
 from miniattn._typing import Array
 from miniattn.functional._arrays import kernel_input
 from miniattn.nn import Module, Parameter
@@ -24,6 +24,8 @@ __all__ = [
     "linear",
     "only_matrices",
 ]
+
+__dir__ = _lazy.listed(__name__, __all__)
 
 Schedule: TypeAlias = Callable[[int], float]
 Decay: TypeAlias = Callable[[str, Parameter], bool]

@@ -20,7 +20,52 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from miniattn import masks
+from miniattn import _lazy, masks
+
+__all__ = [
+    "Attention",
+    "AttentionGrads",
+    "attention",
+    "attention_backward",
+    "attention_map",
+    "attention_weights",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "dropout",
+    "dropout_backward",
+    "embedding",
+    "embedding_backward",
+    "gelu",
+    "gelu_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "linear",
+    "linear_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "logsumexp",
+    "logsumexp_backward",
+    "merge_attention",
+    "mse",
+    "mse_backward",
+    "relu",
+    "relu_backward",
+    "rms_norm",
+    "rms_norm_backward",
+    "rotary",
+    "rotary_backward",
+    "scaled_dot_product_attention",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
+    "tanh",
+    "tanh_backward",
+]
+
+__dir__ = _lazy.listed(__name__, __all__)
 
 Array = NDArray[np.float64]
 Mask = masks.Mask | NDArray[np.bool_] | None

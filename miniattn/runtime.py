@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 import miniattn
-from miniattn import _checks, _memory, kernels
+from miniattn import _checks, _lazy, _memory, kernels
 
 __all__ = ["config", "get_num_threads", "keep_memory", "set_num_threads", "show_config", "threads"]
+
+__dir__ = _lazy.listed(__name__, __all__)
 
 
 def set_num_threads(n: int) -> None:

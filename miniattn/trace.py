@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from miniattn import _checks
+from miniattn import _checks, _lazy
 from miniattn._typing import Array
 from miniattn.masks import Mask, as_mask
 from miniattn.nn import Module, MultiHeadAttention, MultiHeadAttentionContext
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from miniattn.functional import AttentionContext
 
 __all__ = ["Trace", "attention_contexts", "attention_weights", "run"]
+
+__dir__ = _lazy.listed(__name__, __all__)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from tqdm.auto import tqdm
 
-from miniattn import _checks, checkpoint
+from miniattn import _checks, _lazy, checkpoint
 from miniattn._disk import check_writable
 from miniattn._typing import Array
 from miniattn.checkpoint import Checkpoint, CheckpointError
@@ -31,6 +31,8 @@ from miniattn.nn import Module
 from miniattn.optim import Optimizer, Schedule, clip_grad_norm, constant, refuse_infinite
 
 __all__ = ["Callback", "EarlyStopping", "History", "Series", "Trainer"]
+
+__dir__ = _lazy.listed(__name__, __all__)
 
 Collate: TypeAlias = Callable[[Sequence[tuple[Any, Any]]], Batch]
 PathLike: TypeAlias = str | os.PathLike[str]

@@ -1,6 +1,7 @@
 """The imports run one way, and `import miniattn` is cheap."""
 
 import ast
+import importlib
 import importlib.util
 import inspect
 import pickle
@@ -16,8 +17,8 @@ from miniattn.__main__ import COMMANDS
 
 PACKAGE = Path(miniattn.__file__).parent
 
-# What each part may import, besides itself and the names of types. What is not listed may import
-# everything but `plot`.
+# What each part may import, besides itself and what says names: of types, and of what is public.
+# What is not listed may import everything but `plot`.
 ALLOWED = {
     "_checking": set(),
     "_checks": {"_checking"},
@@ -25,10 +26,10 @@ ALLOWED = {
     "_lazy": set(),
     "_memory": {"_checking"},
     "_typing": {"masks"},  # for type checkers only
-    "kernels": {"_checking", "_lazy"},
+    "kernels": {"_checking"},
     "masks": {"_checks"},
     "reference": {"_checks", "masks"},
-    "functional": {"_checking", "_checks", "_context", "_lazy", "_memory", "kernels", "masks"},
+    "functional": {"_checking", "_checks", "_context", "_memory", "kernels", "masks"},
     "nn": {"_checks", "_context", "_memory", "functional", "masks"},
     "checkpoint": {"_checks", "_disk", "_safetensors"},
     "models": {"_checks", "_context", "_memory", "checkpoint", "functional", "masks", "nn"},
@@ -64,7 +65,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_run_one_way(path):
     own = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    found = set(imports(path)) - {own, "_typing"}
+    found = set(imports(path)) - {own, "_typing", "_lazy"}
     if own in ALLOWED:
         assert found <= ALLOWED[own]
     if own not in MAY_PLOT:
@@ -74,6 +75,18 @@ def test_imports_run_one_way(path):
 def test_the_parts_exist():
     names = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES}
     assert set(ALLOWED) | MAY_PLOT <= names
+
+
+PUBLIC = ["miniattn", *(f"miniattn.{n}" for n in miniattn.__all__ if (PACKAGE / n).is_dir())]
+PUBLIC += [f"miniattn.{name}" for name in miniattn.__all__ if (PACKAGE / f"{name}.py").is_file()]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_is_offered_after_a_dot_is_what_is_public(name):
+    module = importlib.import_module(name)
+    offered = [each for each in dir(module) if not each.startswith("__")]
+    assert offered == sorted(module.__all__)
+    assert [each for each in offered if each.startswith("_") or not hasattr(module, each)] == []
 
 
 def test_llvm_is_emitted_in_one_folder():

@@ -1,5 +1,6 @@
 """Toy transformers, whole: the models that people build first."""
 
+from miniattn import _lazy
 from miniattn.models._load import load
 from miniattn.models.classifier import SequenceClassifier, SequenceClassifierContext
 from miniattn.models.encoder_decoder import EncoderDecoder, EncoderDecoderContext
@@ -14,3 +15,5 @@ __all__ = [
     "SequenceClassifierContext",
     "load",
 ]
+
+__dir__ = _lazy.listed(__name__, __all__)

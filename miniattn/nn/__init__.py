@@ -1,5 +1,6 @@
 """Modules and parameters, with every backward written by hand."""
 
+from miniattn import _lazy
 from miniattn.nn._activation import GELU, Activation, ReLU, Sigmoid, SiLU, Tanh
 from miniattn.nn._adapter import (
     Adapter,
@@ -14,12 +15,14 @@ from miniattn.nn._attention import (
     AttentionOptions,
     MultiHeadAttention,
     MultiHeadAttentionContext,
+    MultiHeadAttentionGrads,
 )
 from miniattn.nn._cache import KVCache
 from miniattn.nn._container import Sequential, SequentialContext
 from miniattn.nn._decoder import (
     TransformerDecoder,
     TransformerDecoderContext,
+    TransformerDecoderGrads,
     TransformerDecoderLayer,
     TransformerDecoderLayerContext,
 )
@@ -28,6 +31,7 @@ from miniattn.nn._embedding import Embedding
 from miniattn.nn._encoder import (
     TransformerEncoder,
     TransformerEncoderContext,
+    TransformerEncoderGrads,
     TransformerEncoderLayer,
     TransformerEncoderLayerContext,
 )
@@ -65,6 +69,7 @@ __all__ = [
     "Module",
     "MultiHeadAttention",
     "MultiHeadAttentionContext",
+    "MultiHeadAttentionGrads",
     "Parameter",
     "RMSNorm",
     "ReLU",
@@ -80,10 +85,12 @@ __all__ = [
     "Tanh",
     "TransformerDecoder",
     "TransformerDecoderContext",
+    "TransformerDecoderGrads",
     "TransformerDecoderLayer",
     "TransformerDecoderLayerContext",
     "TransformerEncoder",
     "TransformerEncoderContext",
+    "TransformerEncoderGrads",
     "TransformerEncoderLayer",
     "TransformerEncoderLayerContext",
     "add_adapters",
@@ -92,3 +99,5 @@ __all__ = [
     "alibi_slopes",
     "merge_lora",
 ]
+
+__dir__ = _lazy.listed(__name__, __all__)

@@ -51,6 +51,19 @@ class MultiHeadAttentionContext(NamedTuple):
     cached: bool
 
 
+class MultiHeadAttentionGrads(NamedTuple):
+    """Gradients of `MultiHeadAttention.forward`; None for what was not given."""
+
+    dquery: Array
+    """(B, T, E). Where no key was given it is of the keys and values, too."""
+    dkey: Array | None
+    """(B, S, kdim). Where no value was given it is of the values, too."""
+    dvalue: Array | None
+    """(B, S, vdim)."""
+    dbias: Array | None
+    """Of bias's own shape."""
+
+
 class MultiHeadAttention(Module):
     """Multi-head attention: out_proj(softmax(q kᵀ / √D + bias, masked) v), by heads.
 
@@ -261,10 +274,10 @@ class MultiHeadAttention(Module):
         )
 
     def backward(self, dy: Array, ctx: MultiHeadAttentionContext) -> Any:
-        """Return the gradient of each of query, key, value and bias that was given.
+        """Return dquery (B, T, E), or where more than a query was given, all the gradients.
 
-        One array for plain self-attention, else a tuple: (dx, dbias), (dquery, dkey),
-        (dquery, dkey, dvalue) or (dquery, dkey, dvalue, dbias).
+        Then it is a `MultiHeadAttentionGrads`: ``(dquery, dkey, dvalue, dbias)``, None for what was
+        not given.
         """
         ctx = _checks.context(ctx, MultiHeadAttentionContext)
         if ctx.cached:
@@ -277,11 +290,15 @@ class MultiHeadAttention(Module):
         # k = turn(k); q = turn(q)
         dq, dk = self._turn_back(dq, ctx.rotary_q), self._turn_back(dk, ctx.rotary_k)
         # q, k, v = split(q_proj(query)), split(k_proj(key)), split(v_proj(value))
-        grads = self._project_back(_merge(dq), _merge(dk), _merge(dv), ctx)
+        given = self._project_back(_merge(dq), _merge(dk), _merge(dv), ctx)
+        if len(given) == 1 and ctx.bias_shape is None:
+            return given[0]
         if ctx.bias_shape is not None:
             assert dbias is not None  # there was a bias
-            grads = (*grads, _sum_to(dbias, ctx.bias_shape))
-        return grads[0] if len(grads) == 1 else grads
+            dbias = _sum_to(dbias, ctx.bias_shape)
+        dquery, dkey, dvalue = (*given, None, None)[:3]
+        assert dquery is not None  # there is always a query
+        return MultiHeadAttentionGrads(dquery, dkey, dvalue, dbias)
 
     @staticmethod
     def weights(ctx: MultiHeadAttentionContext) -> Array:

@@ -40,6 +40,15 @@ class TransformerDecoderLayerContext(NamedTuple):
     dropout3: Any
 
 
+class TransformerDecoderGrads(NamedTuple):
+    """Gradients of a decoder, or of a layer of it."""
+
+    dx: Array
+    """(B, T, E)."""
+    dmemory: Array
+    """(B, S, memory_dim)."""
+
+
 class TransformerDecoderLayer(ResidualLayer):
     """Causal self-attention, attention to a memory, then a feed-forward.
 
@@ -169,7 +178,7 @@ class TransformerDecoderLayer(ResidualLayer):
             norm1, self_attn, dropout1, norm2, cross_attn, dropout2, norm3, ffn, dropout3
         )
 
-    def backward(self, dy: Array, ctx: TransformerDecoderLayerContext) -> tuple[Array, Array]:
+    def backward(self, dy: Array, ctx: TransformerDecoderLayerContext) -> TransformerDecoderGrads:
         """Return (dx, dmemory), (B, T, E) and (B, S, memory_dim)."""
         ctx = _checks.context(ctx, TransformerDecoderLayerContext)
         # y = x + ffn(norm3(x))
@@ -177,11 +186,11 @@ class TransformerDecoderLayer(ResidualLayer):
         dx, _ = self._backward(dy, self.norm3, self.ffn, frame)
         # x = x + cross_attn(norm2(x), memory)
         frame = Residual(ctx.norm2, ctx.cross_attn, ctx.dropout2)
-        dx, (dmemory,) = self._backward(dx, self.norm2, self.cross_attn, frame)
+        dx, grads = self._backward(dx, self.norm2, self.cross_attn, frame)
         # x = x + self_attn(norm1(x))
         frame = Residual(ctx.norm1, ctx.self_attn, ctx.dropout1)
         dx, _ = self._backward(dx, self.norm1, self.self_attn, frame)
-        return dx, dmemory
+        return TransformerDecoderGrads(dx, grads.dkey)
 
     def describe(self) -> str:
         """Return e.g. ``"pre-norm, causal"``."""
@@ -277,7 +286,7 @@ class TransformerDecoder(Module):
         x, norm = (x, None) if self.norm is None else self.norm.forward(x)
         return x, TransformerDecoderContext(tuple(contexts), norm)
 
-    def backward(self, dy: Array, ctx: TransformerDecoderContext) -> tuple[Array, Array]:
+    def backward(self, dy: Array, ctx: TransformerDecoderContext) -> TransformerDecoderGrads:
         """Return (dx, dmemory), (B, T, E) and (B, S, memory_dim)."""
         ctx = _checks.context(ctx, TransformerDecoderContext)
         # y = norm(x)
@@ -289,7 +298,7 @@ class TransformerDecoder(Module):
             dx, more = layer.backward(dx, layer_ctx)
             dmemory = more if dmemory is None else dmemory + more
         assert dmemory is not None  # there is at least one layer
-        return dx, dmemory
+        return TransformerDecoderGrads(dx, dmemory)
 
     def remember(self, memory: Array) -> list[KVCache]:
         """Return each layer's keys and values of ``memory``, to decode many tokens with."""

@@ -18,6 +18,7 @@ from miniattn.nn._attention import (
     AttentionOptions,
     MultiHeadAttention,
     MultiHeadAttentionContext,
+    MultiHeadAttentionGrads,
 )
 from miniattn.nn._cache import KVCache, of_layers
 from miniattn.nn._dropout import Dropout
@@ -39,6 +40,15 @@ class TransformerEncoderLayerContext(NamedTuple):
     norm2: Any
     ffn: Any
     dropout2: Any
+
+
+class TransformerEncoderGrads(NamedTuple):
+    """Gradients of an encoder, or of a layer of it, that was given a bias."""
+
+    dx: Array
+    """(B, T, E)."""
+    dbias: Array
+    """Of bias's own shape."""
 
 
 class TransformerEncoderLayer(ResidualLayer):
@@ -157,15 +167,17 @@ class TransformerEncoderLayer(ResidualLayer):
         return y, TransformerEncoderLayerContext(norm1, attn, dropout1, norm2, ffn, dropout2)
 
     def backward(self, dy: Array, ctx: TransformerEncoderLayerContext) -> Any:
-        """Return dx (B, T, E), or (dx, dbias) where a bias was given."""
+        """Return dx (B, T, E), or (dx, dbias), `TransformerEncoderGrads`, if a bias was given."""
         ctx = _checks.context(ctx, TransformerEncoderLayerContext)
         # y = x + ffn(norm2(x))
         frame = Residual(ctx.norm2, ctx.ffn, ctx.dropout2)
         dx, _ = self._backward(dy, self.norm2, self.ffn, frame)
         # x = x + attn(norm1(x), bias)
         frame = Residual(ctx.norm1, ctx.attn, ctx.dropout1)
-        dx, dbias = self._backward(dx, self.norm1, self.attn, frame)
-        return (dx, *dbias) if dbias else dx
+        dx, grads = self._backward(dx, self.norm1, self.attn, frame)
+        if isinstance(grads, MultiHeadAttentionGrads) and grads.dbias is not None:
+            return TransformerEncoderGrads(dx, grads.dbias)
+        return dx
 
     def describe(self) -> str:
         """Return ``"pre-norm"`` or ``"post-norm"``."""
@@ -250,7 +262,7 @@ class TransformerEncoder(Module):
         return x, TransformerEncoderContext(tuple(contexts), norm)
 
     def backward(self, dy: Array, ctx: TransformerEncoderContext) -> Any:
-        """Return dx (B, T, E), or (dx, dbias) where a bias was given."""
+        """Return dx (B, T, E), or (dx, dbias), `TransformerEncoderGrads`, if a bias was given."""
         ctx = _checks.context(ctx, TransformerEncoderContext)
         # y = norm(x)
         dx = dy if self.norm is None else self.norm.backward(dy, ctx.norm)
@@ -259,12 +271,12 @@ class TransformerEncoder(Module):
         for layer, layer_ctx in zip(reversed(self.layers), reversed(contexts), strict=True):
             # x = layer(x, bias)
             grads = layer.backward(dx, layer_ctx)
-            if isinstance(grads, tuple):
+            if isinstance(grads, TransformerEncoderGrads):
                 dx, more = grads
                 dbias = more if dbias is None else dbias + more
             else:
                 dx = grads
-        return dx if dbias is None else (dx, dbias)
+        return dx if dbias is None else TransformerEncoderGrads(dx, dbias)
 
     def new_caches(self, batch_size: int, capacity: int) -> list[KVCache]:
         """Return an empty cache for each layer."""

@@ -69,23 +69,23 @@ class ResidualLayer(Module):
 
     def _backward(
         self, dy: Array, norm: Module, sublayer: Module, ctx: Residual
-    ) -> tuple[Array, tuple[Array, ...]]:
-        """Return dx, and the gradients of the sublayer's other inputs."""
+    ) -> tuple[Array, Any]:
+        """Return dx, and all that the sublayer returned: other inputs have gradients, too."""
         if self.norm_first:
             # y = x + h; h = dropout(h)
             dh = self.dropout.undrop(dy, ctx.dropout)
             # h = sublayer(h, ...)
-            dh, others = _first(sublayer.backward(dh, ctx.sublayer))
+            grads = sublayer.backward(dh, ctx.sublayer)
             # h = norm(x)
-            dx = norm.backward(dh, ctx.norm)
-            return F._elementwise.add(dx, dy), others
+            dx = norm.backward(_first(grads), ctx.norm)
+            return F._elementwise.add(dx, dy), grads
         # y = norm(x + h)
         dx = norm.backward(dy, ctx.norm)
         # h = dropout(h)
         dh = self.dropout.undrop(dx, ctx.dropout)
         # h = sublayer(x, ...)
-        dh, others = _first(sublayer.backward(dh, ctx.sublayer))
-        return F._elementwise.add(dh, dx), others
+        grads = sublayer.backward(dh, ctx.sublayer)
+        return F._elementwise.add(_first(grads), dx), grads
 
 
 def norm_layer(
@@ -98,6 +98,7 @@ def norm_layer(
     return LayerNorm(embed_dim, bias=bias, dtype=dtype, **given)
 
 
-def _first(grads: Array | tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-    """Return the first gradient and a tuple of the others."""
-    return (grads[0], grads[1:]) if isinstance(grads, tuple) else (grads, ())
+def _first(grads: Any) -> Array:
+    """Return the gradient of the first input, of an array or a NamedTuple."""
+    dx: Array = grads[0] if isinstance(grads, tuple) else grads
+    return dx
