@@ -342,6 +342,12 @@ WRONG = {
         "needs",
         "'wieght'",
     ),
+    "attention needs": (
+        lambda: F.attention_backward(Q, F.attention_forward(Q, K, V)[1], needs=("q", "key")),
+        ValueError,
+        "needs",
+        "'key'",
+    ),
     "needs of one name": (
         lambda: F.linear_backward(ones(3, 2), F.linear_forward(X, W)[1], needs="x"),
         TypeError,

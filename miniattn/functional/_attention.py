@@ -2,22 +2,22 @@
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple, TypeAlias, TypedDict, Unpack, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from miniattn import _checks, masks
 from miniattn._context import context
 from miniattn._memory import empty, zeros
+from miniattn._typing import Array, MaskLike, Shape
 from miniattn.functional import _plan
 from miniattn.functional._doubles import run, run_in_doubles
 from miniattn.functional._plan import Options
 from miniattn.kernels.compile.tables import strided
 
-Array: TypeAlias = NDArray[Any]
-Shape: TypeAlias = tuple[int, ...]
+Input: TypeAlias = Literal["q", "k", "v", "bias"]
+_INPUTS: tuple[Input, ...] = ("q", "k", "v", "bias")
 
 
 @context
@@ -45,12 +45,50 @@ class AttentionContext(NamedTuple):
 
 
 class AttentionGrads(NamedTuple):
-    """Gradients of `attention_forward`, each of its input's shape."""
+    """Gradients of `attention_forward`; None where not needed, and for a bias not given."""
 
-    dq: Array
-    dk: Array
-    dv: Array
+    dq: Array | None
+    """(B, H, T, D)."""
+    dk: Array | None
+    """(B, G, S, D)."""
+    dv: Array | None
+    """(B, G, S, Dv)."""
     dbias: Array | None
+    """Of bias's own shape."""
+
+
+class _Options(TypedDict, total=False):
+    """Options of `attention`, for its overloads."""
+
+    mask: MaskLike
+    bias: Array | None
+    scale: float | None
+    softcap: float | None
+    dropout: float
+    rng: np.random.Generator | None
+
+
+@overload
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    return_weights: Literal[False] = False,
+    **options: Unpack[_Options],
+) -> Array: ...
+
+
+@overload
+def attention(
+    q: Array, k: Array, v: Array, *, return_weights: Literal[True], **options: Unpack[_Options]
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def attention(
+    q: Array, k: Array, v: Array, *, return_weights: bool, **options: Unpack[_Options]
+) -> Array | tuple[Array, Array]: ...
 
 
 def attention(
@@ -58,14 +96,14 @@ def attention(
     k: Array,
     v: Array,
     *,
-    mask: object = None,
+    mask: MaskLike = None,
     bias: Array | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
     return_weights: bool = False,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     r"""Attention: ``out = dropout(softmax(cap(scale * q @ k^T) + bias + mask)) @ v``.
 
     Parameters
@@ -149,7 +187,7 @@ def attention_forward(
     k: Array,
     v: Array,
     *,
-    mask: object = None,
+    mask: MaskLike = None,
     bias: Array | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -219,7 +257,7 @@ def attention_forward(
 
 
 def attention_backward(
-    dout: Array, ctx: AttentionContext, *, needs_bias_grad: bool = True
+    dout: Array, ctx: AttentionContext, *, needs: Collection[Input] = _INPUTS
 ) -> AttentionGrads:
     """Return the gradients of `attention_forward`.
 
@@ -236,19 +274,21 @@ def attention_backward(
         The gradient with respect to out.
     ctx : AttentionContext
         From `attention_forward`, whose inputs and output must not have changed since.
-    needs_bias_grad : bool
-        False where nobody learns the bias: its gradient costs two products more.
+    needs : names of inputs
+        Those whose gradients are wanted: all of ``("q", "k", "v", "bias")``. That of a bias costs
+        two products more; the others come from one pass, and to leave some of them out saves
+        nothing but their memory.
 
     Returns
     -------
     AttentionGrads
-        ``(dq, dk, dv, dbias)``; dbias is of bias's own shape, None without bias or where it is not
-        needed.
+        ``(dq, dk, dv, dbias)``, each of its input's shape; None for what is not needed, and for a
+        bias that was not given.
 
     Raises
     ------
     TypeError, ValueError
-        If dout has not the dtype and the shape of out.
+        If dout has not the dtype and the shape of out, or ``needs`` are not names of inputs.
 
     Notes
     -----
@@ -270,7 +310,7 @@ def attention_backward(
            [1., 1.]])
     """
     ctx = _checks.context(ctx, AttentionContext)
-    needs_bias_grad = _checks.flag("needs_bias_grad", needs_bias_grad)
+    of_q, of_k, of_v, of_bias = _checks.needs(needs, _INPUTS)
     dout = _checks.gradient("dout", dout, ctx.out.shape, ctx.out.dtype)
     q, k, v = (_four_axes(x) for x in (ctx.q, ctx.k, ctx.v))
     arrays = {
@@ -286,7 +326,7 @@ def attention_backward(
     arrays |= {"dq": dq, "dk": dk, "dv": dv}
     _add_bias(arrays, ctx.bias)
     dbias, written = None, ["dq", "dk", "dv"]
-    if ctx.bias is not None and needs_bias_grad:
+    if ctx.bias is not None and of_bias:
         dbias = zeros(ctx.bias.shape, q.dtype)
         arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
         written.append("dbias")
@@ -297,7 +337,10 @@ def attention_backward(
     way(_plan.backward, arrays, written, options, ctx.mask, ctx.seed)
     missing = 4 - ctx.q.ndim
     return AttentionGrads(
-        _drop_axes(dq, missing), _drop_axes(dk, missing), _drop_axes(dv, missing), dbias
+        _drop_axes(dq, missing) if of_q else None,
+        _drop_axes(dk, missing) if of_k else None,
+        _drop_axes(dv, missing) if of_v else None,
+        dbias,
     )
 
 
@@ -305,7 +348,7 @@ def attention_weights(
     q: Array,
     k: Array,
     *,
-    mask: object = None,
+    mask: MaskLike = None,
     bias: Array | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -348,7 +391,7 @@ def attention_map(
     q: Array,
     k: Array,
     *,
-    mask: object = None,
+    mask: MaskLike = None,
     bias: Array | None = None,
     scale: float | None = None,
     softcap: float | None = None,
@@ -407,7 +450,7 @@ def attention_map(
 def _pooled(
     q: Array,
     k: Array,
-    mask: object,
+    mask: MaskLike,
     bias: Array | None,
     scale: float | None,
     softcap: float | None,

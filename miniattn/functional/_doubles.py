@@ -6,16 +6,12 @@ says that its operands are unfit. Then the call is done again in float64. Number
 NaN or infinity take the same way, and give what they would have given.
 """
 
-from typing import Any, TypeAlias
-
 import numpy as np
-from numpy.typing import NDArray
 
 from miniattn import masks
+from miniattn._typing import Array
 from miniattn.functional import _plan
 from miniattn.functional._plan import Kind, Options, execute
-
-Array: TypeAlias = NDArray[Any]
 
 _EXTREME = 2.0**100  # factors beyond it, or below its inverse, are for float64
 

@@ -1,15 +1,13 @@
 """Attention over disjoint sets of keys, combined exactly."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from miniattn import _checks
+from miniattn._typing import Array
 from miniattn.functional._attention import AttentionContext, maxima_and_sums
-
-Array: TypeAlias = NDArray[Any]
 
 
 def merge_attention(

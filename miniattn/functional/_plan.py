@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from miniattn import _checking, masks
 from miniattn._memory import empty, scratch
+from miniattn._typing import Array, Shape
 from miniattn.kernels import registers as simd
 from miniattn.kernels.attention import weights as map_kernels
 from miniattn.kernels.attention.decode import backward as decode_backward_kernels
@@ -38,8 +39,6 @@ from miniattn.kernels.compile.tables import address_of, elements
 from miniattn.kernels.compile.target import UNIT
 from miniattn.kernels.registers.matrix_unit import CHUNK
 
-Array: TypeAlias = NDArray[Any]
-Shape: TypeAlias = tuple[int, ...]
 # An operand's name, its shape of four axes or fewer, its strides and its items in bytes.
 Layout: TypeAlias = tuple[str, Shape, Shape, int]
 # A kernel, with how many pieces of work it has and how much scratch memory each thread needs.

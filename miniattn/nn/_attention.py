@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -285,8 +285,13 @@ class MultiHeadAttention(Module):
         # y = out_proj(merge(out))
         dout = _split(self.out_proj.backward(dy, ctx.out_proj), self.num_heads)
         # out = attention(q, k, v, bias)
-        learned = ctx.bias_shape is not None  # ALiBi's slopes are not
-        dq, dk, dv, dbias = F.attention_backward(dout, ctx.attention, needs_bias_grad=learned)
+        needs: list[Literal["q", "k", "v", "bias"]] = ["q", "k", "v"]
+        if ctx.bias_shape is not None:  # ALiBi's slopes are not learned
+            needs.append("bias")
+        dq, dk, dv, dbias = F.attention_backward(dout, ctx.attention, needs=needs)
+        assert dq is not None  # all three were asked for
+        assert dk is not None
+        assert dv is not None
         # k = turn(k); q = turn(q)
         dq, dk = self._turn_back(dq, ctx.rotary_q), self._turn_back(dk, ctx.rotary_k)
         # q, k, v = split(q_proj(query)), split(k_proj(key)), split(v_proj(value))

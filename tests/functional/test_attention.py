@@ -487,11 +487,15 @@ def test_a_bias_that_nobody_learns():
     q, k, v, dout = (rng.standard_normal((1, 2, 6, 4)) for _ in range(4))
     _, ctx = F.attention_forward(q, k, v, bias=rng.standard_normal((2, 6, 6)))
     with_it = F.attention_backward(dout, ctx)
-    without = F.attention_backward(dout, ctx, needs_bias_grad=False)
+    without = F.attention_backward(dout, ctx, needs=("q", "k", "v"))
     assert with_it.dbias is not None
     assert without.dbias is None
     for a, b in zip(with_it[:3], without[:3], strict=True):
         np.testing.assert_array_equal(a, b)
+    for name in ("q", "k", "v", "bias"):
+        only = F.attention_backward(dout, ctx, needs={name})._asdict()
+        np.testing.assert_array_equal(only.pop(f"d{name}"), getattr(with_it, f"d{name}"))
+        assert list(only.values()) == [None] * 3
 
 
 # --- What bounds leave of a tile ------------------------------------------------------------------
