@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias, TypedDict, Unpack, overload
 
 import numpy as np
@@ -257,7 +257,7 @@ def attention_forward(
 
 
 def attention_backward(
-    dout: Array, ctx: AttentionContext, *, needs: Collection[Input] = _INPUTS
+    dout: Array, ctx: AttentionContext, *, needs: Sequence[Input] = _INPUTS
 ) -> AttentionGrads:
     """Return the gradients of `attention_forward`.
 

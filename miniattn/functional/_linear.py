@@ -1,6 +1,6 @@
 """Linear maps, table look-ups and dropout: `linear`, `embedding`, `dropout` and their pairs."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +102,7 @@ def linears_forward(
 
 
 def linear_backward(
-    dy: Array, ctx: LinearContext, *, needs: Collection[AffineInput] = AFFINE
+    dy: Array, ctx: LinearContext, *, needs: Sequence[AffineInput] = AFFINE
 ) -> LinearGrads:
     """Return ``(dx, dweight, dbias)``; None where not needed, and for a bias not given.
 

@@ -1,6 +1,6 @@
 """Normalisation of the last axis: ``layer_norm``, ``rms_norm`` and their pairs."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -104,7 +104,7 @@ def layer_norm_forward(
 
 
 def layer_norm_backward(
-    dy: Array, ctx: LayerNormContext, *, needs: Collection[AffineInput] = AFFINE
+    dy: Array, ctx: LayerNormContext, *, needs: Sequence[AffineInput] = AFFINE
 ) -> LayerNormGrads:
     """Return ``(dx, dweight, dbias)``; None where not needed, and for a bias not given.
 
@@ -202,7 +202,7 @@ def rms_norm_forward(x: Array, weight: Array, eps: float = 1e-6) -> tuple[Array,
 
 
 def rms_norm_backward(
-    dy: Array, ctx: RmsNormContext, *, needs: Collection[RmsNormInput] = _RMS_NORM_INPUTS
+    dy: Array, ctx: RmsNormContext, *, needs: Sequence[RmsNormInput] = _RMS_NORM_INPUTS
 ) -> RmsNormGrads:
     """Return ``(dx, dweight)``; None where not needed.
 

@@ -1,7 +1,7 @@
 """What the models share: the ways of telling positions, and padded batches."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -63,7 +63,14 @@ def add_positions(
     return (x, None) if layer is None else layer.forward(x, positions=positions)
 
 
-def attention_positions(positions: Positions | None) -> nn.AttentionOptions:
+class AttentionPositions(TypedDict):
+    """Those options of attention that tell positions."""
+
+    rotary: nn.Rotary | None
+    alibi: bool
+
+
+def attention_positions(positions: Positions | None) -> AttentionPositions:
     """Return the attention options that tell positions."""
     return {
         "rotary": nn.Rotary() if positions == "rotary" else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Self, Unpack
+from typing import Any, Literal, NamedTuple, Self, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -15,7 +15,34 @@ from miniattn._typing import Array
 from miniattn.models import _generate, _parts
 from miniattn.nn._cache import of_layers
 
-PRESETS: dict[str, dict[str, Any]] = {
+
+class GPTOptions(TypedDict, total=False):
+    """The options of `GPT`, which `GPT.preset` sets."""
+
+    block_size: int
+    embed_dim: int
+    num_heads: int
+    num_layers: int
+    ffn_dim: int | None
+    positions: _parts.Positions | None
+    norm: Literal["layer", "rms"]
+    activation: nn.Activation | Literal["swiglu"]
+    bias: bool
+    dropout: float
+    tied: bool
+    num_kv_heads: int | None
+    window: tuple[int | None, int | None] | None
+    sinks: int
+    softcap: float | None
+    rng: np.random.Generator | None
+    dtype: DTypeLike
+
+
+class _Preset(GPTOptions, total=False):
+    vocab_size: int
+
+
+PRESETS: dict[str, _Preset] = {
     # nanoGPT's training of Shakespeare by characters, on a CPU and on a GPU
     "nanogpt-cpu": {"block_size": 64},
     "nanogpt-char": {
@@ -182,7 +209,9 @@ class GPT(nn.Module):
             self.head.weight = self.tokens.weight
 
     @classmethod
-    def preset(cls, name: str, vocab_size: int | None = None, **options: Any) -> Self:
+    def preset(
+        cls, name: str, vocab_size: int | None = None, **options: Unpack[GPTOptions]
+    ) -> Self:
         """Return a model of a well-known shape; ``options`` replace single settings.
 
         Parameters
@@ -197,7 +226,7 @@ class GPT(nn.Module):
         >>> models.GPT.preset("nanogpt-cpu", 65).num_parameters()
         804096
         """
-        settings = {**PRESETS[_checks.choice("name", name, PRESETS)], **options}
+        settings: dict[str, Any] = {**PRESETS[_checks.choice("name", name, PRESETS)], **options}
         if vocab_size is not None:
             settings["vocab_size"] = vocab_size
         if "vocab_size" not in settings:

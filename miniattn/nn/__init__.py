@@ -25,6 +25,7 @@ from miniattn.nn._decoder import (
     TransformerDecoderGrads,
     TransformerDecoderLayer,
     TransformerDecoderLayerContext,
+    TransformerDecoderOptions,
 )
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._embedding import Embedding
@@ -34,6 +35,7 @@ from miniattn.nn._encoder import (
     TransformerEncoderGrads,
     TransformerEncoderLayer,
     TransformerEncoderLayerContext,
+    TransformerEncoderOptions,
 )
 from miniattn.nn._feed_forward import FeedForward, FeedForwardContext, SwiGLU, SwiGLUContext
 from miniattn.nn._linear import Linear
@@ -88,11 +90,13 @@ __all__ = [
     "TransformerDecoderGrads",
     "TransformerDecoderLayer",
     "TransformerDecoderLayerContext",
+    "TransformerDecoderOptions",
     "TransformerEncoder",
     "TransformerEncoderContext",
     "TransformerEncoderGrads",
     "TransformerEncoderLayer",
     "TransformerEncoderLayerContext",
+    "TransformerEncoderOptions",
     "add_adapters",
     "add_lora",
     "alibi_bias",

@@ -18,11 +18,23 @@ from miniattn.nn._attention import (
 )
 from miniattn.nn._cache import KVCache, of_layers
 from miniattn.nn._dropout import Dropout
-from miniattn.nn._encoder import QUERY_IS_X, dropouts, feed_forward
+from miniattn.nn._encoder import (
+    QUERY_IS_X,
+    TransformerEncoderOptions,
+    dropouts,
+    feed_forward,
+)
 from miniattn.nn._module import Module
 from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
 
 _KEY_IS_MEMORY = _checks.renamed(key="memory", mask="memory_mask")
+
+
+class TransformerDecoderOptions(TransformerEncoderOptions, total=False):
+    """The options of `TransformerDecoderLayer` that a stack hands on to each of its layers."""
+
+    memory_dim: int | None
+    causal: bool
 
 
 @context
@@ -244,13 +256,22 @@ class TransformerDecoder(Module):
         bias: bool = True,
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
-        **options: Any,
+        **options: Unpack[TransformerDecoderOptions],
     ) -> None:
         _checks.integer("num_layers", num_layers, least=1)
-        options |= {"norm": norm, "norm_eps": norm_eps, "bias": bias}
-        options |= {"rng": _init.generator(rng), "dtype": dtype}
+        rng = _init.generator(rng)
         self.layers = [
-            TransformerDecoderLayer(embed_dim, num_heads, norm_first=norm_first, **options)
+            TransformerDecoderLayer(
+                embed_dim,
+                num_heads,
+                norm_first=norm_first,
+                norm=norm,
+                norm_eps=norm_eps,
+                bias=bias,
+                rng=rng,
+                dtype=dtype,
+                **options,
+            )
             for _ in range(num_layers)
         ]
         self.norm = None

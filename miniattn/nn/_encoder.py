@@ -30,6 +30,16 @@ from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
 QUERY_IS_X = _checks.renamed(query="x")
 
 
+class TransformerEncoderOptions(AttentionOptions, total=False):
+    """The options of `TransformerEncoderLayer` that a stack hands on to each of its layers."""
+
+    ffn_dim: int | None
+    activation: Activation | Literal["swiglu"]
+    dropout: float
+    attn_dropout: float | None
+    ffn_dropout: float | None
+
+
 @context
 class TransformerEncoderLayerContext(NamedTuple):
     """What `TransformerEncoderLayer.backward` needs: the contexts of its parts."""
@@ -228,13 +238,22 @@ class TransformerEncoder(Module):
         bias: bool = True,
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
-        **options: Any,
+        **options: Unpack[TransformerEncoderOptions],
     ) -> None:
         _checks.integer("num_layers", num_layers, least=0)
-        options |= {"norm": norm, "norm_eps": norm_eps, "bias": bias}
-        options |= {"rng": _init.generator(rng), "dtype": dtype}
+        rng = _init.generator(rng)
         self.layers = [
-            TransformerEncoderLayer(embed_dim, num_heads, norm_first=norm_first, **options)
+            TransformerEncoderLayer(
+                embed_dim,
+                num_heads,
+                norm_first=norm_first,
+                norm=norm,
+                norm_eps=norm_eps,
+                bias=bias,
+                rng=rng,
+                dtype=dtype,
+                **options,
+            )
             for _ in range(num_layers)
         ]
         self.norm = None

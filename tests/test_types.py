@@ -1,0 +1,100 @@
+"""What a type checker says to a caller: misspelt options are found, and results have types."""
+
+import inspect
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+from miniattn import models, nn
+from miniattn.models.gpt import GPTOptions
+
+ROOT = Path(__file__).parents[1]
+
+# An ignored error that is none would be an error itself: each of them has to be found.
+CALLS = """
+from typing import Any, assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import miniattn as ma
+import miniattn.functional as F
+from miniattn import masks, models, nn
+
+x: NDArray[np.float32] = np.ones((2, 3, 4), np.float32)
+weights: bool = bool(x.size)
+
+assert_type(F.attention(x, x, x), NDArray[Any])
+assert_type(F.attention(x, x, x, mask=masks.causal(), return_weights=False), NDArray[Any])
+assert_type(F.attention(x, x, x, scale=1.0, return_weights=True), tuple[NDArray[Any], NDArray[Any]])
+either = F.attention(x, x, x, return_weights=weights)
+assert_type(either, NDArray[Any] | tuple[NDArray[Any], NDArray[Any]])
+F.attention(x, x, x, maks=masks.causal())  # type: ignore[call-overload]
+F.attention(x, x, x, mask="causal")  # type: ignore[call-overload]
+F.softmax(x, -1)  # type: ignore[call-arg]
+
+y, ctx = F.linear_forward(x[0], x[0])
+assert_type(F.linear_backward(y, ctx, needs=("x",)).dweight, NDArray[Any] | None)
+F.linear_backward(y, ctx, needs=("wieght",))  # type: ignore[arg-type]
+F.linear_backward(y, ctx, needs="x")  # type: ignore[arg-type]
+F.linear_backward(y, ctx, needs_grad=(True, True, True))  # type: ignore[call-arg]
+out, attention = F.attention_forward(x, x, x)
+assert_type(F.attention_backward(out, attention), F.AttentionGrads)
+F.attention_backward(out, attention, needs=("key",))  # type: ignore[arg-type]
+
+nn.Linear(2, 3, baism=True)  # type: ignore[call-arg]
+nn.MultiHeadAttention(8, 2, kv_heads=1)  # type: ignore[call-arg]
+nn.TransformerEncoderLayer(8, 2, num_kv_head=1)  # type: ignore[call-arg]
+nn.TransformerEncoder(1, 8, 2, ffn_dim=4, window=(2, 0), norm="rms", dropout=0.1)
+nn.TransformerEncoder(1, 8, 2, ffn_dims=4)  # type: ignore[call-arg]
+nn.TransformerEncoder(1, 8, 2, activation="golu")  # type: ignore[arg-type]
+nn.TransformerDecoder(1, 8, 2, memory_dim=4, causal=False)
+nn.TransformerDecoder(1, 8, 2, casual=False)  # type: ignore[call-arg]
+models.GPT(9, 8, embed_dims=8)  # type: ignore[call-arg]
+models.GPT.preset("gpt2", dropout=0.0, window=(4, 0))
+models.GPT.preset("gpt2", drop_out=0.0)  # type: ignore[call-arg]
+models.GPT(9, 8).generate([1], 2, topk=3)  # type: ignore[call-arg]
+decoder = nn.TransformerDecoder(1, 8, 2)
+assert_type(decoder.backward(y, decoder.forward(x, x)[1]).dmemory, NDArray[Any])
+
+ma.atention  # type: ignore[attr-defined]
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_finds_what_is_misspelt(tmp_path):
+    pytest.importorskip("mypy")
+    calls = tmp_path / "calls.py"
+    calls.write_text(CALLS, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(calls)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("Success: no issues found in 1 source file\n", 0)
+
+
+def arguments(cls):
+    return set(inspect.signature(cls).parameters) - {"options", "attention"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "own", "handed_on"),
+    [
+        (
+            nn.TransformerEncoderLayer,
+            arguments(nn.TransformerEncoder),
+            nn.TransformerEncoderOptions,
+        ),
+        (
+            nn.TransformerDecoderLayer,
+            arguments(nn.TransformerDecoder),
+            nn.TransformerDecoderOptions,
+        ),
+        (models.GPT, {"vocab_size"}, GPTOptions),
+    ],
+)
+def test_every_option_is_one_to_a_type_checker(layer, own, handed_on):
+    handed_on = set(typing.get_type_hints(handed_on))
+    assert arguments(layer) <= own | handed_on
+    assert handed_on <= arguments(layer) | set(typing.get_type_hints(nn.AttentionOptions))
