@@ -35,7 +35,7 @@ class Loss(Protocol):
         """Return further means over the counted targets, for evaluation."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CrossEntropy:
     """Mean cross-entropy of logits (..., N) and classes (...); evaluation adds the accuracy.
 

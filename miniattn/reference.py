@@ -281,7 +281,7 @@ def dropout_backward(dy: ArrayLike, x: ArrayLike, p: float, keep: ArrayLike) -> 
 
 @_quiet
 def layer_norm(
-    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, eps: float = 1e-5
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, *, eps: float = 1e-5
 ) -> Array:
     """y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis."""
     y = _standardise(_f64(x), eps)[0] * _f64(weight)
@@ -290,7 +290,12 @@ def layer_norm(
 
 @_quiet
 def layer_norm_backward(
-    dy: ArrayLike, x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, eps: float = 1e-5
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
 ) -> tuple[Array, Array, Array | None]:
     """dx = (g - mean(g) - z mean(g z)) / sigma with z = (x - mean) / sigma and g = dy weight."""
     dy = _f64(dy)
@@ -320,14 +325,14 @@ def _over_rms(d: Array, eps: float) -> tuple[Array, Array]:
 
 
 @_quiet
-def rms_norm(x: ArrayLike, weight: ArrayLike, eps: float = 1e-6) -> Array:
+def rms_norm(x: ArrayLike, weight: ArrayLike, *, eps: float = 1e-6) -> Array:
     """y = x / sqrt(mean(x^2) + eps) * weight over the last axis."""
     return _over_rms(_f64(x), eps)[0] * _f64(weight)
 
 
 @_quiet
 def rms_norm_backward(
-    dy: ArrayLike, x: ArrayLike, weight: ArrayLike, eps: float = 1e-6
+    dy: ArrayLike, x: ArrayLike, weight: ArrayLike, *, eps: float = 1e-6
 ) -> tuple[Array, Array]:
     """dx = (g - z mean(g z)) / rms with z = x / rms and g = dy weight."""
     dy = _f64(dy)

@@ -217,7 +217,7 @@ MODULES = {
     "Sigmoid": [(nn.Sigmoid, X, {})],
     "Tanh": [(nn.Tanh, X, {})],
     "SiLU": [(nn.SiLU, X, {})],
-    "GELU": [(nn.GELU, X, {}), (lambda: nn.GELU("tanh"), X, {})],
+    "GELU": [(nn.GELU, X, {}), (lambda: nn.GELU(approximate="tanh"), X, {})],
     "Dropout": [
         (lambda: nn.Dropout(0.4), X, {"rng": dice}),
         (lambda: nn.Dropout(0.4), X, {}),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from miniattn import models, nn
+import miniattn.functional as F
+from miniattn import losses, models, nn, optim, reference
 from miniattn.models.gpt import GPTOptions
 
 ROOT = Path(__file__).parents[1]
@@ -98,3 +99,33 @@ def test_every_option_is_one_to_a_type_checker(layer, own, handed_on):
     handed_on = set(typing.get_type_hints(handed_on))
     assert arguments(layer) <= own | handed_on
     assert handed_on <= arguments(layer) | set(typing.get_type_hints(nn.AttentionOptions))
+
+
+# What may be given by position although it need not be: inputs, and main sizes.
+BY_POSITION = {"bias", "ffn_dim", "target_vocab_size", "lr", "warmup"}
+AS_ELSEWHERE = {"scaled_dot_product_attention"}  # the call of another library
+
+
+def calls(home):
+    for name in home.__all__:
+        made = getattr(home, name)
+        is_plain = hasattr(made, "_fields") or typing.is_typeddict(made)
+        if not is_plain and (inspect.isfunction(made) or isinstance(made, type)):
+            yield name, inspect.signature(made).parameters.values()
+
+
+HOMES = [F, nn, models, losses, optim, reference]
+
+
+@pytest.mark.parametrize("home", HOMES, ids=lambda home: home.__name__)
+def test_options_are_given_by_name(home):
+    by_position = [
+        (name, argument.name)
+        for name, given in calls(home)
+        for argument in given
+        if name not in AS_ELSEWHERE
+        and argument.kind is argument.POSITIONAL_OR_KEYWORD
+        and argument.default is not argument.empty
+        and argument.name not in BY_POSITION
+    ]
+    assert by_position == []

@@ -242,7 +242,7 @@ class GeluContext(NamedTuple):
     approximate: Approximation
 
 
-def gelu(x: Array, approximate: Approximation = "none") -> Array:
+def gelu(x: Array, *, approximate: Approximation = "none") -> Array:
     """Gaussian error linear unit: y = x · Φ(x), with Φ the normal distribution function.
 
     Parameters
@@ -280,11 +280,11 @@ def gelu(x: Array, approximate: Approximation = "none") -> Array:
     >>> F.gelu(np.array([-1.0, 0.0, 1.0])).round(4)
     array([-0.1587,  0.    ,  0.8413])
     """
-    return gelu_forward(x, approximate)[0]
+    return gelu_forward(x, approximate=approximate)[0]
 
 
-def gelu_forward(x: Array, approximate: Approximation = "none") -> tuple[Array, GeluContext]:
-    """Return ``gelu(x, approximate)`` and the context for `gelu_backward`.
+def gelu_forward(x: Array, *, approximate: Approximation = "none") -> tuple[Array, GeluContext]:
+    """Return ``gelu(x)`` and the context for `gelu_backward`.
 
     The context holds x itself: before the backward, write to a copy.
     """

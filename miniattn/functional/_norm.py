@@ -43,7 +43,7 @@ class LayerNormContext(NamedTuple):
     eps: float
 
 
-def layer_norm(x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5) -> Array:
+def layer_norm(x: Array, weight: Array, bias: Array | None = None, *, eps: float = 1e-5) -> Array:
     """Layer normalisation: y = (x − mean(x)) / √(var(x) + eps) · weight + bias.
 
     Mean and (biased) variance are those of each row along the last axis.
@@ -88,13 +88,13 @@ def layer_norm(x: Array, weight: Array, bias: Array | None = None, eps: float = 
     >>> F.layer_norm(np.array([[1.0, 2.0, 3.0]]), np.ones(3)).round(4)
     array([[-1.2247,  0.    ,  1.2247]])
     """
-    return layer_norm_forward(x, weight, bias, eps)[0]
+    return layer_norm_forward(x, weight, bias, eps=eps)[0]
 
 
 def layer_norm_forward(
-    x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5
+    x: Array, weight: Array, bias: Array | None = None, *, eps: float = 1e-5
 ) -> tuple[Array, LayerNormContext]:
-    """Return ``layer_norm(x, weight, bias, eps)`` and the context for `layer_norm_backward`.
+    """Return ``layer_norm(x, weight, bias)`` and the context for `layer_norm_backward`.
 
     The context holds x and weight themselves: before the backward, write to a copy.
     """
@@ -147,7 +147,7 @@ class RmsNormContext(NamedTuple):
     eps: float
 
 
-def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
+def rms_norm(x: Array, weight: Array, *, eps: float = 1e-6) -> Array:
     """Root mean square normalisation: y = x / √(mean(x²) + eps) · weight.
 
     The mean is that of each row along the last axis.
@@ -188,11 +188,11 @@ def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Array:
     >>> F.rms_norm(np.array([[3.0, 4.0]]), np.ones(2)).round(4)
     array([[0.8485, 1.1314]])
     """
-    return rms_norm_forward(x, weight, eps)[0]
+    return rms_norm_forward(x, weight, eps=eps)[0]
 
 
-def rms_norm_forward(x: Array, weight: Array, eps: float = 1e-6) -> tuple[Array, RmsNormContext]:
-    """Return ``rms_norm(x, weight, eps)`` and the context for `rms_norm_backward`.
+def rms_norm_forward(x: Array, weight: Array, *, eps: float = 1e-6) -> tuple[Array, RmsNormContext]:
+    """Return ``rms_norm(x, weight)`` and the context for `rms_norm_backward`.
 
     The context holds x and weight themselves: before the backward, write to a copy.
     """

@@ -120,7 +120,7 @@ class GELU(_Elementwise):
 
     _live = ("approximate",)
 
-    def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
+    def __init__(self, *, approximate: Literal["none", "tanh"] = "none") -> None:
         _checks.choice("approximate", approximate, ("none", "tanh"))
         self.approximate = approximate
 
@@ -128,7 +128,7 @@ class GELU(_Elementwise):
         self, x: Array, *, rng: np.random.Generator | None = None
     ) -> tuple[Array, F.GeluContext]:
         """Return (y, ctx), both x and y (...)."""
-        return F.gelu_forward(x, self.approximate)
+        return F.gelu_forward(x, approximate=self.approximate)
 
     def describe(self) -> str:
         """Return ``"tanh"`` for the approximation."""
@@ -143,7 +143,7 @@ def activation_layer(name: Activation) -> Module:
         case "gelu":
             return GELU()
         case "gelu_tanh":
-            return GELU("tanh")
+            return GELU(approximate="tanh")
         case "silu":
             return SiLU()
         case "sigmoid":

@@ -16,7 +16,7 @@ _erfc = np.vectorize(math.erfc)
 
 
 def gelu_tanh_forward(x):
-    return F.gelu_forward(x, "tanh")
+    return F.gelu_forward(x, approximate="tanh")
 
 
 PAIRS = {

@@ -35,7 +35,7 @@ def run(op, x, weight, dy, eps=1e-3):
         dx, dweight, dbias = F.layer_norm_backward(dy, ctx)
         assert dbias is None
         return y, dx, dweight
-    y, ctx = F.rms_norm_forward(x, weight, eps)
+    y, ctx = F.rms_norm_forward(x, weight, eps=eps)
     return y, *F.rms_norm_backward(dy, ctx)
 
 

@@ -23,7 +23,7 @@ def layers(rng):
         "tanh": nn.Tanh(),
         "silu": nn.SiLU(),
         "gelu": nn.GELU(),
-        "gelu tanh": nn.GELU("tanh"),
+        "gelu tanh": nn.GELU(approximate="tanh"),
         "dropout": nn.Dropout(0.4),
         "sequential": nn.Sequential(
             nn.Linear(WIDTH, 3, rng=rng, **F64), nn.Tanh(), nn.Dropout(0.3), nn.RMSNorm(3, **F64)
@@ -253,7 +253,7 @@ TORCH = {
     "tanh": (lambda t: t.nn.Tanh(), nn.Tanh),
     "silu": (lambda t: t.nn.SiLU(), nn.SiLU),
     "gelu": (lambda t: t.nn.GELU(), nn.GELU),
-    "gelu tanh": (lambda t: t.nn.GELU("tanh"), lambda: nn.GELU("tanh")),
+    "gelu tanh": (lambda t: t.nn.GELU("tanh"), lambda: nn.GELU(approximate="tanh")),
 }
 
 
@@ -299,7 +299,7 @@ def test_dropout_without_a_generator_is_the_identity(rng):
         (lambda: nn.LayerNorm(4, eps=0.0), ValueError, "eps"),
         (lambda: nn.RMSNorm(-1), ValueError, "embed_dim"),
         (lambda: nn.Dropout(1.0), ValueError, r"p: expected a probability in \[0, 1\)"),
-        (lambda: nn.GELU("erf"), ValueError, "approximate"),
+        (lambda: nn.GELU(approximate="erf"), ValueError, "approximate"),
         (lambda: nn.FeedForward(4, activation="swish"), ValueError, "activation"),
         (lambda: nn.Sequential(), ValueError, "layers: expected at least one"),
         (lambda: nn.Sequential(nn.ReLU(), np.tanh), TypeError, r"layers\[1\]: expected a Module"),
