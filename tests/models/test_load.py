@@ -36,7 +36,11 @@ BUILT = {
     "translator untied": lambda: TRANSLATOR(9, 7, tied=False, positions="alibi", **SMALL),
     "translator tied, two vocabularies": lambda: TRANSLATOR(9, 7, norm="rms", bias=False, **SMALL),
     "chain": lambda: nn.Sequential(
-        nn.Linear(4, 8), nn.GELU("tanh"), nn.Dropout(0.1), nn.SwiGLU(8), nn.RMSNorm(8, eps=0.1)
+        nn.Linear(4, 8),
+        nn.GELU(approximate="tanh"),
+        nn.Dropout(0.1),
+        nn.SwiGLU(8),
+        nn.RMSNorm(8, eps=0.1),
     ),
     "attention": lambda: nn.MultiHeadAttention(
         8, 2, kdim=4, vdim=6, rotary=nn.Rotary(base=100.0, interleaved=True)
