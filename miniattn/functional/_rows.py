@@ -10,6 +10,7 @@ from miniattn._typing import Array
 from miniattn.kernels.compile.launch import run
 from miniattn.kernels.compile.settings import Task, get_num_threads
 from miniattn.kernels.compile.tables import addresses
+from miniattn.kernels.registers import LANES
 from miniattn.kernels.rows.frame import GRAIN, rows_per_piece
 from miniattn.kernels.rows.writing import LARGE
 
@@ -53,6 +54,17 @@ def run_rows(
         Whether the task copies its rows to hide parts of them.
     """
     plan = _plan(matrix.shape, matrix.itemsize, LARGE, share, masked, factors, more)
+    _run(task, matrix, plan, operands)
+
+
+def run_columns(
+    task: Task, matrix: Array, factors: tuple[float, ...], operands: tuple[Array, ...]
+) -> None:
+    """Run ``task``, one of those in `kernels.softmax_columns`, over the columns of (A, n, C)."""
+    _run(task, matrix, _plan_columns(matrix.shape, matrix.itemsize, factors), operands)
+
+
+def _run(task: Task, matrix: Array, plan: _Plan, operands: tuple[Array, ...]) -> None:
     pieces, sizes, numbers, room = plan
     places = np.array(addresses(operands))
     workers = min(pieces, get_num_threads()) if matrix.size > GRAIN else 1
@@ -79,3 +91,14 @@ def _plan(
     rows = share if masked else int(large)
     room = rows * n + APART if rows else 0
     return _Plan(pieces, sizes, np.array(factors, np.float64), room)
+
+
+@functools.lru_cache(1024)
+def _plan_columns(shape: tuple[int, int, int], itemsize: int, factors: tuple[float, ...]) -> _Plan:
+    blocks, n, step = shape
+    width = LANES * 4 // itemsize
+    groups = blocks * -(-step // width)
+    share = max(1, GRAIN // max(1, n * width))
+    pieces = -(-groups // share)
+    sizes = np.array([blocks, n, step, share, pieces])
+    return _Plan(pieces, sizes, np.array(factors, np.float64), 0)

@@ -17,7 +17,7 @@ from miniattn.functional._arrays import (
     rows,
     to_last_axis,
 )
-from miniattn.functional._rows import run_rows
+from miniattn.functional._rows import run_columns, run_rows
 from miniattn.kernels.rows import softmax as kernels
 from miniattn.kernels.rows import softmax_columns as columns
 
@@ -97,7 +97,7 @@ def softmax_forward(
     if _sideways(x, axis, mask):
         x_columns = _columns(x, axis)
         y = empty(x.shape, x.dtype)
-        columns.softmax(x_columns, high, low, y.reshape(x_columns.shape))
+        run_columns(columns.softmax, x_columns, (high, low, inv_temperature), (x_columns, y))
     else:
         x_rows = rows(to_last_axis(x, axis))
         y_rows = empty_like(x_rows)
@@ -121,9 +121,8 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
     if _sideways(y, axis):
         y_columns = _columns(y, axis)
         dx = empty(y.shape, y.dtype)
-        columns.softmax_backward(
-            _columns(dy, axis), y_columns, inv_temperature, dx.reshape(y_columns.shape)
-        )
+        operands = _columns(dy, axis), y_columns, dx
+        run_columns(columns.softmax_backward, y_columns, (high, low, inv_temperature), operands)
         return _ldexp(dx, power)
     y_rows = rows(to_last_axis(y, axis))
     dx_rows = empty_like(y_rows)
@@ -206,7 +205,7 @@ def log_softmax_forward(
     if _sideways(x, axis, mask):
         x_columns = _columns(x, axis)
         y = empty(x.shape, x.dtype)
-        columns.log_softmax(x_columns, high, low, inv_temperature, y.reshape(x_columns.shape))
+        run_columns(columns.log_softmax, x_columns, (high, low, inv_temperature), (x_columns, y))
     else:
         x_rows = rows(to_last_axis(x, axis))
         y_rows = empty_like(x_rows)
@@ -232,9 +231,8 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
     if _sideways(y, axis):
         y_columns = _columns(y, axis)
         dx = empty(y.shape, y.dtype)
-        columns.log_softmax_backward(
-            _columns(dy, axis), y_columns, high, low, inv_temperature, dx.reshape(y_columns.shape)
-        )
+        operands = _columns(dy, axis), y_columns, dx
+        run_columns(columns.log_softmax_backward, y_columns, (high, low, inv_temperature), operands)
         return _ldexp(dx, power)
     y_rows = rows(to_last_axis(y, axis))
     dx_rows = empty_like(y_rows)
@@ -309,7 +307,8 @@ def logsumexp_forward(
     _, high, low = slopes(1.0, x.dtype)
     top, log_sum = np.empty((2, math.prod(x.shape[:axis] + x.shape[axis + 1 :])), x.dtype)
     if _sideways(x, axis, mask):
-        columns.logsumexp(_columns(x, axis), high, low, top, log_sum)
+        x_columns = _columns(x, axis)
+        run_columns(columns.logsumexp, x_columns, (high, low), (x_columns, top, log_sum))
         lse = (top + log_sum).reshape(x.shape[:axis] + x.shape[axis + 1 :])
     else:
         x_rows = rows(to_last_axis(x, axis))
@@ -329,15 +328,8 @@ def logsumexp_backward(dlse: Array, ctx: LogsumexpContext) -> Array:
     if _sideways(x, axis, mask):
         x_columns = _columns(x, axis)
         dx = empty(x.shape, x.dtype)
-        columns.logsumexp_backward(
-            kernel_input(dlse).reshape(-1),
-            x_columns,
-            top,
-            log_sum,
-            high,
-            low,
-            dx.reshape(x_columns.shape),
-        )
+        operands = kernel_input(dlse), x_columns, dx, top, log_sum
+        run_columns(columns.logsumexp_backward, x_columns, (high, low), operands)
         return dx
     dlse_rows = kernel_input(to_last_axis(np.expand_dims(dlse, axis), axis)).reshape(-1)
     x_rows = rows(to_last_axis(x, axis))

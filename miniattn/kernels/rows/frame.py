@@ -1,16 +1,76 @@
-"""Rows of a matrix as pieces of work, and what the tasks that do them are told.
+"""The frame of all kernels that work on rows of a matrix: who does which rows, and with what.
+
+A kernel is a function of some rows that follow each other, and `rows_task` makes the task of it:
+
+    @rows_task
+    def double(rows):
+        x, y = matrix(rows, 0), matrix(rows, 1)
+        for i in range(rows.m * rows.n):
+            y[i] = 2 * x[i]
+
+The frame takes pieces of work from the queue, finds their rows, and lets all threads see what was
+written. Operands are contiguous, and each row of a result has one owner.
 
 ``sizes`` are R, n, how many rows a piece has, how many pieces there are, whether the result is
-large (see `writing`), and whether there is a mask; what else a task needs follows from REST on.
-Operands are contiguous, and each row of a result has one owner.
+large (see `writing`), and whether there is a mask; what else a kernel needs follows from REST on.
 """
 
-from miniattn.kernels.compile.settings import inner
-from miniattn.kernels.registers import LANES, address
+from typing import NamedTuple
+
+import numpy as np
+
+from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.settings import inner, task
+from miniattn.kernels.registers import LANES, address, lanes, registers
+from miniattn.kernels.rows.writing import finish
 
 COUNT, N, SHARE, PIECES, LARGE, MASKED, REST = range(7)
 # Elements that one piece has; with fewer, one thread is done before a pool is awake.
 GRAIN = 16_384
+# Registers up to which a row is narrow: as many rows as a register has lanes fit the first cache.
+NARROW = 8
+GROUP = NARROW * LANES + 1  # registers for the terms of a group, the last of which may be in full
+
+
+class Rows(NamedTuple):
+    """Rows that follow each other, one piece of work, and what their kernel is told."""
+
+    piece: int  # its number
+    start: int  # the first row
+    m: int  # how many rows
+    n: int  # and how many elements each has
+    large: bool  # see `writing`
+    table: int  # a pointer: which row of a group of narrow ones an element belongs to
+    sizes: int  # this and what follows: pointers, as a task gets them
+    factors: int
+    operands: int
+    scratch: int
+
+
+def rows_task(function):
+    """Return the task that does ``function(rows)`` for all pieces of work."""
+    rows = inner(function)
+
+    def run(sizes, factors, operands, queue, scratch):
+        n, large = sizes[N], sizes[LARGE] != 0
+        table = registers(GROUP, np.int32)
+        number_rows(table, scratch, sizes[SHARE], n)
+        piece = take(queue)
+        while piece < sizes[PIECES]:
+            start = piece * sizes[SHARE]
+            count = min(sizes[SHARE], sizes[COUNT] - start)
+            rows(Rows(piece, start, count, n, large, table, sizes, factors, operands, scratch))
+            piece = take(queue)
+        finish(large)
+
+    return task(named_after(function, run))
+
+
+def named_after(function, run):
+    """Return ``run`` under the name and in the module of ``function``, where the cache looks."""
+    run.__name__, run.__qualname__ = function.__name__, function.__qualname__
+    run.__module__, run.__doc__ = function.__module__, function.__doc__
+    return run
 
 
 @inner
@@ -21,13 +81,42 @@ def rows_per_piece(count, n):
 
 
 @inner
-def part_of(sizes, piece):
-    """Return the first row of a piece, and how many rows it has."""
-    start = piece * sizes[SHARE]
-    return start, min(sizes[SHARE], sizes[COUNT] - start)
+def is_narrow(x, n):
+    """Return whether rows of n elements are worked on several at a time."""
+    return n <= NARROW * lanes(x)
 
 
 @inner
-def operand(operands, which, like):
-    """Return a pointer to the operand number ``which``, of ``like``'s dtype."""
-    return address(operands[which], like)
+def number_rows(table, like, count, n):
+    """Write to which of up to ``lanes`` rows each element of a group belongs."""
+    if is_narrow(like, n):
+        for r in range(min(count, lanes(like))):
+            for j in range(n):
+                table[r * n + j] = r
+
+
+# --- Operands ------------------------------------------------------------------------------------
+
+
+@inner
+def operand(rows, which):
+    """Return a pointer to the whole operand number ``which``, of the task's dtype."""
+    return address(rows.operands[which], rows.scratch)
+
+
+@inner
+def matrix(rows, which):
+    """Return a pointer to these rows of an operand (R, n)."""
+    return operand(rows, which) + rows.start * rows.n
+
+
+@inner
+def column(rows, which):
+    """Return a pointer to these rows' numbers in an operand (R,)."""
+    return operand(rows, which) + rows.start
+
+
+@inner
+def column_of(rows, which, like):
+    """Return the same for an operand of ``like``'s dtype."""
+    return address(rows.operands[which], like) + rows.start

@@ -11,8 +11,7 @@ bits. ``high + low`` is log2(e) in twice the precision of x.
 
 import numpy as np
 
-from miniattn.kernels.compile.queue import take
-from miniattn.kernels.compile.settings import inner, task
+from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.registers import (
     iota,
     lanes,
@@ -23,42 +22,25 @@ from miniattn.kernels.registers import (
     splat,
     to_float,
 )
-from miniattn.kernels.rows.frame import LARGE, PIECES, REST, SHARE, N, operand, part_of
-from miniattn.kernels.rows.softmax_rows import (
-    GROUP,
-    is_narrow,
-    logarithms,
-    number_rows,
-    tops_and_sums,
-    weights,
-)
-from miniattn.kernels.rows.writing import each, fill, finish, one
+from miniattn.kernels.rows.frame import REST, column, column_of, is_narrow, matrix, rows_task
+from miniattn.kernels.rows.softmax_rows import logarithms, tops_and_sums, weights
+from miniattn.kernels.rows.writing import each, fill, one
 
 IGNORED = REST  # the place of ``ignore_index`` among the sizes
 
 
-@inner
-def _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, table, top, total):
-    """Do `tops_and_sums` for the rows that count, in runs; set 0 and 1 for the others."""
-    start = 0
-    while start < count:
-        stop = start
-        while stop < count and targets[stop] != ignore_index:
-            stop += 1
-        if stop > start:
-            p, m, s = x + start * n, top + start, total + start
-            tops_and_sums(p, stop - start, n, high, low, table, m, s)
-            start = stop
-        else:
-            top[start], total[start] = 0, 1
-            start += 1
+@rows_task
+def cross_entropy(rows):
+    """Fill loss (R,) float64, top (R,) and log_sum (R,).
 
-
-@inner
-def _rows(x, targets, count, n, ignore_index, smoothing, high, low, table, loss, top, log_sum):
-    _counted_tops_and_sums(x, targets, count, n, ignore_index, high, low, table, top, log_sum)
-    logarithms(log_sum, count)
-    for r in range(count):
+    Operands x, targets, loss, top, log_sum; factors high, low, ε.
+    """
+    n, smoothing, ignore_index = rows.n, rows.factors[2], rows.sizes[IGNORED]
+    x, targets = matrix(rows, 0), column_of(rows, 1, np.int64)
+    loss, top, log_sum = column_of(rows, 2, np.float64), column(rows, 3), column(rows, 4)
+    _counted_tops_and_sums(rows, x, targets, top, log_sum)
+    logarithms(log_sum, rows.m)
+    for r in range(rows.m):
         t = targets[r]
         loss[r] = 0
         if t != ignore_index:
@@ -74,6 +56,24 @@ def _rows(x, targets, count, n, ignore_index, smoothing, high, low, table, loss,
 
 
 @inner
+def _counted_tops_and_sums(rows, x, targets, top, total):
+    """Do `tops_and_sums` for the rows that count, in runs; set 0 and 1 for the others."""
+    n, high, low = rows.n, rows.factors[0], rows.factors[1]
+    start = 0
+    while start < rows.m:
+        stop = start
+        while stop < rows.m and targets[stop] != rows.sizes[IGNORED]:
+            stop += 1
+        if stop > start:
+            p, m, s = x + start * n, top + start, total + start
+            tops_and_sums(p, stop - start, n, high, low, rows.table, m, s)
+            start = stop
+        else:
+            top[start], total[start] = 0, 1
+            start += 1
+
+
+@inner
 def _mean_above(x, n, m):
     total, share = 0.0, 1 / n
     for j in range(n):
@@ -81,15 +81,18 @@ def _mean_above(x, n, m):
     return total
 
 
-@inner
-def _rows_backward(
-    scale, x, targets, count, n, ignore_index, smoothing, top, log_sum, high, low, table, large, dx
-):
+@rows_task
+def cross_entropy_backward(rows):
+    """Fill dx (R, N); operands x, targets, dx, top, log_sum; factors high, low, ε, scale."""
+    n, table, high, low = rows.n, rows.table, rows.factors[0], rows.factors[1]
+    smoothing, scale = rows.factors[2], rows.factors[3]
+    x, targets, dx = matrix(rows, 0), column_of(rows, 1, np.int64), matrix(rows, 2)
+    top, log_sum, ignore_index = column(rows, 3), column(rows, 4), rows.sizes[IGNORED]
     certain, even = (1 - smoothing) * scale, smoothing / n * scale
     if is_narrow(x, n):
         places = registers(1, x)
-        for r in range(0, count, lanes(x)):
-            i, k = r * n, min(lanes(x), count - r)
+        for r in range(0, rows.m, lanes(x)):
+            i, k = r * n, min(lanes(x), rows.m - r)
             for a in range(k):
                 t = targets[r + a]
                 counts = t != ignore_index and log_sum[r + a] != -np.inf
@@ -97,16 +100,16 @@ def _rows_backward(
             m, log_s = load_first(top + r, k), load_first(log_sum + r, k)
             softmax = table, x + i, m, log_s, high, low
             operands = softmax, scale, even, certain, load(places)
-            fill(dx + i, k * n, large, _gradient_of_group, each, operands)
+            fill(dx + i, k * n, rows.large, _gradient_of_group, each, operands)
     else:
-        for r in range(count):
+        for r in range(rows.m):
             i, t = r * n, targets[r]
             if t == ignore_index or log_sum[r] == -np.inf:
-                fill(dx + i, n, large, _nothing, one, x)
+                fill(dx + i, n, rows.large, _nothing, one, x)
             else:
                 softmax = table, x + i, top[r], log_sum[r], high, low
                 operands = softmax, scale, even, certain, t
-                fill(dx + i, n, large, _gradient_of_row, one, operands)
+                fill(dx + i, n, rows.large, _gradient_of_row, one, operands)
 
 
 @inner(forceinline=True)
@@ -129,46 +132,3 @@ def _gradient_of_group(of, j, k, operands):
     place = of(places, softmax[0] + j)
     d = select(to_float(iota(d, np.int32) + j, d) == place, d - certain, d)
     return select(place >= 0.0, d, 0.0)
-
-
-@task
-def cross_entropy(sizes, factors, operands, queue, scratch):
-    """Fill loss (R,) float64, top (R,) and log_sum (R,).
-
-    Operands x, targets, loss, top, log_sum; factors high, low, ε.
-    """
-    n, high, low = sizes[N], factors[0], factors[1]
-    x, targets = operand(operands, 0, scratch), operand(operands, 1, np.int64)
-    loss = operand(operands, 2, np.float64)
-    top, log_sum = operand(operands, 3, scratch), operand(operands, 4, scratch)
-    table = registers(GROUP, np.int32)
-    number_rows(table, x, sizes[SHARE], n)
-    piece = take(queue)
-    while piece < sizes[PIECES]:
-        start, count = part_of(sizes, piece)
-        results = loss + start, top + start, log_sum + start
-        _rows(
-            x + start * n, targets + start, count, n, sizes[IGNORED], factors[2], high, low, table,
-            *results,
-        )  # fmt: skip
-        piece = take(queue)
-
-
-@task
-def cross_entropy_backward(sizes, factors, operands, queue, scratch):
-    """Fill dx (R, N); operands x, targets, dx, top, log_sum; factors high, low, ε, scale."""
-    n, large, high, low = sizes[N], sizes[LARGE] != 0, factors[0], factors[1]
-    x, targets = operand(operands, 0, scratch), operand(operands, 1, np.int64)
-    dx = operand(operands, 2, scratch)
-    top, log_sum = operand(operands, 3, scratch), operand(operands, 4, scratch)
-    table = registers(GROUP, np.int32)
-    number_rows(table, x, sizes[SHARE], n)
-    piece = take(queue)
-    while piece < sizes[PIECES]:
-        start, count = part_of(sizes, piece)
-        _rows_backward(
-            factors[3], x + start * n, targets + start, count, n, sizes[IGNORED], factors[2],
-            top + start, log_sum + start, high, low, table, large, dx + start * n,
-        )  # fmt: skip
-        piece = take(queue)
-    finish(large)

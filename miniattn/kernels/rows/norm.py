@@ -16,8 +16,7 @@ a range of rows that is fixed by the shape, and the caller adds these sums in or
 
 import numpy as np
 
-from miniattn.kernels.compile.queue import take
-from miniattn.kernels.compile.settings import inner, task
+from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.elementary import is_float32
 from miniattn.kernels.registers import (
     LANES,
@@ -39,10 +38,10 @@ from miniattn.kernels.registers import (
 )
 from miniattn.kernels.rows import norm_scaled
 from miniattn.kernels.rows.columns import RUN
-from miniattn.kernels.rows.frame import COUNT, LARGE, PIECES, REST, N, operand, part_of
-from miniattn.kernels.rows.norm_scaled import VECTORS, add
+from miniattn.kernels.rows.frame import COUNT, REST, column, matrix, operand, rows_task
+from miniattn.kernels.rows.norm_scaled import VECTORS, Norm, add
 from miniattn.kernels.rows.softmax_rows import distance_ahead
-from miniattn.kernels.rows.writing import fill, finish, one
+from miniattn.kernels.rows.writing import fill, one
 
 CENTRED = REST  # the place among the sizes of whether it is layer normalisation
 # Mean squares and gradients below the first, in float32 and float64, may have lost products that
@@ -109,28 +108,28 @@ def _clear(parts):
 
 
 @inner
-def _forward(x, weight, bias, count, n, eps, centred, large, y, mean, rstd):
+def _forward(x, bias, count, norm, y, mean, rstd):
     """Do up to ``lanes`` rows; what is left of each is reduced for all by one tree of shuffles."""
+    n = norm.n
     parts, means, rstds = registers(LANES, x), registers(1, x), registers(1, x)
     _clear(parts)
-    if centred:
+    if norm.centred:
         for r in range(count):
             store(parts + r * lanes(x), _part_sums(_value, x + r * n, n, 0.0))
     store(means, horizontal_sums(parts) * (1 / n))
     for r in range(count):
         store(parts + r * lanes(x), _part_sums(_squared_distance, x + r * n, n, means[r]))
     variance = horizontal_sums(parts) * (1 / n)
-    square = variance + eps
+    square = variance + norm.eps
     ordinary = _is_ordinary(load(means), variance, square)
     store(rstds, 1.0 / sqrt(square) * select(ordinary, splat(1.0, x), -1.0))
     for r in range(count):
         i = r * n
         if rstds[r] > 0:
-            fill(y + i, n, large, _normalised, one, (x + i, weight, bias, means[r], rstds[r]))
+            operands = x + i, norm.weight, bias, means[r], rstds[r]
+            fill(y + i, n, norm.large, _normalised, one, operands)
         elif n > 0:
-            norm_scaled.forward(
-                x + i, weight, bias, n, eps, centred, large, y + i, means + r, rstds + r
-            )
+            norm_scaled.forward(x + i, bias, norm, y + i, means + r, rstds + r)
     store_first(mean, load(means), count)
     store_first(rstd, load(rstds), count)
 
@@ -150,26 +149,24 @@ def _normalised(of, j, k, operands):
     return fma(xhat, load_first(weight + j, k), load_first(bias + j, k))
 
 
-@task
-def forward(sizes, factors, operands, queue, scratch):
+@rows_task
+def forward(rows):
     """Fill y (R, n) and mean, rstd (R,) from x (R, n), weight (n,), bias (n,).
 
     Operands in the order x, weight, bias, y, and mean and rstd in one array; factor eps.
     """
-    n, large, centred, eps = sizes[N], sizes[LARGE] != 0, sizes[CENTRED] != 0, factors[0]
-    x, weight = operand(operands, 0, scratch), operand(operands, 1, scratch)
-    bias, y = operand(operands, 2, scratch), operand(operands, 3, scratch)
-    mean = operand(operands, 4, scratch)
-    rstd = mean + sizes[COUNT]
-    together = _rows_together(x, n)
-    piece = take(queue)
-    while piece < sizes[PIECES]:
-        start, count = part_of(sizes, piece)
-        for r in range(start, start + count, together):
-            k, i = min(together, start + count - r), r * n
-            _forward(x + i, weight, bias, k, n, eps, centred, large, y + i, mean + r, rstd + r)
-        piece = take(queue)
-    finish(large)
+    norm, bias = _norm(rows, operand(rows, 1)), operand(rows, 2)
+    x, y, mean = matrix(rows, 0), matrix(rows, 3), column(rows, 4)
+    rstd = mean + rows.sizes[COUNT]
+    together = _rows_together(x, rows.n)
+    for r in range(0, rows.m, together):
+        k, i = min(together, rows.m - r), r * rows.n
+        _forward(x + i, bias, k, norm, y + i, mean + r, rstd + r)
+
+
+@inner
+def _norm(rows, weight):
+    return Norm(weight, rows.n, rows.factors[0], rows.sizes[CENTRED] != 0, rows.large)
 
 
 @inner(forceinline=True)
@@ -207,8 +204,9 @@ def _gradient_sums(dy, x, weight, n, mean, rstd, dweight, dbias):
 
 
 @inner
-def _backward(dy, x, weight, count, n, eps, centred, large, mean, rstd, dx, dweight, dbias):
-    """Do up to ``lanes`` rows; add to dweight and dbias what they contribute."""
+def _backward(dy, x, count, norm, moments, dx, sums):
+    """Do up to ``lanes`` rows; add to dweight and dbias, the sums, what they contribute."""
+    (mean, rstd), (dweight, dbias), weight, n = moments, sums, norm.weight, norm.n
     step = lanes(x)
     parts_g, parts_gx = registers(LANES, x), registers(LANES, x)
     means_g, means_gx, ordinary = registers(1, x), registers(1, x), registers(1, x)
@@ -221,8 +219,8 @@ def _backward(dy, x, weight, count, n, eps, centred, large, mean, rstd, dx, dwei
             store(parts_g + r * step, g)
             store(parts_gx + r * step, gx)
         elif n > 0:
-            norm_scaled.add_to_parameters(dy + i, x + i, n, eps, centred, dweight, dbias)
-    store(means_g, horizontal_sums(parts_g) * (1 / n if centred else 0.0))
+            norm_scaled.add_to_parameters(dy + i, x + i, norm, dweight, dbias)
+    store(means_g, horizontal_sums(parts_g) * (1 / n if norm.centred else 0.0))
     store(means_gx, horizontal_sums(parts_gx) * (1 / n))
     between = _is_between(absolute(load(means_g)), absolute(load(means_gx)))
     store(ordinary, select(between, load_first(rstd, count), 0.0))
@@ -230,9 +228,9 @@ def _backward(dy, x, weight, count, n, eps, centred, large, mean, rstd, dx, dwei
         i = r * n
         if ordinary[r] > 0 or (rstd[r] > 0 and norm_scaled.is_zero(dy + i, n)):
             numbers = dy + i, x + i, weight, mean[r], rstd[r], means_g[r], means_gx[r]
-            fill(dx + i, n, large, _gradient, one, numbers)
+            fill(dx + i, n, norm.large, _gradient, one, numbers)
         elif n > 0:
-            norm_scaled.backward(dy + i, x + i, weight, n, eps, centred, large, dx + i)
+            norm_scaled.backward(dy + i, x + i, norm, dx + i)
 
 
 @inner(forceinline=True)
@@ -251,37 +249,28 @@ def _gradient(of, j, k, operands):
     return (g - mean_g - xhat * mean_gx) * rstd
 
 
-@task
-def backward(sizes, factors, operands, queue, scratch):
+@rows_task
+def backward(rows):
     """Fill dx (R, n), and for each piece of work its sums of dweight and dbias; factor eps.
 
     Operands dy, x (R, n), weight (n,), mean and rstd (2, R), dx, and float64 sums (pieces, 4, n):
     dweight, dbias, and room for those of a few rows.
     """
-    n, large, centred, eps = sizes[N], sizes[LARGE] != 0, sizes[CENTRED] != 0, factors[0]
-    dy, x = operand(operands, 0, scratch), operand(operands, 1, scratch)
-    weight, dx = operand(operands, 2, scratch), operand(operands, 4, scratch)
-    mean = operand(operands, 3, scratch)
-    rstd = mean + sizes[COUNT]
+    n, norm = rows.n, _norm(rows, operand(rows, 2))
+    dy, x, mean, dx = matrix(rows, 0), matrix(rows, 1), column(rows, 3), matrix(rows, 4)
+    rstd = mean + rows.sizes[COUNT]
+    place = rows.operands[5] + rows.piece * 4 * n * 8
+    sums, run = address(place, np.float64), address(place + 2 * n * 8, x)
     together = _rows_together(x, 4 * n)
-    piece = take(queue)
-    while piece < sizes[PIECES]:
-        place = operands[5] + piece * 4 * n * 8
-        sums, run = address(place, np.float64), address(place + 2 * n * 8, scratch)
+    for j in range(2 * n):
+        sums[j] = 0
+    for top in range(0, rows.m, RUN):
         for j in range(2 * n):
-            sums[j] = 0
-        start, count = part_of(sizes, piece)
-        for top in range(start, start + count, RUN):
-            for j in range(2 * n):
-                run[j] = 0
-            bottom = min(top + RUN, start + count)
-            for r in range(top, bottom, together):
-                k, i = min(together, bottom - r), r * n
-                _backward(
-                    dy + i, x + i, weight, k, n, eps, centred, large, mean + r, rstd + r, dx + i,
-                    run, run + n,
-                )  # fmt: skip
-            for j in range(2 * n):
-                sums[j] = sums[j] + run[j]
-        piece = take(queue)
-    finish(large)
+            run[j] = 0
+        bottom = min(top + RUN, rows.m)
+        for r in range(top, bottom, together):
+            k, i = min(together, bottom - r), r * n
+            moments = mean + r, rstd + r
+            _backward(dy + i, x + i, k, norm, moments, dx + i, (run, run + n))
+        for j in range(2 * n):
+            sums[j] = sums[j] + run[j]

@@ -18,6 +18,7 @@ These rows take half as long again as the others: `norm` decides which they are.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,16 @@ from miniattn.kernels.rows.writing import fill, one
 # Vectors added up lane by lane before they join a total, which carries a correction: this bounds
 # the rounding error of a float32 sum, however long the row is.
 VECTORS = 64
+
+
+class Norm(NamedTuple):
+    """What all rows have in common."""
+
+    weight: int  # a pointer to n numbers
+    n: int
+    eps: float
+    centred: bool
+    large: bool  # see `writing`
 
 
 @inner(forceinline=True)
@@ -88,8 +99,9 @@ def _scaled_eps(eps, unit):
 
 
 @inner
-def _moments(x, n, eps, centred):
+def _moments(x, norm):
     """Return how to read a row: before, origin, after, mean; rstd; and the exponent of the unit."""
+    n, eps, centred = norm.n, norm.eps, norm.centred
     shift = np.float64(x[0]) if centred else 0.0
     e = _exponent(max(_largest(x, n, shift), 0.5 * math.sqrt(eps)), x)
     unit = math.ldexp(1.0, -e)
@@ -134,13 +146,13 @@ def _sums(term, x, n, reading):
 
 
 @inner
-def forward(x, weight, bias, n, eps, centred, large, y, mean, rstd):
+def forward(x, bias, norm, y, mean, rstd):
     """Fill y (n,); ``mean`` and ``rstd``, of one number each, get what tells the row apart.
 
     That is the mean as well as one number can say it, and −rstd.
     """
-    reading, r, _ = _moments(x, n, eps, centred)
-    fill(y, n, large, _normalised, one, (x, weight, bias, reading, r))
+    reading, r, _ = _moments(x, norm)
+    fill(y, norm.n, norm.large, _normalised, one, (x, norm.weight, bias, reading, r))
     before, origin, after, low = reading
     mean[0] = origin / before + low / after / before
     rstd[0] = -(r * before * after)
@@ -154,10 +166,10 @@ def _normalised(of, j, k, operands):
 
 
 @inner
-def add_to_parameters(dy, x, n, eps, centred, dweight, dbias):
+def add_to_parameters(dy, x, norm, dweight, dbias):
     """Add dy · x̂ to dweight and dy to dbias."""
-    reading, rstd, _ = _moments(x, n, eps, centred)
-    step = lanes(x)
+    reading, rstd, _ = _moments(x, norm)
+    n, step = norm.n, lanes(x)
     for j in range(0, n, step):
         k = min(step, n - j)
         d = load_first(dy + j, k)
@@ -167,9 +179,10 @@ def add_to_parameters(dy, x, n, eps, centred, dweight, dbias):
 
 
 @inner
-def backward(dy, x, weight, n, eps, centred, large, dx):
+def backward(dy, x, norm, dx):
     """Fill dx (n,)."""
-    reading, rstd, e = _moments(x, n, eps, centred)
+    n, weight = norm.n, norm.weight
+    reading, rstd, e = _moments(x, norm)
     e_dy, e_weight = _exponent(_largest(dy, n, 0.0), x), _exponent(_largest(weight, n, 0.0), x)
     units = math.ldexp(1.0, -e_dy), math.ldexp(1.0, -e_weight)
     step = lanes(x)
@@ -185,14 +198,14 @@ def backward(dy, x, weight, n, eps, centred, large, dx):
             run_gx = fma(g, xhat, run_gx)
         total_g, lost_g = add(total_g, lost_g, run_g)
         total_gx, lost_gx = add(total_gx, lost_gx, run_gx)
-    mean_g = np.float64(horizontal_sum(total_g)) * (1 / n if centred else 0.0)
+    mean_g = np.float64(horizontal_sum(total_g)) * (1 / n if norm.centred else 0.0)
     mean_gx = np.float64(horizontal_sum(total_gx)) * (1 / n)
     # 2^(e_dy + e_weight − e) itself may not be a number of this dtype: four steps in one direction.
     exponent = e_dy + e_weight - e
     quarter = int(exponent / 4)
     steps = math.ldexp(1.0, quarter), math.ldexp(1.0, exponent - 3 * quarter)
     numbers = dy, x, weight, reading, rstd, units, mean_g, mean_gx, steps
-    fill(dx, n, large, _gradient, one, numbers)
+    fill(dx, n, norm.large, _gradient, one, numbers)
 
 
 @inner(forceinline=True)

@@ -36,14 +36,12 @@ from miniattn.kernels.registers import (
     store,
     store_first,
 )
+from miniattn.kernels.rows.frame import GROUP, is_narrow
 from miniattn.kernels.rows.writing import each, fill
 
 # Vectors added up in the array's own precision before they join a float64 total: this bounds the
 # rounding error of a float32 sum, however long the row.
 RUN = 32
-# Registers up to which a row is narrow: as many rows as a register has lanes fit the first cache.
-NARROW = 8
-GROUP = NARROW * LANES + 1  # registers for the terms of a group, the last of which may be in full
 # Elements up to which the next row is fetched from memory while one is worked on: both stay in the
 # second cache.
 NEAR = 65_536
@@ -55,21 +53,6 @@ AHEAD = 1024
 def distance_ahead(n):
     """Return how far ahead of a row to prefetch: to the next one, unless rows are too long."""
     return max(n, AHEAD) if n <= NEAR else 0
-
-
-@inner
-def is_narrow(x, n):
-    """Return whether rows of n elements are worked on several at a time."""
-    return n <= NARROW * lanes(x)
-
-
-@inner
-def number_rows(table, x, count, n):
-    """Write to which of up to ``lanes`` rows each element of a group belongs."""
-    if is_narrow(x, n):
-        for r in range(min(count, lanes(x))):
-            for j in range(n):
-                table[r * n + j] = r
 
 
 # --- One row -------------------------------------------------------------------------------------
