@@ -6,11 +6,9 @@ from miniattn._memory import empty
 from miniattn._typing import Array
 from miniattn.functional._arrays import kernel_input
 from miniattn.kernels import activation
-from miniattn.kernels.compile.launch import run
+from miniattn.kernels.compile.launch import NO_FACTORS, run
 from miniattn.kernels.compile.settings import Task, get_num_threads
 from miniattn.kernels.compile.tables import addresses
-
-_NO_FACTORS = np.empty(0)
 
 
 def apply(task: Task, *inputs: Array) -> Array:
@@ -21,7 +19,7 @@ def apply(task: Task, *inputs: Array) -> Array:
     pieces = -(-result.size // activation.BLOCK)
     workers = max(1, min(pieces, get_num_threads()))
     operands, sizes = np.array(addresses(arrays)), np.array([result.size])
-    run(task, result.dtype, workers, pieces, sizes, _NO_FACTORS, operands, arrays)
+    run(task, result.dtype, workers, pieces, sizes, NO_FACTORS, operands, arrays)
     return result
 
 

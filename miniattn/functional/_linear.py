@@ -11,6 +11,7 @@ from miniattn._memory import empty
 from miniattn._typing import AFFINE, AffineInput, Array
 from miniattn.functional._arrays import kernel_input, rows
 from miniattn.functional._product import Sum, products
+from miniattn.functional._rows import run_rows
 from miniattn.kernels.dense import linear as kernel_linear
 from miniattn.kernels.rows import columns
 
@@ -162,7 +163,9 @@ def _weights(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array 
 def _few_rows(x: Array, weight: Array, bias: Array | None) -> Array:
     """Return x · weightᵀ + bias for x (R, E), weight (F, E)."""
     y = np.empty((len(x), len(weight)), x.dtype)
-    kernel_linear.few_rows(x, kernel_input(weight), y)
+    weight = kernel_input(weight)
+    least = kernel_linear.SMALL // max(1, len(x))
+    run_rows(kernel_linear.few_rows, weight, (), (x, weight, y), len(x), least=least)
     if bias is not None:
         with np.errstate(all="ignore"):  # NaN and inf travel on silently, as through the kernels
             y += bias

@@ -7,14 +7,12 @@ import numpy as np
 
 from miniattn._memory import empty
 from miniattn._typing import Array, Shape
-from miniattn.kernels.compile.launch import run
+from miniattn.kernels.compile.launch import NO_FACTORS, run
 from miniattn.kernels.compile.settings import get_num_threads
 from miniattn.kernels.compile.tables import address_of, addresses, are_whole, elements
 from miniattn.kernels.dense import matmul
 
 WORTH_A_THREAD = 2**17  # multiply-adds: to wake a thread takes as long
-
-_NO_FACTORS = np.empty(0)
 
 Layout: TypeAlias = tuple[Shape, Shape]  # shape and strides
 # How many products a sum consists of, and the axes of what they are added to: 0 for nothing.
@@ -53,7 +51,7 @@ def products(*sums: Sum) -> list[Array]:
     places = addresses(whole)
     places[-1:-1] = [address_of(x) for x in factors]
     operands = np.array(places + plan.counters * [0])
-    run(matmul.matmul, dtype, workers, plan.pieces, plan.sizes, _NO_FACTORS, operands, whole)
+    run(matmul.matmul, dtype, workers, plan.pieces, plan.sizes, NO_FACTORS, operands, whole)
     return results
 
 

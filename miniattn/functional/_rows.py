@@ -34,6 +34,7 @@ def run_rows(
     *more: int,
     share: int | None = None,
     masked: bool = False,
+    least: int = GRAIN,
 ) -> None:
     """Run ``task`` over the rows of a matrix.
 
@@ -52,22 +53,24 @@ def run_rows(
         How many rows a piece of work has; by default as many as make up a piece's elements.
     masked : bool
         Whether the task copies its rows to hide parts of them.
+    least : int
+        Elements up to which the calling thread is done sooner than another is awake.
     """
     plan = _plan(matrix.shape, matrix.itemsize, LARGE, share, masked, factors, more)
-    _run(task, matrix, plan, operands)
+    _run(task, matrix, plan, operands, least)
 
 
 def run_columns(
     task: Task, matrix: Array, factors: tuple[float, ...], operands: tuple[Array, ...]
 ) -> None:
     """Run ``task``, one of those in `kernels.softmax_columns`, over the columns of (A, n, C)."""
-    _run(task, matrix, _plan_columns(matrix.shape, matrix.itemsize, factors), operands)
+    _run(task, matrix, _plan_columns(matrix.shape, matrix.itemsize, factors), operands, GRAIN)
 
 
-def _run(task: Task, matrix: Array, plan: _Plan, operands: tuple[Array, ...]) -> None:
+def _run(task: Task, matrix: Array, plan: _Plan, operands: tuple[Array, ...], least: int) -> None:
     pieces, sizes, numbers, room = plan
     places = np.array(addresses(operands))
-    workers = min(pieces, get_num_threads()) if matrix.size > GRAIN else 1
+    workers = min(pieces, get_num_threads()) if matrix.size > least else 1
     memory = scratch(workers, room, matrix.dtype) if room else None
     run(task, matrix.dtype, workers, pieces, sizes, numbers, places, operands, memory)
 

@@ -5,6 +5,7 @@ blocks, numbered through all of them; a block is one piece of work.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,18 @@ def _array(sizes, operands, role, which, like):
     return address(operands[role * sizes[0] + which], like)
 
 
+class Rule(NamedTuple):
+    """The numbers of a step: see `adam`."""
+
+    beta1: float
+    beta2: float
+    keep: float  # 1 − lr · decay
+    l2: float
+    rate: float  # lr / (1 − β1^step)
+    root: float  # 1 / √(1 − β2^step)
+    eps: float
+
+
 @task
 def adam(sizes, factors, operands, queue, scratch):
     """One step of Adam or AdamW, in place on param, m and v; the roles are param, grad, m, v.
@@ -60,43 +73,39 @@ def adam(sizes, factors, operands, queue, scratch):
     while block < sizes[sizes[0]]:
         which, start, stop = _place(sizes, block)
         decay, l2, step = factors[4 + 3 * which], factors[5 + 3 * which], factors[6 + 3 * which]
-        keep = 1 - lr * decay
         rate, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+        rule = Rule(beta1, beta2, 1 - lr * decay, l2, rate, root, eps)
         param = _array(sizes, operands, 0, which, scratch)
         grad = _array(sizes, operands, 1, which, scratch)
         m = _array(sizes, operands, 2, which, scratch)
         v = _array(sizes, operands, 3, which, scratch)
-        _adam_block(param, grad, m, v, start, stop, beta1, beta2, keep, l2, rate, root, eps)
+        _adam_block(param, grad, m, v, start, stop, rule)
         block = take(queue)
 
 
 @inner
-def _rule(param, grad, m, v, beta1, beta2, keep, l2, rate, root, eps):
-    """Return the new param, m and v, all vectors; the rest are numbers."""
-    g = fma(param, l2, grad)
-    m = m * beta1 + g * (1 - beta1)
-    v = v * beta2 + g * g * (1 - beta2)
-    return param * keep - m * rate / (sqrt(v) * root + eps), m, v
+def _stepped(param, grad, m, v, rule):
+    """Return the new param, m and v, all vectors."""
+    g = fma(param, rule.l2, grad)
+    m = m * rule.beta1 + g * (1 - rule.beta1)
+    v = v * rule.beta2 + g * g * (1 - rule.beta2)
+    return param * rule.keep - m * rule.rate / (sqrt(v) * rule.root + rule.eps), m, v
 
 
 @inner
-def _adam_block(param, grad, m, v, start, stop, beta1, beta2, keep, l2, rate, root, eps):
+def _adam_block(param, grad, m, v, start, stop, rule):
     whole = stop - (stop - start) % lanes(param)
     for i in range(start, whole, lanes(param)):
         p, g, a, b = param + i, grad + i, m + i, v + i
-        new, first, second = _rule(
-            load(p), load(g), load(a), load(b), beta1, beta2, keep, l2, rate, root, eps
-        )
+        new, first, second = _stepped(load(p), load(g), load(a), load(b), rule)
         store(p, new)
         store(a, first)
         store(b, second)
     n = stop - whole
     if n:
         p, g, a, b = param + whole, grad + whole, m + whole, v + whole
-        new, first, second = _rule(
-            load_first(p, n), load_first(g, n), load_first(a, n), load_first(b, n),
-            beta1, beta2, keep, l2, rate, root, eps,
-        )  # fmt: skip
+        grads, moments = load_first(g, n), (load_first(a, n), load_first(b, n))
+        new, first, second = _stepped(load_first(p, n), grads, *moments, rule)
         store_first(p, new, n)
         store_first(a, first, n)
         store_first(b, second, n)

@@ -19,6 +19,8 @@ from miniattn.kernels.compile.settings import Kernel, Task, kernel
 from miniattn.kernels.compile.tables import address_of
 from miniattn.kernels.registers import call
 
+NO_FACTORS = np.empty(0)  # for a task that needs none
+
 if _checking.ON:  # kernels that take arrays are checked as tasks are in `run`
     Kernel.__call__ = _checking.watched(Kernel.__call__)  # type: ignore[method-assign]
 

@@ -4,10 +4,9 @@ A BLAS packs the weights for a matrix product, which takes several times as long
 and its matrix-vector product sums in an order that depends on the number of threads.
 """
 
-import numba
-
-from miniattn.kernels.compile.settings import inner, kernel
-from miniattn.kernels.registers import fma, horizontal_sum, lanes, load, load_first, pointer, splat
+from miniattn.kernels.compile.settings import inner
+from miniattn.kernels.registers import fma, horizontal_sum, lanes, load, load_first, splat
+from miniattn.kernels.rows.frame import COUNT, REST, matrix, operand, rows_task
 
 # Rows up to which this is faster than a matrix product (measured: 4 times at 1 row of 1024).
 FEW = 8
@@ -35,15 +34,14 @@ def _dot(a, b, n):
     return horizontal_sum((s + t) + (u + v))
 
 
-@kernel
-def few_rows(x, weight, y):
-    """y[r, f] = Σ_e x[r, e] · weight[f, e] for x (R, E), weight (F, E), y (R, F)."""
-    count, n = x.shape
-    if count * weight.size <= SMALL:
-        for f in range(weight.shape[0]):
-            for r in range(count):
-                y[r, f] = _dot(pointer(x, r * n), pointer(weight, f * n), n)
-    else:
-        for f in numba.prange(weight.shape[0]):
-            for r in range(count):
-                y[r, f] = _dot(pointer(x, r * n), pointer(weight, f * n), n)
+@rows_task
+def few_rows(rows):
+    """y[r, f] = Σ_e x[r, e] · weight[f, e] for x (R, E), y (R, F); the rows are those of weight.
+
+    Operands x, weight, y. How many rows x has follows the other sizes.
+    """
+    x, weight, y = operand(rows, 0), matrix(rows, 1), operand(rows, 2) + rows.start
+    n, features = rows.n, rows.sizes[COUNT]
+    for f in range(rows.m):
+        for r in range(rows.sizes[REST]):
+            y[r * features + f] = _dot(x + r * n, weight + f * n, n)
