@@ -29,8 +29,6 @@ EQUAL, MOST = "equal numbers", "as large as can be"
 # gradients that a parameter or a row collects.
 PARTIAL_SUMS = {"linear", "attention"}
 COLLECT = PARTIAL_SUMS | {"embedding", "layer_norm", "rms_norm", "log_softmax"}
-# Pairs that are not right yet.
-NOT_YET = {"attention"}
 
 
 def first_of_each_kind():
@@ -41,7 +39,7 @@ def first_of_each_kind():
             options = {key: value for key, value in options.items() if key != "samples"}
             axes = tuple((key, x.ndim) for key, x in inputs.items())
             kind = name, axes, tuple(options), type(options.get("mask"))
-            if kind not in seen and name not in NOT_YET:
+            if kind not in seen:
                 yield pytest.param(name, inputs, options, id=f"{name}-{i}")
             seen.add(kind)
 

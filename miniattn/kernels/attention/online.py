@@ -31,8 +31,10 @@ from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.panels import sum_of_squares
 from miniattn.kernels.registers import (
     LANES,
+    absolute,
     any_true,
     exp2_nonpositive,
+    first,
     fma,
     lanes,
     load,
@@ -208,11 +210,12 @@ def write_stats(problem, operands, b, h, i0, n, top, total):
 @inner
 def within_limit(problem, top, n):
     """Return whether the maxima of ``n`` queries are within the LIMIT, in the formula's measure."""
-    within = True
-    for i in range(n):
-        if top[i] != -np.inf and not abs(problem.unit * top[i]) <= LIMIT:
-            within = False
-    return within
+    beyond = splat(0.0, top)
+    for c in range(0, n, lanes(top)):
+        peak = load(top + c)
+        within = (absolute(peak * problem.unit) <= LIMIT) | (peak == -np.inf)
+        beyond = select(within | ~first(n - c, top), beyond, 1.0)
+    return not any_true(beyond != 0.0)
 
 
 @inner

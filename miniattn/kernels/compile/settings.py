@@ -10,6 +10,7 @@ import numba
 from numba.core import config, types
 from numba.core.imputils import lower_constant
 from numba.extending import models, register_model
+from numba.np.ufunc import parallel
 
 from miniattn.kernels.compile import threads
 from miniattn.kernels.compile.cache import KernelCache
@@ -218,6 +219,8 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """Return the number of threads that kernels use."""
     _adopt_limit()
+    if _pool.concurrent:  # Numba's own function asks each time, under a lock, whether threads run
+        return int(parallel._get_num_threads())
     return int(numba.get_num_threads())
 
 

@@ -173,14 +173,23 @@ def write_rows(target, row, source, width, n, columns, factor):
 
     Returns whether all of it is finite.
     """
-    w = lanes(source)
-    total = splat(0.0, source)  # as in `is_finite`
+    total = splat(0.0, source)
     for i in range(n):
-        for e in range(0, columns, w):
-            value = load(source + (i * width + e)) * factor
-            total = fma(value, 0.0, total)
-            store_part(target + (i * row + e), value, columns - e)
+        total = write_row(target + i * row, source + i * width, columns, factor, total)
     return not any_true(total != total)
+
+
+@inner
+def write_row(target, source, columns, factor, total):
+    """Write ``target = factor * source``; return ``total``, NaN where that is not finite.
+
+    As in `is_finite`; a reduction for each row would take as long as writing a short one.
+    """
+    for e in range(0, columns, lanes(source)):
+        value = load(source + e) * factor
+        total = fma(value, 0.0, total)
+        store_part(target + e, value, columns - e)
+    return total
 
 
 @inner

@@ -58,7 +58,7 @@ from miniattn.kernels.dense.panels import (
     pack_transposed,
     round_up,
     sum_of_squares,
-    write_rows,
+    write_row,
 )
 from miniattn.kernels.registers import any_true, lanes, load, splat, store
 
@@ -215,10 +215,9 @@ def _rescale(o, n, v_width, decay):
 @inner
 def _normalise(out, out_row, o, v_width, n, Dv, top, total):
     """Write ``out = o / l``, 0 where a query saw nothing; return whether that is finite."""
-    finite = True
+    sums = splat(0.0, o)
     for i in range(n):
         # tiled: share = np.divide(1.0, total, where=seen, out=np.zeros_like(total))
         factor = share_of(total[i], top[i])
-        if not write_rows(out + i * out_row, 0, o + i * v_width, 0, 1, Dv, factor):
-            finite = False
-    return finite
+        sums = write_row(out + i * out_row, o + i * v_width, Dv, factor, sums)
+    return not any_true(sums != sums)
