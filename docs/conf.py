@@ -16,6 +16,7 @@ copyright = "2026, the miniattn authors"
 version = release = miniattn.__version__
 
 extensions = [
+    "listing",
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
