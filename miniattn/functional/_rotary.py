@@ -9,6 +9,7 @@ from miniattn._context import context
 from miniattn._memory import empty
 from miniattn._typing import Array
 from miniattn.functional._arrays import rows
+from miniattn.functional._rows import run_rows
 from miniattn.kernels import rotary as rotary_kernel
 
 
@@ -121,7 +122,8 @@ def _turn(x: Array, cos: Array, sin: Array, interleaved: bool, *, back: bool) ->
     share = x.shape[1] if heads_last else 1
     per_batch = x.shape[1] * steps if cos.ndim == 4 else 0
     if y.size:
-        rotary_kernel.turn(
-            rows(source), rows(cos), rows(sin), steps, share, per_batch, back, interleaved, rows(y)
-        )
+        x_rows = rows(source)
+        operands = x_rows, rows(cos), rows(sin), y
+        told = steps, share, per_batch, back, interleaved
+        run_rows(rotary_kernel.turn, x_rows, (), operands, *told)
     return y.swapaxes(1, 2) if heads_last else y

@@ -1,16 +1,14 @@
 """Rotation of pairs by tabulated angles: a' = a cos θ − b sin θ, b' = b cos θ + a sin θ."""
 
-import numba
+from miniattn.kernels.compile.settings import inner
+from miniattn.kernels.rows.frame import REST, matrix, operand, rows_task
 
-from miniattn.kernels.compile.settings import inner, kernel
-
-# Elements below which one thread is done sooner than a pool is woken.
-SMALL = 16_384
+# What `turn` is told beside what all kernels of rows are.
+STEPS, SHARE, PER_BATCH, BACK, INTERLEAVED = range(REST, REST + 5)
 
 
 @inner
-def _turn_row(x, cos, sin, sign, interleaved, y):
-    half = cos.size
+def _turn_row(x, cos, sin, half, sign, interleaved, y):
     if interleaved:
         for i in range(half):
             a, b, c, s = x[2 * i], x[2 * i + 1], cos[i], sign * sin[i]
@@ -23,22 +21,21 @@ def _turn_row(x, cos, sin, sign, interleaved, y):
             y[half + i] = b * c + a * s
 
 
-@kernel
-def turn(x, cos, sin, steps, share, per_batch, back, interleaved, y):
+@rows_task
+def turn(rows):
     """Turn the rows of x (R, D) into y by the angles of cos, sin (T or B · T, D/2).
 
-    ``share`` rows in a row have one position, after which the next of ``steps`` = T comes, round
-    and round; every ``per_batch`` rows (0: never) the next T angles of the tables are taken.
-    ``back`` turns the other way.
+    Operands x, cos, sin, y. ``SHARE`` rows in a row have one position, after which the next of
+    ``STEPS`` = T comes, round and round; every ``PER_BATCH`` rows (0: never) the next T angles of
+    the tables are taken. ``BACK`` turns the other way.
     """
-    sign = x.dtype.type(-1 if back else 1)
-    if x.size <= SMALL:
-        for r in range(x.shape[0]):
-            start = (r // per_batch) * steps if per_batch else 0
-            row = start + (r // share) % steps
-            _turn_row(x[r], cos[row], sin[row], sign, interleaved, y[r])
-    else:
-        for r in numba.prange(x.shape[0]):
-            start = (r // per_batch) * steps if per_batch else 0
-            row = start + (r // share) % steps
-            _turn_row(x[r], cos[row], sin[row], sign, interleaved, y[r])
+    x, y, half = matrix(rows, 0), matrix(rows, 3), rows.n // 2
+    steps, share, per_batch = rows.sizes[STEPS], rows.sizes[SHARE], rows.sizes[PER_BATCH]
+    sign = type(x[0])(-1 if rows.sizes[BACK] else 1)
+    interleaved = rows.sizes[INTERLEAVED] != 0
+    for r in range(rows.m):
+        which = rows.start + r
+        batch = which // per_batch if per_batch else 0
+        at = (batch * steps + which // share % steps) * half
+        cos, sin = operand(rows, 1) + at, operand(rows, 2) + at
+        _turn_row(x + r * rows.n, cos, sin, half, sign, interleaved, y + r * rows.n)

@@ -126,6 +126,23 @@ class Term(NamedTuple):
     b_step: int
 
 
+class Left(NamedTuple):
+    """Where the rows of A begin: a pointer, and the steps along its axes in elements."""
+
+    at: int
+    row: int
+    step: int
+
+
+class Block(NamedTuple):
+    """The size of a part of C, and of what it is computed from."""
+
+    rows: int
+    columns: int
+    depth: int  # packed rows of B
+    later: int  # rows of B that are still to come
+
+
 HEAD, PIECE, PART, TERM = (len(row._fields) for row in (Head, Piece, Part, Term))
 
 
@@ -235,20 +252,9 @@ def _fill(head, terms, operands, piece, part, packed, edge):
         for k in range(term.start, max(term.stop, term.start + 1), DEPTH):
             depth = min(DEPTH, term.stop - k)
             _pack(packed, width, b + k * term.b_row, term.b_row, term.b_step, columns, depth)
-            _pass(
-                c,
-                n,
-                a + k * term.a_step,
-                term.a_row,
-                term.a_step,
-                packed,
-                edge,
-                rows,
-                columns,
-                depth,
-                term.stop - k - depth,
-                begun,
-            )
+            left = Left(a + k * term.a_step, term.a_row, term.a_step)
+            block = Block(rows, columns, depth, term.stop - k - depth)
+            _pass(c, n, left, packed, edge, block, begun)
             begun = True
 
 
@@ -284,20 +290,20 @@ def _add(target, source, row, rows, columns):
 
 
 @inner
-def _pass(c, c_row, a, a_row, a_step, packed, edge, rows, columns, deep, left, begun):
-    """Compute ``rows`` of C, or add to them, from ``deep`` packed rows of B."""
-    width = WIDE * lanes(c)
+def _pass(c, c_row, a, packed, edge, block, begun):
+    """Compute a block of C, or add to it, from packed rows of B."""
+    rows, columns, width = block.rows, block.columns, WIDE * lanes(c)
     for row in range(0, rows, TILE):
         valid = min(TILE, rows - row)
         whole = valid == TILE and columns == width
         place, step = (c + row * c_row, c_row) if whole else (edge, width)
         if begun and not whole:
             _copy(edge, width, c + row * c_row, c_row, valid, columns)
-        _fetch(a, a_row, a_step, row, rows, deep, left)
+        _fetch(a, row, block)
         _fetch_tile(place, step)
-        tile = a + row * a_row
+        tile = a.at + row * a.row
         product(
-            TILE, WIDE, place, step, tile, a_row, a_step, packed, width, deep, valid, begun
+            TILE, WIDE, place, step, tile, a.row, a.step, packed, width, block.depth, valid, begun
         )  # fmt: skip
         if not whole:
             _copy(c + row * c_row, c_row, edge, width, valid, columns)
@@ -314,22 +320,22 @@ def _copy(target, target_row, source, source_row, rows, columns):
 
 
 @inner
-def _fetch(a, a_row, a_step, row, rows, deep, left):
+def _fetch(a, row, block):
     """Ask for what follows in A, which the processor does not foresee: it is read in short runs.
 
     Where A's rows are contiguous that is the next tile; where its columns are, a share of the
     next pass.
     """
-    w = lanes(a)
-    if a_step == 1:
+    w, rows, depth = lanes(a.at), block.rows, block.depth
+    if a.step == 1:
         for i in range(row + TILE, min(row + 2 * TILE, rows)):
-            for k in range(0, deep, w):
-                prefetch(a + (i * a_row + k))
+            for k in range(0, depth, w):
+                prefetch(a.at + (i * a.row + k))
     else:
-        ahead = min(deep, left)
+        ahead = min(depth, block.later)
         for k in range(ahead * row // rows, min(ahead, ahead * (row + TILE) // rows)):
             for i in range(0, rows, w):
-                prefetch(a + ((deep + k) * a_step + i * a_row))
+                prefetch(a.at + ((depth + k) * a.step + i * a.row))
 
 
 @inner
