@@ -19,8 +19,16 @@ import pytest
 from miniattn import functional as F
 from miniattn import masks
 from miniattn.functional import _plan
-from miniattn.kernels.attention.matrix import packed as kept
-from miniattn.kernels.attention.matrix.squares import finish, idle, multiply, pack, write_turned
+from miniattn.kernels.attention.matrix import packed as packed_tiles
+from miniattn.kernels.attention.matrix.squares import (
+    Extent,
+    finish,
+    idle,
+    multiply,
+    pack,
+    write_turned,
+)
+from miniattn.kernels.attention.problem import Lines
 from miniattn.kernels.compile.target import UNIT
 from miniattn.kernels.registers import load, pointer
 from miniattn.kernels.registers.matrix_unit import (
@@ -123,10 +131,9 @@ def test_what_does_not_fit_is_noticed(value):
 def product(a, b, c, rows, columns, chunks, accumulate):
     configure()
     step = chunks * PARTS
-    left, right, to = pointer(a, 0), pointer(b, 0), pointer(c, 0)
-    unit = multiply(
-        to, c.shape[1], left, step, right, step, rows, columns, chunks, accumulate, idle, 0, 3
-    )
+    left, right = Lines(pointer(a, 0), step), Lines(pointer(b, 0), step)
+    to, extent = Lines(pointer(c, 0), c.shape[1]), Extent(rows, columns, chunks)
+    unit = multiply(to, left, right, extent, accumulate, idle, 0, 3)
     finish(idle, 0, unit, 5)
     release()
     return unit
@@ -161,9 +168,8 @@ def test_products(sizes):
 @numba.njit
 def turn_and_write(source, n, columns, factors, out):
     width = source.shape[1]
-    write_turned(
-        pointer(out, 0), out.shape[1], pointer(source, 0), width, n, columns, pointer(factors, 0)
-    )
+    to, lines = Lines(pointer(out, 0), out.shape[1]), Lines(pointer(source, 0), width)
+    write_turned(to, lines, n, columns, pointer(factors, 0))
 
 
 @unit
@@ -244,8 +250,8 @@ def test_a_bias_gradient_is_not_added_twice():
 def test_more_tiles_than_a_thread_keeps():
     """Keys and values of 1,024 features: a thread keeps 32 tiles, and the sequence has 37."""
     queries = 33 if UNIT.always else 130  # few, if that is enough to be given to the unit
-    q, k, v, dout = inputs(queries, 37 * kept.KEYS - 5, 1024)
-    assert kept.MOST // (2 * kept.KEYS * 1024 * 3 // 2) < 37
+    q, k, v, dout = inputs(queries, 37 * packed_tiles.KEYS - 5, 1024)
+    assert packed_tiles.MOST // (2 * packed_tiles.KEYS * 1024 * 3 // 2) < 37
     got = run(q, k, v, dout)
     exact = run(*(x.astype(np.float64) for x in (q, k, v, dout)))
     for x, y in zip(got, exact, strict=True):

@@ -218,6 +218,14 @@ def within_limit(problem, top, n):
     return not any_true(beyond != 0.0)
 
 
+class Stats(NamedTuple):
+    """What there is of each of some queries: m as it is subtracted, log2 l, and delta."""
+
+    base: Any
+    log_sum: Any
+    delta: Any
+
+
 @inner
 def read_stats(operands, b, h, i0, n, width, base, log_sum):
     """Read m, as it is subtracted, and log2 l of ``n`` queries.

@@ -5,7 +5,7 @@ dtype, whatever the layouts of its operands. A mask is part of the operands, in 
 (see ``miniattn.masks.Lowered``): lo, hi, sinks and lengths are the rows of the operand BOUNDS.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.registers import address
@@ -89,6 +89,20 @@ def part_of(operands, which, b, h, like):
     """Return the address of an operand's batch row ``b`` and head ``h``."""
     start = address(operands[which], like)
     return start + (b * step_of(operands, which, 0) + h * step_of(operands, which, 1))
+
+
+class Lines(NamedTuple):
+    """Rows of numbers, or blocks of them, that begin ``step`` elements apart."""
+
+    start: Any
+    step: int
+
+
+@inner
+def lines_of(operands, which, b, h, i, like):
+    """Return the rows of an operand's batch row ``b`` and head ``h``, from row ``i`` on."""
+    step = step_of(operands, which, 2)
+    return Lines(part_of(operands, which, b, h, like) + i * step, step)
 
 
 @inner

@@ -9,6 +9,8 @@ Each block of queries is walked over twice, first for the maxima and sums of its
 `vector.forward`, then for the weights themselves.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from miniattn.kernels.attention.masking import (
@@ -26,16 +28,15 @@ from miniattn.kernels.attention.problem import (
     K,
     Problem,
     Q,
-    part_of,
+    lines_of,
     problem_of,
-    step_of,
 )
 from miniattn.kernels.attention.scores import finish_scores, head_of
-from miniattn.kernels.attention.vector.forward import KEYS, QUERIES, exponentiate
+from miniattn.kernels.attention.vector.forward import KEYS, QUERIES, exponentiate, row_width
 from miniattn.kernels.attention.vector.products import multiply_keys
 from miniattn.kernels.compile.queue import take
 from miniattn.kernels.compile.settings import inner, task
-from miniattn.kernels.dense.panels import ROW_GROUP, fill, pack_transposed, round_up
+from miniattn.kernels.dense.panels import ROW_GROUP, fill, pack_transposed
 from miniattn.kernels.registers import lanes, load, select, splat, store
 
 
@@ -59,7 +60,7 @@ def attention_map(sizes, factors, operands, queue, scratch):
         stop = min(problem.rows, first + bins) * problem.T // problem.rows
         for i0 in range(first * problem.T // problem.rows, stop, QUERIES):
             n = min(QUERIES, stop - i0)
-            _block(problem, operands, b, h, i0, n, scratch)
+            _add_weights(problem, operands, b, h, i0, n, scratch)
         piece = take(queue)
 
 
@@ -72,30 +73,53 @@ def _bins(problem):
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of a call, and the elements of scratch memory of a thread."""
     pieces = problem.B * problem.H * -(-problem.rows // _bins(problem))
-    return pieces, max(QUERIES, lanes) * (problem.D + 2 * (KEYS + ROW_GROUP) + 4)
+    return pieces, lay_out(problem, QUERIES, lanes, 0).end
+
+
+class Room(NamedTuple):
+    """The scratch memory of ``n`` queries."""
+
+    width: int
+    """Of a row of scores: n and padding."""
+    q: Any
+    """Turned."""
+    s: Any
+    slopes: Any
+    top: Any
+    total: Any
+    decay: Any
+    sums: Any
+    """Of the weights of one bin's keys."""
+    end: Any
 
 
 @inner
-def _block(problem, operands, b, h, i0, n, scratch):
-    """Add the weights of queries ``i0 <= i < i0 + n`` to their bins."""
-    w, D, S = lanes(scratch), problem.D, problem.S
-    rows, columns = problem.rows, problem.columns
-    width = round_up(n, max(w, ROW_GROUP))
-    head = head_of(problem, operands, b, h, scratch)
-    g = h // (problem.H // problem.G)
-    q, q_row = part_of(operands, Q, b, h, scratch), step_of(operands, Q, 2)
-    k, k_row = part_of(operands, K, b, g, scratch), step_of(operands, K, 2)
-    out, out_row = part_of(operands, OUT, b, h, scratch), step_of(operands, OUT, 2)
-
-    packed = scratch
-    s = packed + width * D
+def lay_out(problem, n, w, start):
+    """Return the `Room` of ``n`` queries; arguments as in `vector.forward.lay_out`."""
+    width = row_width(n, w)
+    q = start
+    s = q + width * problem.D
     slopes = s + width * (KEYS + ROW_GROUP)
     top = slopes + width * (KEYS + ROW_GROUP)
     total = top + width
     decay = total + width
     sums = decay + width
+    return Room(width, q, s, slopes, top, total, decay, sums, sums + width)
 
-    pack_transposed(packed, width, q + i0 * q_row, q_row, n, D)
+
+@inner
+def _add_weights(problem, operands, b, h, i0, n, scratch):
+    """Add the weights of queries ``i0 <= i < i0 + n`` to their bins."""
+    D, S, rows, columns = problem.D, problem.S, problem.rows, problem.columns
+    room = lay_out(problem, n, lanes(scratch), scratch)
+    width, s, top, total, sums = room.width, room.s, room.top, room.total, room.sums
+    head = head_of(problem, operands, b, h, scratch)
+    g = h // (problem.H // problem.G)
+    q, q_row = lines_of(operands, Q, b, h, i0, scratch)
+    k, k_row = lines_of(operands, K, b, g, 0, scratch)
+    out, out_row = lines_of(operands, OUT, b, h, 0, scratch)
+
+    pack_transposed(room.q, width, q, q_row, n, D)
     fill(top, width, -np.inf)
     fill(total, width, 0.0)
     stop = end_of_keys(head.rule, i0 + n)
@@ -107,12 +131,12 @@ def _block(problem, operands, b, h, i0, n, scratch):
             tile = tile_of(head.rule, b, h, i0, n, j0, m, width, True)
             if tile.kind == HIDDEN:
                 continue
-            multiply_keys(s, k + j0 * k_row, k_row, packed, D, head.rule, tile)
+            multiply_keys(s, k + j0 * k_row, k_row, room.q, D, head.rule, tile)
             if adds == 0 and overflows(s, head.rule, tile):
                 operands[UNFIT] = 1
-            finish_scores(s, head, tile, slopes)
+            finish_scores(s, head, tile, room.slopes)
             if adds == 0:
-                exponentiate(s, head, tile, top, total, decay)
+                exponentiate(s, head, tile, top, total, room.decay)
                 continue
             _weigh(s, head, tile, top, total)
             start = j0

@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 
 from miniattn.kernels.attention.decode.forward import KEYS, add_rows, multiply_rows
 from miniattn.kernels.attention.masking import FULL, HIDDEN, tile_of
-from miniattn.kernels.attention.online import Rows, add_visible, read_stats, weight_and_dscore
+from miniattn.kernels.attention.online import (
+    Rows,
+    Stats,
+    add_visible,
+    read_stats,
+    weight_and_dscore,
+)
 from miniattn.kernels.attention.problem import (
     DK,
     DOUT,
@@ -22,9 +28,11 @@ from miniattn.kernels.attention.problem import (
     SUMS,
     UNFIT,
     K,
+    Lines,
     Problem,
     Q,
     V,
+    lines_of,
     part_of,
     problem_of,
     step_of,
@@ -47,24 +55,75 @@ from miniattn.kernels.dense.panels import (
 from miniattn.kernels.registers import lanes, load, store
 
 
-class Queries(NamedTuple):
-    """All queries that share a key/value head, made ready, and the memory of one tile of keys."""
+class Room(NamedTuple):
+    """The scratch memory of all queries that share a key/value head, and of a tile of keys."""
 
-    n: int
-    q: Any
-    q_width: int
-    dout: Any
-    v_width: int
-    base: Any
-    log_sum: Any
-    delta: Any
-    is_finite: bool
+    q: Lines
+    dout: Lines
     weights: Any
     dscores: Any
     slopes: Any
+    stats: Stats
     partial: Any
+    """A square of sums that are still to be added up."""
     rows: Any
-    packed: Any
+    """Rows of dk or dv."""
+    k: Lines
+    end: Any
+
+
+@inner
+def lay_out(problem, w, start):
+    """Return the `Room` of a thread; arguments as in `vector.forward.lay_out`."""
+    n = queries_of(problem)
+    n_width, d_width, v_width = round_up(n, w), round_up(problem.D, w), round_up(problem.Dv, w)
+    q = start
+    dout = q + n * d_width
+    weights = dout + n * v_width
+    dscores = weights + n * KEYS
+    slopes = dscores + n * KEYS
+    base = slopes + n * KEYS
+    partial = base + 3 * n_width
+    rows = partial + w * w
+    k = rows + (KEYS + ROW_GROUP) * max(d_width, v_width)
+    return Room(
+        q=Lines(q, d_width),
+        dout=Lines(dout, v_width),
+        weights=weights,
+        dscores=dscores,
+        slopes=slopes,
+        stats=Stats(base, base + n_width, base + 2 * n_width),
+        partial=partial,
+        rows=rows,
+        k=Lines(k, d_width),
+        end=k + KEYS * d_width,
+    )
+
+
+@inner
+def queries_of(problem):
+    """Return how many queries share a key/value head."""
+    return problem.H // problem.G * problem.T
+
+
+@inner
+def sums_at(problem, w, start):
+    """Return the sums of dq of one piece of work, from ``start`` on; 0 to learn their size."""
+    dq = Lines(start, round_up(problem.D, w))
+    return dq, dq.start + queries_of(problem) * dq.step
+
+
+class Place(NamedTuple):
+    """Some keys of one key/value head, and where they and their gradients are."""
+
+    b: int
+    g: int
+    j0: int
+    m: int
+    k: Lines
+    v: Lines
+    dk: Lines
+    dv: Lines
 
 
 @task
@@ -77,14 +136,16 @@ def decode_backward(sizes, factors, operands, queue, scratch):
     """
     problem = problem_of(sizes, factors)
     parts, tiles = problem.parts, (problem.S + KEYS - 1) // KEYS
+    w = lanes(scratch)
+    room = lay_out(problem, w, scratch)
     piece = take(queue)
     while piece < problem.tasks:
         b, g = piece // parts // problem.G, piece // parts % problem.G
-        queries = _prepare(problem, operands, b, g, scratch)
-        dq = part_of(operands, SUMS, 0, piece, scratch)
-        fill(dq, queries.n * queries.q_width, 0.0)
+        finite = _prepare(problem, operands, b, g, room)
+        dq, _ = sums_at(problem, w, part_of(operands, SUMS, 0, piece, scratch))
+        fill(dq.start, queries_of(problem) * dq.step, 0.0)
         for number in range(piece % parts * tiles // parts, (piece % parts + 1) * tiles // parts):
-            _keys(problem, operands, b, g, number * KEYS, queries, dq)
+            _add_tile(problem, operands, b, g, number * KEYS, room, finite, dq)
         piece = take(queue)
 
 
@@ -92,28 +153,24 @@ def decode_backward(sizes, factors, operands, queue, scratch):
 def add_queries(sizes, factors, operands, queue, scratch):
     """Write dq from the sums that the pieces of `decode_backward` left."""
     problem = problem_of(sizes, factors)
-    width = round_up(problem.D, lanes(scratch))
     group, size = problem.H // problem.G, step_of(operands, SUMS, 1)
     piece = take(queue)
     while piece < problem.tasks:
         b, h = piece // problem.H, piece % problem.H
         first = (b * problem.G + h // group) * problem.parts
-        sums = part_of(operands, SUMS, 0, first, scratch) + h % group * problem.T * width
+        sums, _ = sums_at(problem, lanes(scratch), part_of(operands, SUMS, 0, first, scratch))
+        own, width = sums.start + h % group * problem.T * sums.step, sums.step
         for part in range(1, problem.parts):
-            add(sums, sums + part * size, problem.T * width)
-        dq, row = part_of(operands, DQ, b, h, scratch), step_of(operands, DQ, 2)
-        if not write_rows(dq, row, sums, width, problem.T, problem.D, problem.scale):
+            add(own, own + part * size, problem.T * width)
+        dq, row = lines_of(operands, DQ, b, h, 0, scratch)
+        if not write_rows(dq, row, own, width, problem.T, problem.D, problem.scale):
             operands[UNFIT] = 1
         piece = take(queue)
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of `decode_backward`, and the elements of scratch memory of a thread."""
-    d_width, v_width = (round_up(n, lanes) for n in (problem.D, problem.Dv))
-    count = problem.H // problem.G * problem.T
-    queries = count * (d_width + v_width + 3 * KEYS) + 3 * round_up(count, lanes)
-    tiles = (2 * KEYS + ROW_GROUP) * max(d_width, v_width)
-    return problem.B * problem.G * problem.parts, queries + lanes * lanes + tiles
+    return problem.B * problem.G * problem.parts, lay_out(problem, lanes, 0).end
 
 
 def plan_queries(problem: Problem, lanes: int) -> tuple[int, int]:
@@ -123,116 +180,93 @@ def plan_queries(problem: Problem, lanes: int) -> tuple[int, int]:
 
 def sums(problem: Problem, lanes: int) -> tuple[int, int, int]:
     """Return the shape of the memory between the two."""
-    pieces = problem.B * problem.G * problem.parts
-    rows = problem.H // problem.G * problem.T
-    return 1, pieces, rows * round_up(problem.D, lanes)
+    _, size = sums_at(problem, lanes, 0)
+    return 1, problem.B * problem.G * problem.parts, size
 
 
 @inner
-def _prepare(problem, operands, b, g, scratch):
-    """Copy q and dout of a group's heads into whole vectors; compute delta = sum_e dout out."""
-    w = lanes(scratch)
+def _prepare(problem, operands, b, g, room):
+    """Copy q and dout of a group's heads into whole vectors; compute delta = sum_e dout out.
+
+    Returns whether q and dout are finite.
+    """
     T, D, Dv, group = problem.T, problem.D, problem.Dv, problem.H // problem.G
-    d_width, v_width, count = round_up(D, w), round_up(Dv, w), group * T
-    q_packed = scratch
-    dout_packed = q_packed + count * d_width
-    weights = dout_packed + count * v_width
-    dscores = weights + count * KEYS
-    slopes = dscores + count * KEYS
-    base = slopes + count * KEYS
-    log_sum = base + round_up(count, w)
-    delta = log_sum + round_up(count, w)
-    partial = delta + round_up(count, w)
-    rows = partial + w * w
-    packed = rows + (KEYS + ROW_GROUP) * max(d_width, v_width)
-    finite = True
-    q_row, dout_row = step_of(operands, Q, 2), step_of(operands, DOUT, 2)
-    out_row = step_of(operands, OUT, 2)
+    stats, finite = room.stats, True
     for member in range(group):
         h, first = g * group + member, member * T
-        q, dout = part_of(operands, Q, b, h, scratch), part_of(operands, DOUT, b, h, scratch)
-        out = part_of(operands, OUT, b, h, scratch)
-        pack(q_packed + first * d_width, d_width, q, q_row, T, D)
-        pack(dout_packed + first * v_width, v_width, dout, dout_row, T, Dv)
+        q, q_row = lines_of(operands, Q, b, h, 0, room.rows)
+        dout, dout_row = lines_of(operands, DOUT, b, h, 0, room.rows)
+        out, out_row = lines_of(operands, OUT, b, h, 0, room.rows)
+        pack(room.q.start + first * room.q.step, room.q.step, q, q_row, T, D)
+        pack(room.dout.start + first * room.dout.step, room.dout.step, dout, dout_row, T, Dv)
         finite = finite and is_finite(q, q_row, T, D) and is_finite(dout, dout_row, T, Dv)
-        read_stats(operands, b, h, 0, T, T, base + first, log_sum + first)
+        read_stats(operands, b, h, 0, T, T, stats.base + first, stats.log_sum + first)
         for i in range(T):
-            delta[first + i] = dot(dout + i * dout_row, out + i * out_row, Dv)
-    return Queries(
-        count,
-        q_packed,
-        d_width,
-        dout_packed,
-        v_width,
-        base,
-        log_sum,
-        delta,
-        finite,
-        weights,
-        dscores,
-        slopes,
-        partial,
-        rows,
-        packed,
-    )
+            stats.delta[first + i] = dot(dout + i * dout_row, out + i * out_row, Dv)
+    return finite
 
 
 @inner
-def _keys(problem, operands, b, g, j0, queries, dq):
+def _add_tile(problem, operands, b, g, j0, room, finite, dq):
     """Write dk and dv of the keys from ``j0`` on, and add what they give to dq."""
-    T, D, Dv = problem.T, problem.D, problem.Dv
-    m = min(KEYS, problem.S - j0)
-    k_row, v_row = step_of(operands, K, 2), step_of(operands, V, 2)
-    k = part_of(operands, K, b, g, dq) + j0 * k_row
-    v = part_of(operands, V, b, g, dq) + j0 * v_row
-    group, partial = problem.H // problem.G, False
+    T, D, Dv, group = problem.T, problem.D, problem.Dv, problem.H // problem.G
+    m, rows = min(KEYS, problem.S - j0), room.rows
+    place = Place(
+        b=b,
+        g=g,
+        j0=j0,
+        m=m,
+        k=lines_of(operands, K, b, g, j0, rows),
+        v=lines_of(operands, V, b, g, j0, rows),
+        dk=lines_of(operands, DK, b, g, j0, rows),
+        dv=lines_of(operands, DV, b, g, j0, rows),
+    )
+    partial = False
     for member in range(group):
-        h, first = g * group + member, member * T
-        head = head_of(problem, operands, b, h, dq)
+        h = g * group + member
+        head = head_of(problem, operands, b, h, rows)
         tile = tile_of(head.rule, b, h, 0, T, j0, m, KEYS, False)
         partial = partial or tile.kind != FULL
-        _score_gradients(problem, queries, first, head, tile, k, k_row, v, v_row)
-    weights, dscores, count = queries.weights, queries.dscores, queries.n
-    d_width, v_width, rows = queries.q_width, queries.v_width, queries.rows
-    dk_row, dv_row = step_of(operands, DK, 2), step_of(operands, DV, 2)
-    dk = part_of(operands, DK, b, g, dq) + j0 * dk_row
-    dv = part_of(operands, DV, b, g, dq) + j0 * dv_row
-    if partial and not (queries.is_finite and is_finite(k, k_row, m, D)):
-        _add_visible(problem, operands, b, g, j0, m, queries, k, k_row, dq, dk, dk_row, dv, dv_row)
+        _score_gradients(problem, room, member * T, head, tile, place)
+    k, k_row = place.k
+    if partial and not (finite and is_finite(k, k_row, m, D)):
+        _add_visible(problem, operands, place, room, dq)
         return
-    w = lanes(dq)
-    multiply(rows, v_width, weights, 1, KEYS, queries.dout, v_width, m, v_width // w, count, False)
-    fits = write_rows(dv, dv_row, rows, v_width, m, Dv, 1.0)
-    multiply(rows, d_width, dscores, 1, KEYS, queries.q, d_width, m, d_width // w, count, False)
-    if not (write_rows(dk, dk_row, rows, d_width, m, D, problem.scale) and fits):
+    w, n = lanes(rows), queries_of(problem)
+    q, d_width = room.q
+    dout, v_width = room.dout
+    multiply(rows, v_width, room.weights, 1, KEYS, dout, v_width, m, v_width // w, n, False)
+    fits = write_rows(place.dv.start, place.dv.step, rows, v_width, m, Dv, 1.0)
+    multiply(rows, d_width, room.dscores, 1, KEYS, q, d_width, m, d_width // w, n, False)
+    if not (write_rows(place.dk.start, place.dk.step, rows, d_width, m, D, problem.scale) and fits):
         operands[UNFIT] = 1
     if d_width != D:
-        pack(queries.packed, d_width, k, k_row, m, D)
-        k, k_row = queries.packed, d_width
-    for i in range(count):
-        add_rows(dq + i * d_width, dscores + i * KEYS, k, k_row, d_width, m)
+        pack(room.k.start, d_width, k, k_row, m, D)
+        k, k_row = room.k
+    for i in range(n):
+        add_rows(dq.start + i * d_width, room.dscores + i * KEYS, k, k_row, d_width, m)
 
 
 @inner
-def _score_gradients(problem, queries, first, head, tile, k, k_row, v, v_row):
+def _score_gradients(problem, room, first, head, tile, place):
     """Leave the weights of one head's queries, with dropout, and the gradients of their scores."""
-    weights, dscores = queries.weights + first * KEYS, queries.dscores + first * KEYS
-    slopes, w = queries.slopes + first * KEYS, lanes(queries.weights)
+    weights, dscores = room.weights + first * KEYS, room.dscores + first * KEYS
+    slopes, stats, w = room.slopes + first * KEYS, room.stats, lanes(room.weights)
     if tile.kind == HIDDEN:
         fill(weights, tile.n * KEYS, 0.0)
         fill(dscores, tile.n * KEYS, 0.0)
         return
-    d_width, v_width = queries.q_width, queries.v_width
-    q, dout = queries.q + first * d_width, queries.dout + first * v_width
-    D, Dv, partial = problem.D, problem.Dv, queries.partial
-    multiply_rows(weights, q, d_width, k, k_row, tile, D, partial)
-    multiply_rows(dscores, dout, v_width, v, v_row, tile, Dv, partial)
+    q, d_width = room.q
+    dout, v_width = room.dout
+    k, v, D, Dv, partial = place.k, place.v, problem.D, problem.Dv, room.partial
+    multiply_rows(weights, q + first * d_width, d_width, k.start, k.step, tile, D, partial)
+    multiply_rows(dscores, dout + first * v_width, v_width, v.start, v.step, tile, Dv, partial)
     finish_scores(weights, head, tile, slopes)
     if head.dropout > 0.0:
         drop(dscores, head, tile)
     for i in range(tile.n):
-        base, log_sum = queries.base[first + i], queries.log_sum[first + i]
-        delta = queries.delta[first + i]
+        base, log_sum = stats.base[first + i], stats.log_sum[first + i]
+        delta = stats.delta[first + i]
         for c in range(i * KEYS, i * KEYS + tile.m, w):
             score, dweight = load(weights + c), load(dscores + c)
             # Masked: hidden keys, and rows that see nothing.
@@ -258,30 +292,32 @@ def _clear(row, m):
 
 
 @inner
-def _add_visible(problem, operands, b, g, j0, m, queries, k, k_row, dq, dk, dk_row, dv, dv_row):
+def _add_visible(problem, operands, place, room, dq):
     """Write a tile pair by pair, where NaN or infinity must not pass through a hidden pair."""
     T, D, Dv, group = problem.T, problem.D, problem.Dv, problem.H // problem.G
-    d_width, v_width, rows = queries.q_width, queries.v_width, queries.rows
+    dk, dv, rows, m = place.dk, place.dv, room.rows, place.m
+    q, d_width = room.q
+    dout, v_width = room.dout
     fill(rows, m * v_width, 0.0)
     for member in range(group):
-        weights, rule, tile = _pairs(problem, operands, b, g, member, j0, m, queries.weights)
-        dout = Rows(queries.dout + member * T * v_width, v_width, 0)
-        add_visible(Rows(rows, 0, v_width), weights, dout, Dv, rule, tile)
-    write_rows(dv, dv_row, rows, v_width, m, Dv, 1.0)
+        weights, rule, tile = _pairs(problem, operands, place, member, room.weights)
+        source = Rows(dout + member * T * v_width, v_width, 0)
+        add_visible(Rows(rows, 0, v_width), weights, source, Dv, rule, tile)
+    write_rows(dv.start, dv.step, rows, v_width, m, Dv, 1.0)
     fill(rows, m * d_width, 0.0)
     for member in range(group):
-        dscores, rule, tile = _pairs(problem, operands, b, g, member, j0, m, queries.dscores)
-        q = Rows(queries.q + member * T * d_width, d_width, 0)
-        add_visible(Rows(rows, 0, d_width), dscores, q, D, rule, tile)
-        own = Rows(dq + member * T * d_width, d_width, 0)
-        add_visible(own, dscores, Rows(k, 0, k_row), D, rule, tile)
-    write_rows(dk, dk_row, rows, d_width, m, D, problem.scale)
+        dscores, rule, tile = _pairs(problem, operands, place, member, room.dscores)
+        source = Rows(q + member * T * d_width, d_width, 0)
+        add_visible(Rows(rows, 0, d_width), dscores, source, D, rule, tile)
+        own = Rows(dq.start + member * T * d_width, d_width, 0)
+        add_visible(own, dscores, Rows(place.k.start, 0, place.k.step), D, rule, tile)
+    write_rows(dk.start, dk.step, rows, d_width, m, D, problem.scale)
 
 
 @inner
-def _pairs(problem, operands, b, g, member, j0, m, values):
+def _pairs(problem, operands, place, member, values):
     """Return one head's part of a tile of ``values``, its rule and its tile."""
-    T, h = problem.T, g * (problem.H // problem.G) + member
-    rule = head_of(problem, operands, b, h, values).rule
-    tile = tile_of(rule, b, h, 0, T, j0, m, KEYS, False)
+    T, h = problem.T, place.g * (problem.H // problem.G) + member
+    rule = head_of(problem, operands, place.b, h, values).rule
+    tile = tile_of(rule, place.b, h, 0, T, place.j0, place.m, KEYS, False)
     return Rows(values + member * T * KEYS, KEYS, 1), rule, tile

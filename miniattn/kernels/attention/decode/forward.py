@@ -13,6 +13,8 @@ References
 Dao et al. "Flash-Decoding for long-context inference" (2023).
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from miniattn.kernels.attention.masking import HIDDEN, PARTIAL, tile_of
@@ -30,9 +32,11 @@ from miniattn.kernels.attention.problem import (
     SUMS,
     UNFIT,
     K,
+    Lines,
     Problem,
     Q,
     V,
+    lines_of,
     part_of,
     problem_of,
     step_of,
@@ -92,10 +96,7 @@ def merge(sizes, factors, operands, queue, scratch):
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of `decode`, and the elements of scratch memory of a thread."""
-    d_width, v_width = (round_up(n, lanes) for n in (problem.D, problem.Dv))
-    # Queries, a tile of scores and one of slopes, partial sums, a packed tile of V.
-    scratch = problem.T * (d_width + 2 * KEYS) + lanes * lanes + KEYS * v_width
-    return problem.B * problem.G * problem.parts, scratch
+    return problem.B * problem.G * problem.parts, lay_out(problem, lanes, 0).end
 
 
 def plan_merge(problem: Problem, lanes: int) -> tuple[int, int]:
@@ -107,7 +108,47 @@ def states(problem: Problem, lanes: int) -> tuple[int, int, int]:
     """Return the shape of the memory between `decode` and `merge`."""
     queries = problem.H // problem.G * problem.T
     pieces = problem.B * problem.G * problem.parts
-    return 1, pieces, queries * (round_up(problem.Dv, lanes) + lanes)
+    return 1, pieces, queries * state_at(problem, lanes, 0).end
+
+
+class State(NamedTuple):
+    """What a piece of work knows of one query: its weighted values, their maximum and sum."""
+
+    o: Any
+    top: Any
+    total: Any
+    end: Any
+
+
+@inner
+def state_at(problem, w, start):
+    """Return the `State` from ``start`` on: an address, or 0 to learn its size."""
+    top = start + round_up(problem.Dv, w)
+    return State(start, top, top + 1, top + w)
+
+
+class Room(NamedTuple):
+    """The scratch memory of one head's queries and a tile of keys."""
+
+    q: Lines
+    s: Any
+    slopes: Any
+    partial: Any
+    """A square of sums that are still to be added up."""
+    v: Lines
+    """Of a tile, where whole vectors of them cannot be read in place."""
+    end: Any
+
+
+@inner
+def lay_out(problem, w, start):
+    """Return the `Room` of a thread; arguments as in `vector.forward.lay_out`."""
+    q = Lines(start, round_up(problem.D, w))
+    s = q.start + problem.T * q.step
+    slopes = s + problem.T * KEYS
+    partial = slopes + problem.T * KEYS
+    v = Lines(partial + w * w, round_up(problem.Dv, w))
+    return Room(q, s, slopes, partial, v, v.start + KEYS * v.step)
 
 
 @inner
@@ -116,13 +157,13 @@ def _merge_head(problem, operands, piece, like):
     b, h = piece // problem.H, piece % problem.H
     group = problem.H // problem.G
     first = (b * problem.G + h // group) * problem.parts
-    state = round_up(problem.Dv, lanes(like)) + lanes(like)
+    state = state_at(problem, lanes(like), 0).end
     factor = head_of(problem, operands, b, h, like).factor
     merged = registers(2, like)
     for i in range(problem.T):
         known = part_of(operands, SUMS, 0, first, like) + (h % group * problem.T + i) * state
-        out = part_of(operands, OUT, b, h, like) + i * step_of(operands, OUT, 2)
-        if not _merge(problem, operands, out, known, state, factor, merged):
+        out, _ = lines_of(operands, OUT, b, h, i, like)
+        if not _merge(problem, operands, out, known, factor, merged):
             operands[UNFIT] = 1
         write_stats(problem, operands, b, h, i, 1, merged, merged + 1)
 
@@ -132,19 +173,15 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
     """Attend from all queries of a group to keys ``start <= j < stop``."""
     w = lanes(scratch)
     T, D, Dv = problem.T, problem.D, problem.Dv
-    d_width, v_width = round_up(D, w), round_up(Dv, w)
-    k_row, v_row, q_row = step_of(operands, K, 2), step_of(operands, V, 2), step_of(operands, Q, 2)
-    k, v = part_of(operands, K, b, g, scratch), part_of(operands, V, b, g, scratch)
-    q_packed = scratch
-    s = q_packed + T * d_width
-    slopes = s + T * KEYS
-    partial = slopes + T * KEYS
-    v_packed = partial + w * w
-    state = v_width + w
+    room = lay_out(problem, w, scratch)
+    s, v_width = room.s, room.v.step
+    k, k_row = lines_of(operands, K, b, g, 0, scratch)
+    v, v_row = lines_of(operands, V, b, g, 0, scratch)
+    state = state_at(problem, w, 0).end
     group = problem.H // problem.G
     for query in range(group * T):
         fill(states + query * state, state, 0.0)
-        states[query * state + v_width] = -np.inf
+        state_at(problem, w, states + query * state).top[0] = -np.inf
     for j0 in range(start, stop, KEYS):
         m = min(KEYS, stop - j0)
         for member in range(group):
@@ -153,24 +190,15 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
             tile = tile_of(head.rule, b, h, 0, T, j0, m, KEYS, False)
             if tile.kind == HIDDEN:
                 continue
-            q = part_of(operands, Q, b, h, scratch)
+            q, q_row = lines_of(operands, Q, b, h, 0, scratch)
             k_tile, v_tile = k + j0 * k_row, v + j0 * v_row
-            pack(q_packed, d_width, q, q_row, T, D)
-            multiply_rows(
-                s,
-                q_packed,
-                d_width,
-                k_tile,
-                k_row,
-                tile,
-                D,
-                partial,
-            )
+            pack(room.q.start, room.q.step, q, q_row, T, D)
+            multiply_rows(s, room.q.start, room.q.step, k_tile, k_row, tile, D, room.partial)
             if overflows(s, head.rule, tile):
                 operands[UNFIT] = 1
-            finish_scores(s, head, tile, slopes)
+            finish_scores(s, head, tile, room.slopes)
             own = states + member * T * state
-            _exponentiate(s, head.factor, tile, own, state)
+            _exponentiate(problem, s, head.factor, tile, own)
             if head.dropout > 0.0:
                 drop(s, head, tile)
             if tile.kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
@@ -178,11 +206,12 @@ def _keys(problem, operands, b, g, start, stop, states, scratch):
                 add_visible(sums, Rows(s, KEYS, 1), Rows(v_tile, 0, v_row), Dv, head.rule, tile)
                 continue
             if Dv != v_width:
-                pack(v_packed, v_width, v_tile, v_row, m, Dv)
-                v_tile = v_packed
+                pack(room.v.start, v_width, v_tile, v_row, m, Dv)
+                v_tile = room.v.start
             width = v_width if Dv != v_width else v_row
             for i in range(T):
-                add_rows(own + i * state, s + i * KEYS, v_tile, width, v_width, m)
+                o = state_at(problem, w, own + i * state).o
+                add_rows(o, s + i * KEYS, v_tile, width, v_width, m)
 
 
 @inner
@@ -222,55 +251,54 @@ def add_rows(o, weights, v, v_row, v_width, m):
 
 
 @inner
-def _exponentiate(s, factor, tile, states, state):
+def _exponentiate(problem, s, factor, tile, states):
     """Replace scores by ``exp(s - m)`` and bring each query's state up to date."""
-    w = lanes(s)
-    v_width = state - w
+    w, size = lanes(s), state_at(problem, lanes(s), 0).end
     for i in range(tile.n):
-        row, own = s + i * tile.width, states + i * state
+        row, own = s + i * tile.width, state_at(problem, w, states + i * size)
         for c in range(tile.m, round_up(tile.m, w)):
             row[c] = -np.inf
         peak = splat(-np.inf, s)
         for c in range(0, tile.m, w):
             peak = maximum(load(row + c), peak)
         # All lanes of these are the same.
-        top, total = splat(own[v_width], s), own + (v_width + 1)
+        top = splat(own.top[0], s)
         top, base, decay = raised(top, splat(horizontal_max(peak), s), factor)
         added = splat(0.0, s)
         for c in range(0, tile.m, w):
             weight = power(load(row + c), base, factor)
             store(row + c, weight)
             added = added + weight
-        own[v_width] = horizontal_max(top)
-        total[0] = total[0] * horizontal_max(decay) + horizontal_sum(added)
-        for e in range(0, v_width, w):
-            store(own + e, load(own + e) * decay)
+        own.top[0] = horizontal_max(top)
+        own.total[0] = own.total[0] * horizontal_max(decay) + horizontal_sum(added)
+        for e in range(0, problem.Dv, w):
+            store(own.o + e, load(own.o + e) * decay)
 
 
 @inner
-def _merge(problem, operands, out, states, state, factor, merged):
+def _merge(problem, operands, out, states, factor, merged):
     """Combine the states of one query over all parts, each relative to its own maximum.
 
     ``merged`` receives the maximum and the sum. Returns whether out is finite.
     """
     w, part = lanes(out), step_of(operands, SUMS, 1)
-    v_width = state - w
     top = splat(-np.inf, out)
     for n in range(problem.parts):
-        top, base, _ = raised(top, splat(states[n * part + v_width], out), factor)
+        own = state_at(problem, w, states + n * part)
+        top, base, _ = raised(top, splat(own.top[0], out), factor)
     total = splat(0.0, out)
     for n in range(problem.parts):
-        own = states + n * part
-        decay = power(splat(own[v_width], out), base, factor)
-        total = total + decay * own[v_width + 1]
+        own = state_at(problem, w, states + n * part)
+        decay = power(splat(own.top[0], out), base, factor)
+        total = total + decay * own.total[0]
     merged[0], merged[1] = horizontal_max(top), horizontal_max(total)
     share, finite = share_of(merged[1], merged[0]), True
     for e in range(0, problem.Dv, w):
         value = splat(0.0, out)
         for n in range(problem.parts):
-            own = states + n * part
-            decay = power(splat(own[v_width], out), base, factor)
-            value = fma(load(own + e), decay, value)
+            own = state_at(problem, w, states + n * part)
+            decay = power(splat(own.top[0], out), base, factor)
+            value = fma(load(own.o + e), decay, value)
         store(merged + w, value)
         fits = write_rows(out + e, 0, merged + w, 0, 1, min(w, problem.Dv - e), share)
         finite = finite and fits

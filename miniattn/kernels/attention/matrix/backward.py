@@ -12,8 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn.kernels.attention.masking import HIDDEN, Tile, end_of_keys, first_key, tile_of
-from miniattn.kernels.attention.matrix.packed import KEYS, Kept, find, kept_in, kept_size
+from miniattn.kernels.attention.matrix.packed import (
+    KEYS,
+    PackedTiles,
+    find,
+    forget,
+    places_at,
+)
 from miniattn.kernels.attention.matrix.products import (
+    QuerySums,
     add_to_keys,
     chunk_rows,
     hide_rest,
@@ -22,7 +29,6 @@ from miniattn.kernels.attention.matrix.products import (
     square_of,
 )
 from miniattn.kernels.attention.matrix.squares import (
-    blocks_of,
     chunks_of,
     finish,
     idle,
@@ -31,22 +37,29 @@ from miniattn.kernels.attention.matrix.squares import (
     packed_size,
     write_turned,
 )
-from miniattn.kernels.attention.online import weight_and_dscore
+from miniattn.kernels.attention.online import Stats, weight_and_dscore
 from miniattn.kernels.attention.problem import (
     DOUT,
     DQ,
     SUMS,
     UNFIT,
     K,
+    Lines,
     Problem,
     Q,
     V,
+    lines_of,
     part_of,
     problem_of,
-    step_of,
 )
 from miniattn.kernels.attention.scores import Head, finish_scores, head_of, kept
-from miniattn.kernels.attention.vector.backward import Stats, prepare_stats, sums_size, write_sums
+from miniattn.kernels.attention.vector.backward import (
+    beside_sums,
+    prepare_stats,
+    sums_at,
+    sums_size,
+    write_sums,
+)
 from miniattn.kernels.compile.queue import take
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.dense.panels import fill, round_up
@@ -96,7 +109,7 @@ class Weighing(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Scratch memory of a thread: of a block of queries, of a tile, and of a head's keys."""
+    """The scratch memory of a thread: of some queries, of a tile, and packed tiles."""
 
     q: Any
     """Packed by queries, as `dout` is, and by features for the sums of dk."""
@@ -111,15 +124,60 @@ class Room(NamedTuple):
     dq: Any
     stats: Stats
     factors: Any
-    kept: Kept
+    tiles: PackedTiles
+    end: Any
+
+
+@inner
+def lay_out(problem, start):
+    """Return the `Room` of a thread from ``start`` on: an address, or 0 to learn its size."""
+    D, Dv = problem.D, problem.Dv
+    q = start
+    q_rows = q + packed_size(QUERIES, D)
+    dout = q_rows + packed_size(D, QUERIES)
+    dout_rows = dout + packed_size(QUERIES, Dv)
+    p = dout_rows + packed_size(Dv, QUERIES)
+    ds_keys = p + packed_size(QUERIES, KEYS)
+    ds_queries = ds_keys + packed_size(QUERIES, KEYS)
+    now = ds_queries + packed_size(QUERIES, KEYS)
+    later = now + 3 * SQUARE
+    dq = later + 3 * SQUARE
+    base = dq + QUERIES * round_up(D, BLOCK)
+    factors = base + 3 * QUERIES
+    tiles = places_at(problem, QUERIES, keys_at(problem, 0).end, factors + QUERIES)
+    return Room(
+        q=q,
+        q_rows=q_rows,
+        dout=dout,
+        dout_rows=dout_rows,
+        p=p,
+        ds_keys=ds_keys,
+        ds_queries=ds_queries,
+        now=Square(now, now + SQUARE, now + 2 * SQUARE),
+        later=Square(later, later + SQUARE, later + 2 * SQUARE),
+        dq=dq,
+        stats=Stats(base, base + QUERIES, base + 2 * QUERIES),
+        factors=factors,
+        tiles=tiles,
+        end=tiles.end,
+    )
 
 
 class Keys(NamedTuple):
-    """A tile of packed keys and values."""
+    """A tile of packed keys, of keys turned, and of values."""
 
     k: Any
     k_columns: Any
     v: Any
+    end: Any
+
+
+@inner
+def keys_at(problem, start):
+    """Return the `Keys` from ``start`` on: an address, or 0 to learn their size."""
+    k_columns = start + packed_size(KEYS, problem.D)
+    v = k_columns + packed_size(problem.D, KEYS)
+    return Keys(start, k_columns, v, v + packed_size(KEYS, problem.Dv))
 
 
 @task
@@ -128,7 +186,9 @@ def backward(sizes, factors, operands, queue, scratch):
     problem = problem_of(sizes, factors)
     parts = problem.parts
     own = aligned(scratch)
-    room = _room(problem, own + (sums_size(problem, BLOCK) if parts == 1 else 0))
+    room = lay_out(problem, beside_sums(problem, BLOCK, own))
+    fill(room.factors, QUERIES, problem.scale)
+    forget(room.tiles)
     configure()
     piece = take(queue)
     while piece < problem.tasks:
@@ -143,70 +203,24 @@ def backward(sizes, factors, operands, queue, scratch):
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of `backward`, and the elements of scratch memory of a thread."""
-    D, Dv = problem.D, problem.Dv
-    scratch = packed_size(QUERIES, D) + packed_size(D, QUERIES)
-    scratch += packed_size(QUERIES, Dv) + packed_size(Dv, QUERIES)
-    scratch += 3 * packed_size(QUERIES, KEYS) + 6 * SQUARE + QUERIES * (round_up(D, BLOCK) + 4)
-    scratch += kept_size(problem, QUERIES, _tile_size(problem), BLOCK)
-    if problem.parts == 1:
-        scratch += sums_size(problem, BLOCK)
-    return problem.B * problem.G * problem.parts, scratch + BLOCK  # it begins at a cache line
+    # It begins at a whole cache line.
+    scratch = BLOCK + lay_out(problem, beside_sums(problem, BLOCK, 0)).end
+    return problem.B * problem.G * problem.parts, scratch
 
 
 @inner
-def _tile_size(problem):
-    """Return the words of a tile of packed keys and values."""
-    D, Dv = problem.D, problem.Dv
-    return packed_size(KEYS, D) + packed_size(D, KEYS) + packed_size(KEYS, Dv)
-
-
-@inner
-def _room(problem, scratch):
-    D, Dv = problem.D, problem.Dv
-    q_rows = scratch + packed_size(QUERIES, D)
-    dout = q_rows + packed_size(D, QUERIES)
-    dout_rows = dout + packed_size(QUERIES, Dv)
-    p = dout_rows + packed_size(Dv, QUERIES)
-    ds_keys = p + packed_size(QUERIES, KEYS)
-    ds_queries = ds_keys + packed_size(QUERIES, KEYS)
-    now = ds_queries + packed_size(QUERIES, KEYS)
-    later = now + 3 * SQUARE
-    dq = later + 3 * SQUARE
-    base = dq + QUERIES * round_up(D, BLOCK)
-    factors = base + 3 * QUERIES
-    fill(factors, QUERIES, problem.scale)
-    return Room(
-        scratch,
-        q_rows,
-        dout,
-        dout_rows,
-        p,
-        ds_keys,
-        ds_queries,
-        Square(now, now + SQUARE, now + 2 * SQUARE),
-        Square(later, later + SQUARE, later + 2 * SQUARE),
-        dq,
-        Stats(base, base + QUERIES, base + 2 * QUERIES),
-        factors,
-        kept_in(factors + QUERIES, problem, QUERIES, _tile_size(problem)),
-    )
-
-
-@inner
-def _sum_queries(problem, operands, b, g, part, sums, room):
-    """Write dq of its query blocks, and their part of dk and dv into ``sums``."""
-    d_width, v_width = round_up(problem.D, BLOCK), round_up(problem.Dv, BLOCK)
-    rows = round_up(problem.S, KEYS)
-    dk, dv = sums, sums + rows * d_width
-    fill(dk, rows * (d_width + v_width), 0.0)
+def _sum_queries(problem, operands, b, g, part, start, room):
+    """Write dq of its runs of queries, and their part of dk and dv to the `Sums` at ``start``."""
+    sums = sums_at(problem, BLOCK, start)
+    fill(start, sums_size(problem, BLOCK), 0.0)
     group = problem.H // problem.G
     for h in range(g * group, (g + 1) * group):
         for number in range(part, (problem.T + QUERIES - 1) // QUERIES, problem.parts):
-            _backward_block(problem, operands, b, h, number * QUERIES, dk, dv, room)
+            _add_gradients(problem, operands, b, h, number * QUERIES, sums, room)
 
 
 @inner
-def _backward_block(problem, operands, b, h, i0, dk, dv, room):
+def _add_gradients(problem, operands, b, h, i0, sums, room):
     """Write dq of the queries ``i0 <= i < i0 + QUERIES`` of a head, and add to dk and dv."""
     D = problem.D
     n = min(QUERIES, problem.T - i0)
@@ -221,13 +235,12 @@ def _backward_block(problem, operands, b, h, i0, dk, dv, room):
     for j0 in range(first_key(rule, i0, KEYS), stop, KEYS):
         tile = tile_of(rule, b, h, i0, n, j0, min(KEYS, stop - j0), width, True)
         if tile.kind != HIDDEN:
-            keys = _packed_tile(problem, operands, b, h, j0, room.kept)
+            keys = _packed_tile(problem, operands, b, h, j0, room.tiles)
             _weigh_tile(problem, head, tile, keys, room)
-            _add_tile(problem, keys.k_columns, tile, rule, dk, dv, room)
+            _add_tile(problem, keys.k_columns, tile, rule, sums, room)
 
-    dq_row = step_of(operands, DQ, 2)
-    dq = part_of(operands, DQ, b, h, room.dq) + i0 * dq_row
-    if not write_turned(dq, dq_row, room.dq, width, n, D, room.factors):
+    dq = lines_of(operands, DQ, b, h, i0, room.dq)
+    if not write_turned(dq, Lines(room.dq, width), n, D, room.factors):
         operands[UNFIT] = 1
 
 
@@ -316,25 +329,22 @@ def _weighed(job, r, c):
 
 
 @inner
-def _add_tile(problem, k_columns, tile, rule, dk, dv, room):
+def _add_tile(problem, k_columns, tile, rule, sums, room):
     """Add a tile's part of dv, dk and dq."""
-    d_blocks, v_blocks = blocks_of(problem.D), blocks_of(problem.Dv)
-    d_width, v_width = d_blocks * BLOCK, v_blocks * BLOCK
-    dk_tile, dv_tile = dk + tile.j0 * d_width, dv + tile.j0 * v_width
-    add_to_keys(dv_tile, v_width, v_blocks, room.p, room.dout_rows, rule, tile)
-    add_to_keys(dk_tile, d_width, d_blocks, room.ds_keys, room.q_rows, rule, tile)
-    step = key_step(problem, tile)
-    multiply_queries(
-        room.dq, k_columns, step, d_blocks, room.ds_queries, rule, tile, True, idle, 0, 0
-    )
+    dk = Lines(sums.dk.start + tile.j0 * sums.dk.step, sums.dk.step)
+    dv = Lines(sums.dv.start + tile.j0 * sums.dv.step, sums.dv.step)
+    add_to_keys(dv, room.p, room.dout_rows, rule, tile)
+    add_to_keys(dk, room.ds_keys, room.q_rows, rule, tile)
+    dq = QuerySums(room.dq, round_up(problem.D, BLOCK), True)
+    columns = Lines(k_columns, key_step(problem, tile))
+    multiply_queries(dq, columns, room.ds_queries, rule, tile, idle, 0, 0)
 
 
 @inner
 def _pack_queries(problem, operands, b, h, i0, n, room):
-    """Pack a block's queries and their dout, each for both products that they are part of."""
-    q_row, dout_row = step_of(operands, Q, 2), step_of(operands, DOUT, 2)
-    q = part_of(operands, Q, b, h, room.q) + i0 * q_row
-    dout = part_of(operands, DOUT, b, h, room.q) + i0 * dout_row
+    """Pack a run's queries and their dout, each for both products that they are part of."""
+    q, q_row = lines_of(operands, Q, b, h, i0, room.q)
+    dout, dout_row = lines_of(operands, DOUT, b, h, i0, room.q)
     fits = pack(room.q, q, q_row, n, problem.D, True, True)
     pack(room.q_rows, q, q_row, n, problem.D, False, False)
     if not (pack(room.dout, dout, dout_row, n, problem.Dv, True, True) and fits):
@@ -343,20 +353,18 @@ def _pack_queries(problem, operands, b, h, i0, n, room):
 
 
 @inner
-def _packed_tile(problem, operands, b, h, j0, kept):
+def _packed_tile(problem, operands, b, h, j0, tiles):
     """Return a tile's keys, and its keys turned, and values, packed."""
     D, Dv = problem.D, problem.Dv
     g = h // (problem.H // problem.G)
-    place, missing = find(kept, b * problem.G + g, j0 // KEYS)
-    columns = place + packed_size(KEYS, D)
-    values = columns + packed_size(D, KEYS)
+    place, missing = find(tiles, b * problem.G + g, j0 // KEYS)
+    keys = keys_at(problem, place)
     if missing:
         m = min(KEYS, problem.S - j0)
-        k_row, v_row = step_of(operands, K, 2), step_of(operands, V, 2)
-        k = part_of(operands, K, b, g, place) + j0 * k_row
-        v = part_of(operands, V, b, g, place) + j0 * v_row
-        fits = pack(place, k, k_row, m, D, True, False)
-        pack(columns, k, k_row, m, D, False, True)
-        if not (pack(values, v, v_row, m, Dv, True, False) and fits):
+        k, k_row = lines_of(operands, K, b, g, j0, place)
+        v, v_row = lines_of(operands, V, b, g, j0, place)
+        fits = pack(keys.k, k, k_row, m, D, True, False)
+        pack(keys.k_columns, k, k_row, m, D, False, True)
+        if not (pack(keys.v, v, v_row, m, Dv, True, False) and fits):
             operands[UNFIT] = 1
-    return Keys(place, columns, values)
+    return keys

@@ -1,6 +1,6 @@
 """Attention forward on the matrix unit: `vector.forward`, with products as in `matrix_unit`.
 
-The order of work is the same, blocks of queries of one head and tiles of keys; scores are kept keys
+The order of work is the same, runs of queries of one head and tiles of keys; scores are kept keys
 x queries, and so is the output, turned when it is written: ``S = K q^T`` and ``O^T = v^T P``.
 In this orientation weights are packed from the vectors that they come in.
 
@@ -13,8 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn.kernels.attention.masking import HIDDEN, Tile, end_of_keys, first_key, tile_of
-from miniattn.kernels.attention.matrix.packed import KEYS, Kept, find, kept_in, kept_size
+from miniattn.kernels.attention.matrix.packed import (
+    KEYS,
+    PackedTiles,
+    find,
+    forget,
+    places_at,
+)
 from miniattn.kernels.attention.matrix.products import (
+    QuerySums,
     chunk_rows,
     hide_rest,
     key_step,
@@ -22,7 +29,6 @@ from miniattn.kernels.attention.matrix.products import (
     multiply_queries,
 )
 from miniattn.kernels.attention.matrix.squares import (
-    blocks_of,
     chunks_of,
     finish,
     idle,
@@ -35,14 +41,14 @@ from miniattn.kernels.attention.problem import (
     OUT,
     UNFIT,
     K,
+    Lines,
     Problem,
     Q,
     V,
-    part_of,
+    lines_of,
     problem_of,
-    step_of,
 )
-from miniattn.kernels.attention.scores import finish_scores, head_of, kept
+from miniattn.kernels.attention.scores import Head, finish_scores, head_of, kept
 from miniattn.kernels.attention.vector.forward import QUERIES
 from miniattn.kernels.compile.queue import take
 from miniattn.kernels.compile.settings import inner, task
@@ -64,26 +70,12 @@ from miniattn.kernels.registers.matrix_unit import (
     store_parts,
 )
 
-UNITS = 8  # pieces of work in a packed block of weights
+UNITS = 8  # pieces of work in a packed square of weights
 ROWS = BLOCK // UNITS
 
 
-class Weighing(NamedTuple):
-    """What it takes to turn a tile's scores into packed weights."""
-
-    s: Any
-    p: Any
-    top: Any
-    added: Any
-    head: Any
-    tile: Tile
-    blocks: Any
-    """Numbers of the blocks of p that are to be filled."""
-    units: int
-
-
 class Room(NamedTuple):
-    """Scratch memory of a thread."""
+    """The scratch memory of a thread: of some queries, a tile of scores, and packed tiles."""
 
     q: Any
     p: Any
@@ -96,46 +88,56 @@ class Room(NamedTuple):
     added: Any
     """The sum of one tile's weights: it is added to the total in one go, which rounds less."""
     decay: Any
-    blocks: Any
-    kept: Kept
+    squares: Any
+    """Numbers of the squares of weights that are to be filled."""
+    tiles: PackedTiles
+    end: Any
 
 
-@task
-def forward(sizes, factors, operands, queue, scratch):
-    """Write what `vector.forward.forward` does; arguments as there."""
-    problem = problem_of(sizes, factors)
-    blocks = (problem.T + QUERIES - 1) // QUERIES
-    room = _room(problem, aligned(scratch))
-    configure()
-    piece = take(queue)
-    while piece < problem.tasks:
-        block = blocks - 1 - piece % blocks
-        b, h = piece // blocks // problem.H, piece // blocks % problem.H
-        _block(problem, operands, b, h, block * QUERIES, room)
-        piece = take(queue)
-    release()
+class Weighing(NamedTuple):
+    """What it takes to turn a tile's scores into packed weights."""
+
+    s: Any
+    p: Any
+    top: Any
+    added: Any
+    head: Head
+    tile: Tile
+    squares: Any
+    """Numbers of the squares of p that are to be filled."""
+    units: int
+
+
+class Weighed(NamedTuple):
+    """A tile whose weights are packed, and wait to be multiplied with its values."""
+
+    tile: Tile
+    p: Any
+    values: Any
+    waits: bool
+
+
+class Keys(NamedTuple):
+    """A tile of packed keys, and of values, turned."""
+
+    k: Any
+    v: Any
+    end: Any
 
 
 @inner
-def _tile_size(problem):
-    """Return the words of a tile of packed keys and values."""
-    return packed_size(KEYS, problem.D) + packed_size(problem.Dv, KEYS)
-
-
-def plan(problem: Problem, lanes: int) -> tuple[int, int]:
-    """Return the pieces of work of a call, and the elements of scratch memory of a thread."""
-    pieces = problem.B * problem.H * -(-problem.T // QUERIES)
-    tile = QUERIES * KEYS
-    scratch = packed_size(QUERIES, problem.D) + 2 * packed_size(QUERIES, KEYS) + 2 * tile
-    scratch += QUERIES * (round_up(problem.Dv, BLOCK) + 5)
-    scratch += kept_size(problem, QUERIES, _tile_size(problem), BLOCK)
-    return pieces, scratch + BLOCK  # it begins at a whole cache line
+def keys_at(problem, start):
+    """Return the `Keys` from ``start`` on: an address, or 0 to learn their size."""
+    v = start + packed_size(KEYS, problem.D)
+    return Keys(start, v, v + packed_size(problem.Dv, KEYS))
 
 
 @inner
-def _room(problem, scratch):
+def lay_out(problem, start):
+    """Return the `Room` of a thread from ``start`` on: an address, or 0 to learn its size."""
     tile = QUERIES * KEYS
-    p = scratch + packed_size(QUERIES, problem.D)
+    q = start
+    p = q + packed_size(QUERIES, problem.D)
     p_next = p + packed_size(QUERIES, KEYS)
     s = p_next + packed_size(QUERIES, KEYS)
     slopes = s + tile
@@ -144,97 +146,150 @@ def _room(problem, scratch):
     total = top + QUERIES
     added = total + QUERIES
     decay = added + QUERIES
-    blocks = decay + QUERIES
-    kept = kept_in(blocks + QUERIES, problem, QUERIES, _tile_size(problem))
-    return Room(scratch, p, p_next, s, slopes, o, top, total, added, decay, blocks, kept)
+    squares = decay + QUERIES
+    tiles = places_at(problem, QUERIES, keys_at(problem, 0).end, squares + QUERIES)
+    return Room(
+        q=q,
+        p=p,
+        p_next=p_next,
+        s=s,
+        slopes=slopes,
+        o=o,
+        top=top,
+        total=total,
+        added=added,
+        decay=decay,
+        squares=squares,
+        tiles=tiles,
+        end=tiles.end,
+    )
+
+
+@task
+def forward(sizes, factors, operands, queue, scratch):
+    """Write what `vector.forward.forward` does; arguments as there."""
+    problem = problem_of(sizes, factors)
+    runs = (problem.T + QUERIES - 1) // QUERIES
+    room = lay_out(problem, aligned(scratch))
+    forget(room.tiles)
+    configure()
+    piece = take(queue)
+    while piece < problem.tasks:
+        run = runs - 1 - piece % runs
+        b, h = piece // runs // problem.H, piece // runs % problem.H
+        _attend(problem, operands, b, h, run * QUERIES, room)
+        piece = take(queue)
+    release()
+
+
+def plan(problem: Problem, lanes: int) -> tuple[int, int]:
+    """Return the pieces of work of a call, and the elements of scratch memory of a thread."""
+    pieces = problem.B * problem.H * -(-problem.T // QUERIES)
+    # It begins at a whole cache line.
+    return pieces, BLOCK + lay_out(problem, 0).end
 
 
 @inner
-def _block(problem, operands, b, h, i0, room):
-    """Compute the output of queries ``i0 <= i < i0 + QUERIES`` of one head."""
-    D, Dv = problem.D, problem.Dv
-    n = min(QUERIES, problem.T - i0)
-    width, v_blocks = round_up(n, BLOCK), blocks_of(Dv)
-    head = head_of(problem, operands, b, h, room.s)
-    rule, s, o = head.rule, room.s, room.o
+def _attend(problem, operands, b, h, i0, room):
+    """Compute the output of queries ``i0 <= i < i0 + QUERIES`` of one head.
 
-    q, q_row = part_of(operands, Q, b, h, s), step_of(operands, Q, 2)
-    if not pack(room.q, q + i0 * q_row, q_row, n, D, True, True):
+    o is one tile behind: while the vector registers weigh the scores of a tile, the unit multiplies
+    the weights of the one before with their values::
+
+        unit        S_0 = K_0 q^T    -            S_1 = K_1 q^T    o += v_0^T P_0    S_2 ...
+        registers   -                P_0 of S_0   -                P_1 of S_1        -
+
+    The stages of a tile are `_score`, `_add_values` (of the tile before, with `_weigh` of this one
+    meanwhile) and `_rescale`; the last tile's values are added when no further scores wait.
+    """
+    n, v_rows = min(QUERIES, problem.T - i0), round_up(problem.Dv, BLOCK)
+    width = round_up(n, BLOCK)
+    head = head_of(problem, operands, b, h, room.s)
+    rule, o = head.rule, room.o
+
+    q, q_row = lines_of(operands, Q, b, h, i0, room.s)
+    if not pack(room.q, q, q_row, n, problem.D, True, True):
         operands[UNFIT] = 1
     fill(room.top, width, -np.inf)
     fill(room.total, width, 0.0)
-    # While a tile's scores are weighed, the product of the weights before with their values is
-    # computed: o is one tile behind.
-    fresh, waiting = True, False
     stop = end_of_keys(rule, i0 + n)
-    before = Tile(b, h, i0, n, 0, 0, width, True, HIDDEN)
-    values_before, p_before, p = s, room.p, room.p_next
+    nothing = Tile(b, h, i0, n, 0, 0, width, True, HIDDEN)
+    before, p = Weighed(nothing, room.p, room.s, False), room.p_next
+    begun = False  # o holds something
     for j0 in range(first_key(rule, i0, KEYS), stop, KEYS):
-        m = min(KEYS, stop - j0)
-        tile = tile_of(rule, b, h, i0, n, j0, m, width, True)
+        tile = tile_of(rule, b, h, i0, n, j0, min(KEYS, stop - j0), width, True)
         if tile.kind == HIDDEN:
             continue
-        keys, values = _packed_tile(problem, operands, b, h, j0, room.kept)
-        multiply_keys(s, keys, room.q, D, rule, tile)
-        finish_scores(s, head, tile, room.slopes)
-        hide_rest(s, rule, tile)
-        _raise_tops(s, head, tile, room)
-        units = UNITS * _list_blocks(room.blocks, rule, tile)
-        job, unit = Weighing(s, p, room.top, room.added, head, tile, room.blocks, units), 0
-        if waiting:
-            unit = multiply_queries(
-                o,
-                values_before,
-                key_step(problem, before),
-                v_blocks,
-                p_before,
-                rule,
-                before,
-                not fresh,
-                _weigh,
-                job,
-                unit,
-            )
-            fresh = False
-        finish(_weigh, job, unit, units)
-        add(room.total, room.added, width)
-        if not fresh:
-            _rescale(o, width, v_blocks * BLOCK, room.decay)
-        before, waiting = tile, True
-        values_before, p_before, p = values, p, p_before
-    if waiting:
-        step = key_step(problem, before)
-        multiply_queries(
-            o, values_before, step, v_blocks, p_before, rule, before, not fresh, idle, 0, 0
+        keys = _packed_tile(problem, operands, b, h, j0, room.tiles)
+        _score(problem, head, tile, keys.k, room)
+        job = Weighing(
+            s=room.s,
+            p=p,
+            top=room.top,
+            added=room.added,
+            head=head,
+            tile=tile,
+            squares=room.squares,
+            units=UNITS * _list_squares(room.squares, rule, tile),
         )
-        fresh = False
-    if fresh:
-        fill(o, width * v_blocks * BLOCK, 0.0)
+        unit = 0
+        if before.waits:
+            unit = _add_values(problem, before, rule, QuerySums(o, v_rows, begun), _weigh, job)
+            begun = True
+        finish(_weigh, job, unit, job.units)
+        add(room.total, room.added, width)
+        if begun:
+            _rescale(o, width, v_rows, room.decay)
+        before, p = Weighed(tile, p, keys.v, True), before.p
+    if before.waits:
+        _add_values(problem, before, rule, QuerySums(o, v_rows, begun), idle, 0)
+    else:
+        fill(o, width * v_rows, 0.0)
+    _write(problem, operands, before.tile, room)
 
+
+@inner
+def _score(problem, head, tile, keys, room):
+    """Compute the scores of a tile, and bring what is known of its queries up to date."""
+    multiply_keys(room.s, keys, room.q, problem.D, head.rule, tile)
+    finish_scores(room.s, head, tile, room.slopes)
+    hide_rest(room.s, head.rule, tile)
+    _raise_tops(room.s, head, tile, room)
+
+
+@inner
+def _add_values(problem, weighed, rule, sums, work, job):
+    """Add the values of a tile that is weighed to o, with other work meanwhile."""
+    columns = Lines(weighed.values, key_step(problem, weighed.tile))
+    return multiply_queries(sums, columns, weighed.p, rule, weighed.tile, work, job, 0)
+
+
+@inner
+def _write(problem, operands, tile, room):
+    """Write out, lse and its parts of a tile's queries."""
+    b, h, i0, n = tile.b, tile.h, tile.i0, tile.n
     write_stats(problem, operands, b, h, i0, n, room.top, room.total)
     for i in range(n):
         room.decay[i] = share_of(room.total[i], room.top[i])
-    out_row = step_of(operands, OUT, 2)
-    out = part_of(operands, OUT, b, h, s) + i0 * out_row
-    if not write_turned(out, out_row, o, width, n, Dv, room.decay):
+    out = lines_of(operands, OUT, b, h, i0, room.o)
+    if not write_turned(out, Lines(room.o, tile.width), n, problem.Dv, room.decay):
         operands[UNFIT] = 1
 
 
 @inner
-def _packed_tile(problem, operands, b, h, j0, kept):
+def _packed_tile(problem, operands, b, h, j0, tiles):
     """Return a tile's keys, and its values turned, packed."""
     g = h // (problem.H // problem.G)
-    keys, missing = find(kept, b * problem.G + g, j0 // KEYS)
-    values = keys + packed_size(KEYS, problem.D)
+    place, missing = find(tiles, b * problem.G + g, j0 // KEYS)
+    keys = keys_at(problem, place)
     if missing:
         m = min(KEYS, problem.S - j0)
-        k_row, v_row = step_of(operands, K, 2), step_of(operands, V, 2)
-        k = part_of(operands, K, b, g, keys) + j0 * k_row
-        v = part_of(operands, V, b, g, keys) + j0 * v_row
-        fits = pack(keys, k, k_row, m, problem.D, True, False)
-        if not (pack(values, v, v_row, m, problem.Dv, False, True) and fits):
+        k, k_row = lines_of(operands, K, b, g, j0, place)
+        v, v_row = lines_of(operands, V, b, g, j0, place)
+        fits = pack(keys.k, k, k_row, m, problem.D, True, False)
+        if not (pack(keys.v, v, v_row, m, problem.Dv, False, True) and fits):
             operands[UNFIT] = 1
-    return keys, values
+    return keys
 
 
 @inner
@@ -252,13 +307,13 @@ def _raise_tops(s, head, tile, room):
 
 
 @inner
-def _list_blocks(blocks, rule, tile):
-    """List the blocks of packed weights that products read; return how many they are."""
+def _list_squares(squares, rule, tile):
+    """List the squares of packed weights that products read; return how many they are."""
     count, chunks = 0, chunks_of(tile.m)
     for c in range(0, tile.width, BLOCK):
         start, stop = chunk_rows(rule, tile, c)
         for r in range(start, stop, CHUNK):
-            blocks[count] = c // BLOCK * chunks + r // CHUNK
+            squares[count] = c // BLOCK * chunks + r // CHUNK
             count += 1
     return count
 
@@ -269,10 +324,10 @@ def _weigh(job, unit):
     s, head, tile = job.s, job.head, job.tile
     chunks, width = chunks_of(tile.m), tile.width
     if unit < job.units:
-        block, row = int(job.blocks[unit // UNITS]), unit % UNITS * ROWS
-        c, j = block // chunks * BLOCK, block % chunks * CHUNK + row
+        square, row = int(job.squares[unit // UNITS]), unit % UNITS * ROWS
+        c, j = square // chunks * BLOCK, square % chunks * CHUNK + row
         base = base_of(load(job.top + c))
-        place = job.p + (block * PARTS + row * BLOCK)
+        place = job.p + (square * PARTS + row * BLOCK)
         p = s + (j * width + c)
         added = load(job.added + c)
         for r in range(ROWS):

@@ -4,11 +4,20 @@ Operands are packed. Where the bounds of a mask cut a tile, groups of 32 queries
 one, and only the keys that something in the group sees.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from miniattn.kernels.attention.masking import FULL, PARTIAL, Tile, classify, keys_seen
 from miniattn.kernels.attention.matrix.packed import KEYS
-from miniattn.kernels.attention.matrix.squares import blocks_of, chunks_of, idle, multiply
+from miniattn.kernels.attention.matrix.squares import (
+    Extent,
+    blocks_of,
+    chunks_of,
+    idle,
+    multiply,
+)
+from miniattn.kernels.attention.problem import Lines
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.panels import round_up
 from miniattn.kernels.registers import splat, store
@@ -21,16 +30,12 @@ def multiply_keys(s, keys, packed, depth, rule, tile):
     step = chunks_of(depth) * PARTS
     for c in range(0, tile.width, CHUNK):
         start, stop = keys_seen(rule, tile, c, CHUNK)
+        blocks = min(CHUNK, tile.width - c) // BLOCK
         multiply(
-            s + (start * tile.width + c),
-            tile.width,
-            keys + start // BLOCK * step,
-            step,
-            packed + c // BLOCK * step,
-            step,
-            blocks_of(stop - start),
-            min(CHUNK, tile.width - c) // BLOCK,
-            chunks_of(depth),
+            Lines(s + (start * tile.width + c), tile.width),
+            Lines(keys + start // BLOCK * step, step),
+            Lines(packed + c // BLOCK * step, step),
+            Extent(rows=blocks_of(stop - start), columns=blocks, chunks=chunks_of(depth)),
             False,
             idle,
             0,
@@ -38,38 +43,40 @@ def multiply_keys(s, keys, packed, depth, rule, tile):
         )
 
 
-@inner
-def multiply_queries(
-    target, columns, step, blocks, packed, rule, tile, accumulate, work, job, unit
-):
-    """Set ``target[e, i] = sum_j columns[e, j] packed[j, i]``, or add that, for the pairs left.
+class QuerySums(NamedTuple):
+    """Sums for queries: so many rows, as wide as a tile, and whether they hold something yet."""
 
-    For the output, ``v^T P``, and for dq, ``k^T dS``. ``target`` has ``blocks * BLOCK`` rows.
+    start: Any
+    rows: int
+    begun: bool
+
+
+@inner
+def multiply_queries(sums, columns, packed, rule, tile, work, job, unit):
+    """Set ``sums[e, i] = sum_j columns[e, j] packed[j, i]``, or add that, for the pairs left.
+
+    For the output, ``v^T P``, and for dq, ``k^T dS``. With other work meanwhile: see `multiply`.
     """
     own = chunks_of(tile.m) * PARTS
     for c in range(0, tile.width, CHUNK):
         start, stop = chunk_rows(rule, tile, c)
         first, chunks = start // CHUNK, (stop - start) // CHUNK
+        blocks = min(CHUNK, tile.width - c) // BLOCK
         if chunks > 0:
             unit = multiply(
-                target + c,
-                tile.width,
-                columns + first * PARTS,
-                step,
-                packed + (c // BLOCK * own + first * PARTS),
-                own,
-                blocks,
-                min(CHUNK, tile.width - c) // BLOCK,
-                chunks,
-                accumulate,
+                Lines(sums.start + c, tile.width),
+                Lines(columns.start + first * PARTS, columns.step),
+                Lines(packed + (c // BLOCK * own + first * PARTS), own),
+                Extent(rows=sums.rows // BLOCK, columns=blocks, chunks=chunks),
+                sums.begun,
                 work,
                 job,
                 unit,
             )
-        elif not accumulate:
-            for e in range(blocks * BLOCK):
-                for x in range(c, min(c + CHUNK, tile.width), BLOCK):
-                    store(target + (e * tile.width + x), splat(0.0, target))
+        elif not sums.begun:
+            for e in range(sums.rows):
+                for x in range(c, c + blocks * BLOCK, BLOCK):
+                    store(sums.start + (e * tile.width + x), splat(0.0, sums.start))
     return unit
 
 
@@ -105,26 +112,22 @@ def hide_rest(s, rule, tile):
 
 
 @inner
-def add_to_keys(target, row, blocks, packed, source, rule, tile):
-    """Add ``sum_i packed[j, i] source[i, e]`` to ``target[j, e]``, for the pairs that are left.
+def add_to_keys(sums, packed, source, rule, tile):
+    """Add ``sum_i packed[j, i] source[i, e]`` to ``sums[j, e]``, for the pairs that are left.
 
-    For dv, ``P^T dout``, and for dk, ``dS^T q``. ``target`` has ``blocks * BLOCK`` columns.
+    For dv, ``P^T dout``, and for dk, ``dS^T q``. The rows of ``sums`` are whole blocks.
     """
-    step = chunks_of(tile.width) * PARTS
+    step, row = chunks_of(tile.width) * PARTS, sums.step
     at_once = CHUNK if tile.kind == PARTIAL else tile.width
     for c in range(0, tile.width, at_once):
         start, stop = chunk_rows(rule, tile, c)
         for r in range(start, stop, CHUNK):
+            blocks = blocks_of(min(CHUNK, tile.m - r))
             multiply(
-                target + r * row,
-                row,
-                packed + (r // BLOCK * step + c // CHUNK * PARTS),
-                step,
-                source + c // CHUNK * PARTS,
-                step,
-                blocks_of(min(CHUNK, tile.m - r)),
-                blocks,
-                chunks_of(at_once),
+                Lines(sums.start + r * row, row),
+                Lines(packed + (r // BLOCK * step + c // CHUNK * PARTS), step),
+                Lines(source + c // CHUNK * PARTS, step),
+                Extent(rows=blocks, columns=row // BLOCK, chunks=chunks_of(at_once)),
                 True,
                 idle,
                 0,

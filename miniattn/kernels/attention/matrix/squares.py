@@ -4,8 +4,11 @@ See `matrix_unit` for what a block is. A product of tiles takes both operands pa
 rows of scratch memory as wide as the tile.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
+from miniattn.kernels.attention.problem import Lines
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.panels import round_up, write_rows
 from miniattn.kernels.registers import (
@@ -111,6 +114,14 @@ def _square(square, source, row, n, columns, turned):
     return source, row
 
 
+class Extent(NamedTuple):
+    """How many blocks of rows and of columns C has, and how many each sum is over."""
+
+    rows: int
+    columns: int
+    chunks: int
+
+
 @inner
 def multiply_square(c, a, b, step, work, job, unit):
     """Compute a square ``C = A B`` of `CHUNK` rows and columns, of packed operands.
@@ -121,38 +132,40 @@ def multiply_square(c, a, b, step, work, job, unit):
     While the matrix unit multiplies, the vector registers are free for other work: they do
     ``work(job, unit)`` for one ``unit`` after the other. Returned is the first that is not done.
     """
-    return _four_tiles(c, CHUNK, a, step, b, step, step // PARTS, work, job, unit)
+    to, a_lines, b_lines = Lines(c, CHUNK), Lines(a, step), Lines(b, step)
+    return _four_tiles(to, a_lines, b_lines, step // PARTS, work, job, unit)
 
 
 @inner
-def multiply(c, c_row, a, a_step, b, b_step, rows, columns, chunks, accumulate, work, job, unit):
+def multiply(c, a, b, extent, accumulate, work, job, unit):
     """Compute ``C = A B``, or ``C += A B``, of packed operands, with other work meanwhile.
 
-    C has ``rows * BLOCK`` rows and ``columns * BLOCK`` columns of scratch memory; the blocks of A
-    of one row of C begin ``a_step`` words after those of the row before, and so for B's columns.
+    C has ``rows * BLOCK`` rows and ``columns * BLOCK`` columns of scratch memory; the `Lines` of a
+    packed operand are its blocks of one row of C, or of one column.
     """
-    square = registers(_FOUR, c)
+    square = registers(_FOUR, c.start)
+    rows, columns, chunks = extent
     for m in range(0, rows, 2):
         for n in range(0, columns, 2):
-            corner = c + (m * BLOCK * c_row + n * BLOCK)
+            corner = c.start + (m * BLOCK * c.step + n * BLOCK)
             height, width = min(2, rows - m), min(2, columns - n)
             # What C held is added last: it rounds once, not with each instruction.
-            to, step = (square, 2 * BLOCK) if accumulate else (corner, c_row)
-            a_m, b_n = a + m * a_step, b + n * b_step
+            to = Lines(square, 2 * BLOCK) if accumulate else Lines(corner, c.step)
+            a_m, b_n = Lines(a.start + m * a.step, a.step), Lines(b.start + n * b.step, b.step)
             if height == 2 and width == 2:
-                unit = _four_tiles(to, step, a_m, a_step, b_n, b_step, chunks, work, job, unit)
+                unit = _four_tiles(to, a_m, b_n, chunks, work, job, unit)
             else:
-                _fewer_tiles(to, step, a_m, a_step, b_n, b_step, height, width, chunks)
+                _fewer_tiles(to, a_m, b_n, height, width, chunks)
             if accumulate:
                 for r in range(height * BLOCK):
                     for x in range(0, width * BLOCK, BLOCK):
-                        p = corner + (r * c_row + x)
+                        p = corner + (r * c.step + x)
                         store(p, load(p) + load(square + (r * 2 * BLOCK + x)))
     return unit
 
 
 @inner(forceinline=True)
-def _four_tiles(c, c_row, a, a_step, b, b_step, chunks, work, job, unit):
+def _four_tiles(c, a, b, chunks, work, job, unit):
     """Compute 2 x 2 tiles of C, with work in between.
 
     In small portions: the processor looks some 500 instructions ahead, and the next of the unit's
@@ -160,44 +173,44 @@ def _four_tiles(c, c_row, a, a_step, b, b_step, chunks, work, job, unit):
     """
     tile_zero(2, 2)
     for k in range(chunks):
-        a_k, b_k = a + k * PARTS, b + k * PARTS
-        tile_add(2, 2, 0, 1, a_k, a_step, b_k, b_step)
+        a_k, b_k = a.start + k * PARTS, b.start + k * PARTS
+        tile_add(2, 2, 0, 1, a_k, a.step, b_k, b.step)
         work(job, unit)
-        tile_add(2, 2, 1, 2, a_k, a_step, b_k, b_step)
+        tile_add(2, 2, 1, 2, a_k, a.step, b_k, b.step)
         work(job, unit + 1)
-        tile_add(2, 2, 2, 3, a_k, a_step, b_k, b_step)
+        tile_add(2, 2, 2, 3, a_k, a.step, b_k, b.step)
         work(job, unit + 2)
         work(job, unit + 3)
-        tile_add(2, 2, 3, 4, a_k, a_step, b_k, b_step)
+        tile_add(2, 2, 3, 4, a_k, a.step, b_k, b.step)
         work(job, unit + 4)
-        tile_add(2, 2, 4, 5, a_k, a_step, b_k, b_step)
+        tile_add(2, 2, 4, 5, a_k, a.step, b_k, b.step)
         work(job, unit + 5)
-        tile_add(2, 2, 5, STEPS, a_k, a_step, b_k, b_step)
+        tile_add(2, 2, 5, STEPS, a_k, a.step, b_k, b.step)
         work(job, unit + 6)
         work(job, unit + 7)
         unit += 8
-    tile_store(2, 2, c, c_row)
+    tile_store(2, 2, c.start, c.step)
     return unit
 
 
 @inner
-def _fewer_tiles(c, c_row, a, a_step, b, b_step, height, width, chunks):
+def _fewer_tiles(c, a, b, height, width, chunks):
     """Compute the tiles at the lower or right edge of C."""
     if height == 2:
         tile_zero(2, 1)
         for k in range(chunks):
-            tile_add(2, 1, 0, STEPS, a + k * PARTS, a_step, b + k * PARTS, b_step)
-        tile_store(2, 1, c, c_row)
+            tile_add(2, 1, 0, STEPS, a.start + k * PARTS, a.step, b.start + k * PARTS, b.step)
+        tile_store(2, 1, c.start, c.step)
     elif width == 2:
         tile_zero(1, 2)
         for k in range(chunks):
-            tile_add(1, 2, 0, STEPS, a + k * PARTS, a_step, b + k * PARTS, b_step)
-        tile_store(1, 2, c, c_row)
+            tile_add(1, 2, 0, STEPS, a.start + k * PARTS, a.step, b.start + k * PARTS, b.step)
+        tile_store(1, 2, c.start, c.step)
     else:
         tile_zero(1, 1)
         for k in range(chunks):
-            tile_add(1, 1, 0, STEPS, a + k * PARTS, a_step, b + k * PARTS, b_step)
-        tile_store(1, 1, c, c_row)
+            tile_add(1, 1, 0, STEPS, a.start + k * PARTS, a.step, b.start + k * PARTS, b.step)
+        tile_store(1, 1, c.start, c.step)
 
 
 @inner
@@ -213,20 +226,20 @@ def finish(work, job, unit, units):
 
 
 @inner
-def write_turned(target, row, source, width, n, columns, factors):
+def write_turned(target, source, n, columns, factors):
     """Write ``target[i, e] = factors[i] * source[e, i]`` for ``n`` rows of the user's memory.
 
     Returns whether all of it is finite.
     """
-    square = registers(BLOCK, source)
+    square = registers(BLOCK, source.start)
     finite = True
     for i in range(0, n, BLOCK):
         factor = load(factors + i)
         for e in range(0, columns, BLOCK):
             for r in range(BLOCK):
-                store(square + r * BLOCK, load(source + ((e + r) * width + i)) * factor)
+                store(square + r * BLOCK, load(source.start + ((e + r) * source.step + i)) * factor)
             transpose(square, BLOCK, square, BLOCK, BLOCK)
-            p, rows = target + (i * row + e), min(BLOCK, n - i)
-            if not write_rows(p, row, square, BLOCK, rows, min(BLOCK, columns - e), 1.0):
+            p, rows = target.start + (i * target.step + e), min(BLOCK, n - i)
+            if not write_rows(p, target.step, square, BLOCK, rows, min(BLOCK, columns - e), 1.0):
                 finite = False
     return finite

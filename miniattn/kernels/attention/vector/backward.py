@@ -31,7 +31,13 @@ from miniattn.kernels.attention.masking import (
     keys_seen,
     tile_of,
 )
-from miniattn.kernels.attention.online import Rows, add_visible, read_stats, weight_and_dscore
+from miniattn.kernels.attention.online import (
+    Rows,
+    Stats,
+    add_visible,
+    read_stats,
+    weight_and_dscore,
+)
 from miniattn.kernels.attention.problem import (
     BOUNDS,
     DBIAS,
@@ -43,15 +49,18 @@ from miniattn.kernels.attention.problem import (
     SUMS,
     UNFIT,
     K,
+    Lines,
     Problem,
     Q,
     V,
     given,
+    lines_of,
     part_of,
     problem_of,
     step_of,
 )
 from miniattn.kernels.attention.scores import Head, drop, finish_scores, head_of
+from miniattn.kernels.attention.vector.forward import KEYS, QUERIES, row_width
 from miniattn.kernels.attention.vector.products import add_to_keys, multiply_keys, multiply_queries
 from miniattn.kernels.compile.queue import take
 from miniattn.kernels.compile.settings import inner, task
@@ -78,47 +87,100 @@ from miniattn.kernels.registers import (
     transpose,
 )
 
-QUERIES = 64
-KEYS = 64
 # So many keys meet a block of queries that it pays to copy its rows to whole cache lines: a user's
 # arrays seldom begin at one, and products read rows that straddle lines 5 % more slowly.
 WORTH_A_COPY = 4 * KEYS
 
 
-class Stats(NamedTuple):
-    """What there is of each query of a block: m as it is subtracted, log2 l, and delta."""
+class Sums(NamedTuple):
+    """The sums dk and dv of one key/value head, in rows of whole vectors."""
 
-    base: Any
-    log_sum: Any
-    delta: Any
+    dk: Lines
+    dv: Lines
+    end: Any
 
 
-class Block(NamedTuple):
-    """A block of queries of one head, made ready for its tiles."""
+@inner
+def sums_at(problem, w, start):
+    """Return the `Sums` from ``start`` on: an address, or 0 to learn their size."""
+    rows = round_up(problem.S, KEYS)
+    dk = Lines(start, round_up(problem.D, w))
+    dv = Lines(dk.start + rows * dk.step, round_up(problem.Dv, w))
+    return Sums(dk, dv, dv.start + rows * dv.step)
+
+
+class Room(NamedTuple):
+    """The scratch memory of ``n`` queries."""
+
+    width: int
+    """Of a row of scores: n and padding."""
+    q_turned: Any
+    dout_turned: Any
+    s: Any
+    ds: Any
+    slopes: Any
+    dq: Lines
+    q: Lines
+    """A copy, as `dout` and ``k`` are: where rows cannot be read in place, or it is slow."""
+    dout: Lines
+    k: Lines
+    """Of a tile."""
+    stats: Stats
+    end: Any
+
+
+@inner
+def lay_out(problem, n, w, start):
+    """Return the `Room` of ``n`` queries; arguments as in `vector.forward.lay_out`."""
+    width, d_width, v_width = row_width(n, w), round_up(problem.D, w), round_up(problem.Dv, w)
+    tile = width * (KEYS + ROW_GROUP)
+    q_turned = start
+    dout_turned = q_turned + width * problem.D
+    s = dout_turned + width * problem.Dv
+    ds = s + tile
+    slopes = ds + tile
+    dq = slopes + tile
+    q = dq + width * d_width
+    dout = q + width * d_width
+    k = dout + width * v_width
+    base = k + KEYS * d_width
+    return Room(
+        width=width,
+        q_turned=q_turned,
+        dout_turned=dout_turned,
+        s=s,
+        ds=ds,
+        slopes=slopes,
+        dq=Lines(dq, d_width),
+        q=Lines(q, d_width),
+        dout=Lines(dout, v_width),
+        k=Lines(k, d_width),
+        stats=Stats(base, base + width, base + 2 * width),
+        end=base + 3 * width,
+    )
+
+
+@inner
+def beside_sums(problem, w, start):
+    """Return where a thread's `Room` begins: behind its `Sums`, where a head has one part."""
+    return sums_at(problem, w, start).end if problem.parts == 1 else start
+
+
+class Queries(NamedTuple):
+    """Some queries of one head, made ready for its tiles."""
 
     b: int
     h: int
     i0: int
     n: int
-    width: int
     head: Head
-    k: Any
-    k_row: int
-    v: Any
-    v_row: int
-    q_packed: Any
-    dout_packed: Any
-    q_rows: Any
-    q_row: int
-    dout_rows: Any
-    dout_row: int
-    stats: "Stats"
+    q: Lines
+    """Read in place, or a copy; so is dout."""
+    dout: Lines
+    k: Lines
+    v: Lines
     is_finite: bool
-    s: Any
-    ds: Any
-    slopes: Any
-    dq: Any
-    k_packed: Any
+    room: Room
 
 
 @task
@@ -131,7 +193,7 @@ def backward(sizes, factors, operands, queue, scratch):
     """
     problem = problem_of(sizes, factors)
     parts = problem.parts
-    work = scratch + (sums_size(problem, lanes(scratch)) if parts == 1 else 0)
+    work = beside_sums(problem, lanes(scratch), scratch)
     piece = take(queue)
     while piece < problem.tasks:
         b, g = piece // parts // problem.G, piece // parts % problem.G
@@ -158,9 +220,7 @@ def add_sums(sizes, factors, operands, queue, scratch):
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of `backward`, and the elements of scratch memory of a thread."""
-    scratch = _block_size(problem, lanes)
-    if problem.parts == 1:
-        scratch += sums_size(problem, lanes)
+    scratch = lay_out(problem, QUERIES, lanes, beside_sums(problem, lanes, 0)).end
     return problem.B * problem.G * problem.parts, scratch
 
 
@@ -171,114 +231,71 @@ def plan_sums(problem: Problem, lanes: int) -> tuple[int, int]:
 
 @inner
 def sums_size(problem, w):
-    """Return the elements of the sums dk and dv of one key/value head."""
-    return round_up(problem.S, KEYS) * (round_up(problem.D, w) + round_up(problem.Dv, w))
-
-
-def _block_size(problem: Problem, w: int) -> int:
-    """Return the elements of scratch memory that `prepare` lays out."""
-    width = max(QUERIES, w)
-    d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
-    tile = width * (KEYS + ROW_GROUP)
-    packed = width * (problem.D + problem.Dv) + width * (2 * d_width + v_width)
-    return packed + 3 * tile + KEYS * d_width + 3 * width
+    """Return the elements of the `Sums` of one key/value head."""
+    return sums_at(problem, w, 0).end
 
 
 @inner
-def _sum_queries(problem, operands, b, g, part, sums, work):
-    """Write dq of its query blocks, and their part of dk and dv into ``sums``."""
+def _sum_queries(problem, operands, b, g, part, start, work):
+    """Write dq of its blocks of queries, and their part of dk and dv to the `Sums` at ``start``."""
     w = lanes(work)
-    d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
-    rows = round_up(problem.S, KEYS)
-    dk = sums
-    dv = dk + rows * d_width
-    fill(dk, rows * (d_width + v_width), 0.0)
-    group = problem.H // problem.G
-    blocks = blocks_of_queries(problem)
+    sums = sums_at(problem, w, start)
+    fill(start, sums_size(problem, w), 0.0)
+    group, D = problem.H // problem.G, problem.D
     for h in range(g * group, (g + 1) * group):
-        for number in range(part, blocks, problem.parts):
-            block = prepare(problem, operands, b, h, number * QUERIES, work)
-            _backward_block(problem, block, dk, d_width, dv, v_width)
-            dq_row = step_of(operands, DQ, 2)
-            dq = part_of(operands, DQ, b, h, work) + block.i0 * dq_row
-            if not write_rows(dq, dq_row, block.dq, d_width, block.n, problem.D, problem.scale):
+        for number in range(part, runs_of_queries(problem), problem.parts):
+            queries = prepare(problem, operands, b, h, number * QUERIES, work)
+            _add_gradients(problem, queries, sums)
+            own = queries.room.dq
+            dq, row = lines_of(operands, DQ, b, h, queries.i0, work)
+            if not write_rows(dq, row, own.start, own.step, queries.n, D, problem.scale):
                 operands[UNFIT] = 1
 
 
 @inner
 def prepare(problem, operands, b, h, i0, work):
     """Pack the queries ``i0 <= i < i0 + QUERIES`` of a head and their dout, read their `Stats`."""
-    w = lanes(work)
     D, Dv = problem.D, problem.Dv
     n = min(QUERIES, problem.T - i0)
-    width = round_up(n, max(w, ROW_GROUP))
-    d_width, v_width = round_up(D, w), round_up(Dv, w)
+    room = lay_out(problem, n, lanes(work), work)
     g = h // (problem.H // problem.G)
-    q_row, dout_row = step_of(operands, Q, 2), step_of(operands, DOUT, 2)
-    q = part_of(operands, Q, b, h, work) + i0 * q_row
-    dout = part_of(operands, DOUT, b, h, work) + i0 * dout_row
-
-    tile = width * (KEYS + ROW_GROUP)
-    q_packed = work
-    dout_packed = q_packed + width * D
-    s = dout_packed + width * Dv
-    ds = s + tile
-    slopes = ds + tile
-    dq = slopes + tile
-    q_copy = dq + width * d_width
-    dout_copy = q_copy + width * d_width
-    k_packed = dout_copy + width * v_width
-    base = k_packed + KEYS * d_width
-    stats = Stats(base, base + width, base + 2 * width)
-
-    pack_transposed(q_packed, width, q, q_row, n, D)
-    pack_transposed(dout_packed, width, dout, dout_row, n, Dv)
-    q_rows, q_step, dout_rows, dout_step = q, q_row, dout, dout_row
-    if d_width != D or problem.S >= WORTH_A_COPY:
-        pack(q_copy, d_width, q, q_row, n, D)
-        q_rows, q_step = q_copy, d_width
-    if Dv != v_width or problem.S >= WORTH_A_COPY:
-        pack(dout_copy, v_width, dout, dout_row, n, Dv)
-        dout_rows, dout_step = dout_copy, v_width
+    q, dout = lines_of(operands, Q, b, h, i0, work), lines_of(operands, DOUT, b, h, i0, work)
+    pack_transposed(room.q_turned, room.width, q.start, q.step, n, D)
+    pack_transposed(room.dout_turned, room.width, dout.start, dout.step, n, Dv)
     # Without a mask nothing is hidden from anything.
     finite = not given(operands, BOUNDS) or (
-        is_finite(q, q_row, n, D) and is_finite(dout, dout_row, n, Dv)
+        is_finite(q.start, q.step, n, D) and is_finite(dout.start, dout.step, n, Dv)
+    )
+    prepare_stats(problem, operands, b, h, i0, n, room.width, room.stats)
+    return Queries(
+        b=b,
+        h=h,
+        i0=i0,
+        n=n,
+        head=head_of(problem, operands, b, h, work),
+        q=_whole_rows(problem, q, room.q, n, D),
+        dout=_whole_rows(problem, dout, room.dout, n, Dv),
+        k=lines_of(operands, K, b, g, 0, work),
+        v=lines_of(operands, V, b, g, 0, work),
+        is_finite=finite,
+        room=room,
     )
 
-    prepare_stats(problem, operands, b, h, i0, n, width, stats)
-    return Block(
-        b,
-        h,
-        i0,
-        n,
-        width,
-        head_of(problem, operands, b, h, work),
-        part_of(operands, K, b, g, work),
-        step_of(operands, K, 2),
-        part_of(operands, V, b, g, work),
-        step_of(operands, V, 2),
-        q_packed,
-        dout_packed,
-        q_rows,
-        q_step,
-        dout_rows,
-        dout_step,
-        stats,
-        finite,
-        s,
-        ds,
-        slopes,
-        dq,
-        k_packed,
-    )
+
+@inner
+def _whole_rows(problem, source, copy, n, columns):
+    """Return ``n`` rows as products read them, in whole vectors: in place, or their ``copy``."""
+    if copy.step == columns and problem.S < WORTH_A_COPY:
+        return source
+    pack(copy.start, copy.step, source.start, source.step, n, columns)
+    return copy
 
 
 @inner
 def prepare_stats(problem, operands, b, h, i0, n, width, stats):
     """Read m and log2 l of a block of queries, and compute ``delta = sum_e dout_e out_e``."""
-    dout_row, out_row = step_of(operands, DOUT, 2), step_of(operands, OUT, 2)
-    dout = part_of(operands, DOUT, b, h, stats.delta) + i0 * dout_row
-    out = part_of(operands, OUT, b, h, stats.delta) + i0 * out_row
+    dout, dout_row = lines_of(operands, DOUT, b, h, i0, stats.delta)
+    out, out_row = lines_of(operands, OUT, b, h, i0, stats.delta)
     read_stats(operands, b, h, i0, n, width, stats.base, stats.log_sum)
     for i in range(width):
         seen = stats.log_sum[i] != np.inf
@@ -287,75 +304,76 @@ def prepare_stats(problem, operands, b, h, i0, n, width, stats):
 
 
 @inner
-def block_tile(block, j0, m):
-    """Return the tile of a block's queries and ``m`` keys."""
-    rule, width = block.head.rule, block.width
-    return tile_of(rule, block.b, block.h, block.i0, block.n, j0, m, width, True)
+def query_tile(queries, j0, m):
+    """Return the tile of some queries and ``m`` keys."""
+    rule, width = queries.head.rule, queries.room.width
+    return tile_of(rule, queries.b, queries.h, queries.i0, queries.n, j0, m, width, True)
 
 
 @inner
-def first_tile(block):
-    """Return where the tiles of a block of queries begin."""
-    return first_key(block.head.rule, block.i0, KEYS)
+def first_tile(queries):
+    """Return where the tiles of some queries begin."""
+    return first_key(queries.head.rule, queries.i0, KEYS)
 
 
 @inner
-def last_tile(problem, block):
-    """Return where the tiles of a block of queries end.
+def last_tile(problem, queries):
+    """Return where the tiles of some queries end.
 
     Tiles end at whole row groups or at S, so that rows written past a tile's end are padding.
     """
-    stop = end_of_keys(block.head.rule, block.i0 + block.n)
+    stop = end_of_keys(queries.head.rule, queries.i0 + queries.n)
     return min(problem.S, round_up(stop, ROW_GROUP))
 
 
 @inner
-def _backward_block(problem, block, dk, d_width, dv, v_width):
-    """Add a block of queries to dk and dv, and leave the sums of its dq in ``block.dq``."""
-    width, D = block.width, problem.D
-    fill(block.dq, width * d_width, 0.0)
-    stop = last_tile(problem, block)
-    for j0 in range(first_tile(block), stop, KEYS):
+def _add_gradients(problem, queries, sums):
+    """Add what some queries give to dk and dv, and leave the sums of their dq in their room."""
+    room, D = queries.room, problem.D
+    rule, q, dout, dq = queries.head.rule, queries.q, queries.dout, room.dq
+    fill(dq.start, room.width * dq.step, 0.0)
+    stop = last_tile(problem, queries)
+    for j0 in range(first_tile(queries), stop, KEYS):
         m = min(KEYS, stop - j0)
-        tile = block_tile(block, j0, m)
+        tile = query_tile(queries, j0, m)
         if tile.kind == HIDDEN:
             continue
-        score_gradients(problem, block, tile)
-        if block.head.softcap > 0.0:
-            multiply_elements(block.ds, block.slopes, m * width)
-        k_tile, k_row = block.k + j0 * block.k_row, block.k_row
-        dk_tile, dv_tile = dk + j0 * d_width, dv + j0 * v_width
-        if tile.kind == PARTIAL and not (block.is_finite and is_finite(k_tile, k_row, m, D)):
-            dk_rows, dv_rows = Rows(dk_tile, 0, d_width), Rows(dv_tile, 0, v_width)
-            _add_visible(problem, block, tile, k_tile, dk_rows, dv_rows)
+        score_gradients(problem, queries, tile)
+        if queries.head.softcap > 0.0:
+            multiply_elements(room.ds, room.slopes, m * room.width)
+        k, k_row = queries.k.start + j0 * queries.k.step, queries.k.step
+        dk, dk_row = sums.dk.start + j0 * sums.dk.step, sums.dk.step
+        dv, dv_row = sums.dv.start + j0 * sums.dv.step, sums.dv.step
+        if tile.kind == PARTIAL and not (queries.is_finite and is_finite(k, k_row, m, D)):
+            _add_visible(problem, queries, tile, k, Rows(dk, 0, dk_row), Rows(dv, 0, dv_row))
             continue
-        if d_width != D:
-            pack(block.k_packed, d_width, k_tile, k_row, m, D)
-            k_tile, k_row = block.k_packed, d_width
-        rule, s, ds = block.head.rule, block.s, block.ds
+        if room.k.step != D:
+            pack(room.k.start, room.k.step, k, k_row, m, D)
+            k, k_row = room.k
         # tiled: dv[tile] += weight.T @ dout[rows]
-        add_to_keys(dv_tile, v_width, s, block.dout_rows, block.dout_row, rule, tile)
+        add_to_keys(dv, dv_row, room.s, dout.start, dout.step, rule, tile)
         # tiled: dk[tile] += scale * (ds.T @ q[rows])
-        add_to_keys(dk_tile, d_width, ds, block.q_rows, block.q_row, rule, tile)
+        add_to_keys(dk, dk_row, room.ds, q.start, q.step, rule, tile)
         # tiled: dq[rows] += scale * (ds @ k[tile])
-        multiply_queries(block.dq, d_width, ds, k_tile, k_row, rule, tile, True)
+        multiply_queries(dq.start, dq.step, room.ds, k, k_row, rule, tile, True)
 
 
 @inner
-def score_gradients(problem, block, tile):
-    """Leave a tile's weights, with dropout, in ``block.s`` and its dscores in ``block.ds``.
+def score_gradients(problem, queries, tile):
+    """Leave a tile's weights, with dropout, in ``room.s`` and its dscores in ``room.ds``.
 
     dscores are those of the scores after softcap and bias. Rows up to the next row group are 0;
     what the bounds of the mask leave out is left alone.
     """
     width, m = tile.width, tile.m
-    s, ds, head = block.s, block.ds, block.head
-    k, v = block.k + tile.j0 * block.k_row, block.v + tile.j0 * block.v_row
+    room, head = queries.room, queries.head
+    s, ds, k, v = room.s, room.ds, queries.k, queries.v
+    k_tile, v_tile = k.start + tile.j0 * k.step, v.start + tile.j0 * v.step
     # tiled: s = scores(q[rows], k[tile], seen, scale)
-    multiply_keys(s, k, block.k_row, block.q_packed, problem.D, head.rule, tile)
+    multiply_keys(s, k_tile, k.step, room.q_turned, problem.D, head.rule, tile)
     # tiled: dweight = dout[rows] @ v[tile].T
-    multiply_keys(ds, v, block.v_row, block.dout_packed, problem.Dv, head.rule, tile)
-    weigh(s, ds, head, tile, block.slopes, block.stats)
+    multiply_keys(ds, v_tile, v.step, room.dout_turned, problem.Dv, head.rule, tile)
+    weigh(s, ds, head, tile, room.slopes, room.stats)
     padding = (round_up(m, ROW_GROUP) - m) * width
     fill(s + m * width, padding, 0.0)
     fill(ds + m * width, padding, 0.0)
@@ -384,32 +402,33 @@ def weigh(s, ds, head, tile, slopes, stats):
 
 
 @inner
-def _add_visible(problem, block, tile, k, dk, dv):
+def _add_visible(problem, queries, tile, k, dk, dv):
     """Add a tile pair by pair, where NaN or infinity must not pass through a hidden pair."""
-    rule, width, D = block.head.rule, tile.width, problem.D
-    weights, dscores = Rows(block.s, 1, width), Rows(block.ds, 1, width)
-    dq = Rows(block.dq, round_up(D, lanes(block.dq)), 0)
-    add_visible(dv, weights, Rows(block.dout_rows, block.dout_row, 0), problem.Dv, rule, tile)
-    add_visible(dk, dscores, Rows(block.q_rows, block.q_row, 0), D, rule, tile)
-    add_visible(dq, dscores, Rows(k, 0, block.k_row), D, rule, tile)
+    rule, room, D = queries.head.rule, queries.room, problem.D
+    weights, dscores = Rows(room.s, 1, tile.width), Rows(room.ds, 1, tile.width)
+    q, dout = (
+        Rows(queries.q.start, queries.q.step, 0),
+        Rows(queries.dout.start, queries.dout.step, 0),
+    )
+    add_visible(dv, weights, dout, problem.Dv, rule, tile)
+    add_visible(dk, dscores, q, D, rule, tile)
+    dq, keys = Rows(room.dq.start, room.dq.step, 0), Rows(k, 0, queries.k.step)
+    add_visible(dq, dscores, keys, D, rule, tile)
 
 
 @inner
-def write_sums(problem, operands, b, g, j0, j1, sums):
-    """Write rows ``j0 <= j < j1`` of dk and dv: the sums of all parts, added in order."""
-    w = lanes(sums)
-    d_width, v_width = round_up(problem.D, w), round_up(problem.Dv, w)
-    rows, size = round_up(problem.S, KEYS), step_of(operands, SUMS, 1)
-    dk = sums + j0 * d_width
-    dv = sums + (rows * d_width + j0 * v_width)
+def write_sums(problem, operands, b, g, j0, j1, start):
+    """Write rows ``j0 <= j < j1`` of dk and dv: the `Sums` of all parts, added in order."""
+    w, n, size = lanes(start), j1 - j0, step_of(operands, SUMS, 1)
+    sums = sums_at(problem, w, start)
+    dk, dv = sums.dk.start + j0 * sums.dk.step, sums.dv.start + j0 * sums.dv.step
     for part in range(1, problem.parts):
-        other = sums + part * size
-        add(dk, other + j0 * d_width, (j1 - j0) * d_width)
-        add(dv, other + (rows * d_width + j0 * v_width), (j1 - j0) * v_width)
-    k_row, v_row = step_of(operands, DK, 2), step_of(operands, DV, 2)
-    k_out, v_out = part_of(operands, DK, b, g, sums), part_of(operands, DV, b, g, sums)
-    fits = write_rows(k_out + j0 * k_row, k_row, dk, d_width, j1 - j0, problem.D, problem.scale)
-    if not (write_rows(v_out + j0 * v_row, v_row, dv, v_width, j1 - j0, problem.Dv, 1.0) and fits):
+        add(dk, dk + part * size, n * sums.dk.step)
+        add(dv, dv + part * size, n * sums.dv.step)
+    k_out, k_row = lines_of(operands, DK, b, g, j0, start)
+    v_out, v_row = lines_of(operands, DV, b, g, j0, start)
+    fits = write_rows(k_out, k_row, dk, sums.dk.step, n, problem.D, problem.scale)
+    if not (write_rows(v_out, v_row, dv, sums.dv.step, n, problem.Dv, 1.0) and fits):
         operands[UNFIT] = 1
 
 
@@ -424,54 +443,55 @@ def bias_backward(sizes, factors, operands, queue, scratch):
     problem = problem_of(sizes, factors)
     batch = problem.B if step_of(operands, DBIAS, 0) != 0 else 1
     heads = problem.H if step_of(operands, DBIAS, 1) != 0 else 1
-    blocks = blocks_of_queries(problem) if step_of(operands, DBIAS, 2) != 0 else 1
+    runs = runs_of_queries(problem) if step_of(operands, DBIAS, 2) != 0 else 1
     piece = take(queue)
     while piece < problem.tasks:
-        own, number = piece // blocks, piece % blocks
+        own, number = piece // runs, piece % runs
         for b in range(own // heads, problem.B, batch):
             for h in range(own % heads, problem.H, heads):
                 dbias = part_of(operands, DBIAS, b, h, scratch)
-                for n in range(number, blocks_of_queries(problem), blocks):
-                    block = prepare(problem, operands, b, h, n * QUERIES, scratch)
-                    _add_to_bias(problem, operands, block, dbias)
+                for n in range(number, runs_of_queries(problem), runs):
+                    queries = prepare(problem, operands, b, h, n * QUERIES, scratch)
+                    _add_to_bias(problem, operands, queries, dbias)
         piece = take(queue)
 
 
 @inner
-def blocks_of_queries(problem):
-    """Return the number of blocks of queries of a head."""
+def runs_of_queries(problem):
+    """Return the number of runs of QUERIES queries of a head."""
     return (problem.T + QUERIES - 1) // QUERIES
 
 
 def plan_bias(problem: Problem, lanes: int, shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the pieces of work of `bias_backward` for a bias of four axes, and scratch memory."""
-    blocks = -(-problem.T // QUERIES) if shape[2] > 1 else 1
-    return shape[0] * shape[1] * blocks, _block_size(problem, lanes)
+    runs = runs_of_queries(problem) if shape[2] > 1 else 1
+    return shape[0] * shape[1] * runs, lay_out(problem, QUERIES, lanes, 0).end
 
 
 @inner
-def _add_to_bias(problem, operands, block, dbias):
-    """Add the dscores of a block of queries to dbias."""
+def _add_to_bias(problem, operands, queries, dbias):
+    """Add the dscores of some queries to dbias."""
     w = lanes(dbias)
-    stop = last_tile(problem, block)
-    for j0 in range(first_tile(block), stop, KEYS):
+    stop = last_tile(problem, queries)
+    for j0 in range(first_tile(queries), stop, KEYS):
         m = min(KEYS, stop - j0)
-        tile = block_tile(block, j0, m)
+        tile = query_tile(queries, j0, m)
         if tile.kind == HIDDEN:
             continue
-        score_gradients(problem, block, tile)
-        for c in range(0, block.n, w):
-            seen = keys_seen(block.head.rule, tile, c // GROUP * GROUP, GROUP)
+        score_gradients(problem, queries, tile)
+        for c in range(0, queries.n, w):
+            seen = keys_seen(queries.head.rule, tile, c // GROUP * GROUP, GROUP)
             for r in range(seen[0], seen[1], w):
-                _add_square(dbias, operands, block, tile, c, r, min(w, seen[1] - r))
+                keys = min(w, seen[1] - r)
+                _add_square(dbias, operands, queries.room.ds, tile, c, r, keys)
 
 
 @inner
-def _add_square(dbias, operands, block, tile, c, r, keys):
+def _add_square(dbias, operands, ds, tile, c, r, keys):
     """Add the dscores of a vector of queries and of as many keys, or fewer."""
     w, row, column = lanes(dbias), step_of(operands, DBIAS, 2), step_of(operands, DBIAS, 3)
     square = registers(LANES, dbias)
-    transpose(square, w, block.ds + (r * tile.width + c), tile.width, keys)
+    transpose(square, w, ds + (r * tile.width + c), tile.width, keys)
     for i in range(min(w, tile.n - c)):
         p = dbias + ((tile.i0 + c + i) * row + (tile.j0 + r) * column)
         if column == 1:

@@ -14,6 +14,8 @@ Milakov, Gimelshein. "Online normalizer calculation for softmax" (2018), algorit
 Dao. "FlashAttention-2" (2023), section 3.1.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from miniattn.kernels.attention.masking import (
@@ -42,9 +44,8 @@ from miniattn.kernels.attention.problem import (
     Problem,
     Q,
     V,
-    part_of,
+    lines_of,
     problem_of,
-    step_of,
 )
 from miniattn.kernels.attention.scores import drop, finish_scores, head_of
 from miniattn.kernels.attention.vector.products import multiply_keys, multiply_queries
@@ -90,44 +91,78 @@ def forward(sizes, factors, operands, queue, scratch):
         # Under a causal mask the last block is the longest: start with it.
         block = blocks - 1 - piece % blocks
         b, h = piece // blocks // problem.H, piece // blocks % problem.H
-        _block(problem, operands, b, h, block * QUERIES, scratch)
+        _attend(problem, operands, b, h, block * QUERIES, scratch)
         piece = take(queue)
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of a call, and the elements of scratch memory of a thread."""
     pieces = problem.B * problem.H * -(-problem.T // QUERIES)
-    width, v_width = max(QUERIES, lanes), round_up(problem.Dv, lanes)
-    # Packed queries, a tile of scores and one of slopes, values, three rows; a packed tile of V.
-    scratch = width * (problem.D + 2 * (KEYS + ROW_GROUP) + v_width + 3) + KEYS * v_width
-    return pieces, scratch
+    return pieces, lay_out(problem, QUERIES, lanes, 0).end
+
+
+class Room(NamedTuple):
+    """The scratch memory of ``n`` queries."""
+
+    width: int
+    """Of a row of scores: n and padding."""
+    v_width: int
+    q: Any
+    """Turned."""
+    s: Any
+    slopes: Any
+    o: Any
+    top: Any
+    total: Any
+    decay: Any
+    v: Any
+    """A tile of values, where whole vectors of them cannot be read in place."""
+    end: Any
 
 
 @inner
-def _block(problem, operands, b, h, i0, scratch):
-    """Compute the output of queries ``i0 <= i < i0 + QUERIES`` of one head."""
-    w = lanes(scratch)
-    D, Dv = problem.D, problem.Dv
-    n = min(QUERIES, problem.T - i0)
-    width, v_width = round_up(n, max(w, ROW_GROUP)), round_up(Dv, w)
-    g = h // (problem.H // problem.G)
-    head = head_of(problem, operands, b, h, scratch)
-    q, q_row = part_of(operands, Q, b, h, scratch), step_of(operands, Q, 2)
-    k, k_row = part_of(operands, K, b, g, scratch), step_of(operands, K, 2)
-    v, v_row = part_of(operands, V, b, g, scratch), step_of(operands, V, 2)
+def lay_out(problem, n, w, start):
+    """Return the `Room` of ``n`` queries, from ``start`` on, in vectors of ``w`` numbers.
 
-    packed = scratch
-    s = packed + width * D
+    One layout tells kernels where things lie, from an address on, and `plan` how large all of it
+    is: from 0 on.
+    """
+    width, v_width = row_width(n, w), round_up(problem.Dv, w)
+    q = start
+    s = q + width * problem.D
     slopes = s + width * (KEYS + ROW_GROUP)
     o = slopes + width * (KEYS + ROW_GROUP)
     top = o + width * v_width
     total = top + width
     decay = total + width
-    v_packed = decay + width
+    v = decay + width
+    end = v + KEYS * v_width
+    return Room(width, v_width, q, s, slopes, o, top, total, decay, v, end)
 
-    pack_transposed(packed, width, q + i0 * q_row, q_row, n, D)
+
+@inner
+def row_width(n, w):
+    """Return the width of a row of scores of ``n`` queries: whole vectors and row groups."""
+    return round_up(n, max(w, ROW_GROUP))
+
+
+@inner
+def _attend(problem, operands, b, h, i0, scratch):
+    """Compute the output of queries ``i0 <= i < i0 + QUERIES`` of one head."""
+    D, Dv = problem.D, problem.Dv
+    n = min(QUERIES, problem.T - i0)
+    room = lay_out(problem, n, lanes(scratch), scratch)
+    width, v_width, s, slopes, o = room.width, room.v_width, room.s, room.slopes, room.o
+    top, total, decay = room.top, room.total, room.decay
+    g = h // (problem.H // problem.G)
+    head = head_of(problem, operands, b, h, scratch)
+    q, q_row = lines_of(operands, Q, b, h, i0, scratch)
+    k, k_row = lines_of(operands, K, b, g, 0, scratch)
+    v, v_row = lines_of(operands, V, b, g, 0, scratch)
+
+    pack_transposed(room.q, width, q, q_row, n, D)
     narrow = n > D
-    squares = sum_of_squares(q + i0 * q_row, q_row, n, D) if narrow else 0.0
+    squares = sum_of_squares(q, q_row, n, D) if narrow else 0.0
     fill(top, width, -np.inf)
     fill(total, width, 0.0)
     fresh = True  # o holds nothing yet
@@ -141,7 +176,7 @@ def _block(problem, operands, b, h, i0, scratch):
             continue
         k_tile = k + j0 * k_row
         # tiled: s = scores(q, k[tile], visible[:, tile], scale)
-        multiply_keys(s, k_tile, k_row, packed, D, head.rule, tile)
+        multiply_keys(s, k_tile, k_row, room.q, D, head.rule, tile)
         bounded = narrow and far_from_overflow(k_tile, k_row, m, D, squares)
         if not bounded and overflows(s, head.rule, tile):
             operands[UNFIT] = 1
@@ -161,15 +196,14 @@ def _block(problem, operands, b, h, i0, scratch):
         else:
             row = v_row
             if Dv != v_width:
-                pack(v_packed, v_width, v_tile, v_row, m, Dv)
-                v_tile, row = v_packed, v_width
+                pack(room.v, v_width, v_tile, v_row, m, Dv)
+                v_tile, row = room.v, v_width
             multiply_queries(o, v_width, s, v_tile, row, head.rule, tile, not fresh)
         fresh = False
     if fresh:
         fill(o, width * v_width, 0.0)
 
-    out_row = step_of(operands, OUT, 2)
-    out = part_of(operands, OUT, b, h, scratch) + i0 * out_row
+    out, out_row = lines_of(operands, OUT, b, h, i0, scratch)
     if not _normalise(out, out_row, o, v_width, n, Dv, top, total):
         operands[UNFIT] = 1
     write_stats(problem, operands, b, h, i0, n, top, total)
