@@ -355,6 +355,6 @@ def test_in_other_units(setting):
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0"]
     here = Path(__file__)
     done = subprocess.run(
-        [*command, str(here)], env=env, cwd=here.parents[1], capture_output=True, text=True
+        [*command, str(here)], env=env, cwd=here.parents[2], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
