@@ -1,4 +1,4 @@
-"""Threads, and what this installation runs on."""
+"""Threads, units of attention, and what this installation runs on."""
 
 import contextlib
 import functools
@@ -13,7 +13,15 @@ import numpy as np
 import miniattn
 from miniattn import _checks, _lazy, _memory, kernels
 
-__all__ = ["config", "get_num_threads", "keep_memory", "set_num_threads", "show_config", "threads"]
+__all__ = [
+    "config",
+    "get_num_threads",
+    "keep_memory",
+    "set_num_threads",
+    "show_config",
+    "threads",
+    "use",
+]
 
 __dir__ = _lazy.listed(__name__, __all__)
 
@@ -116,6 +124,7 @@ def config() -> dict[str, str]:
         "Numba": numba.__version__,
         "processor": _processor(),
         "registers": _registers(),
+        "attention": _units(),
         "threads": f"{get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",
         "threading layer": str(kernels.compile.threads.layer()),
         "BLAS": _blas_libraries(),
@@ -148,6 +157,68 @@ def keep_memory(n: int) -> None:
     >>> ma.runtime.keep_memory(2**28)
     """
     _memory.keep_memory(_checks.integer("n", n, least=0))
+
+
+def use(name: str | None) -> "Choice":
+    """Let one unit compute attention, of those that can; from now on, or in a ``with`` block.
+
+    Parameters
+    ----------
+    name : {"matrix", "decode", "vector", "scalar", "auto"} or None
+        ``matrix``: the matrix unit, on processors that have one, for float32 and more than four
+        queries. ``decode``: kernels for up to four queries. ``vector``: the vector registers.
+        ``scalar``: plain loops over queries and keys, many times slower, to read and to compare
+        with. ``auto`` and None: the fastest, by the shape alone, as at first.
+
+    Returns
+    -------
+    context manager
+        What was chosen before is chosen again at the end of its ``with`` block.
+
+    Raises
+    ------
+    TypeError
+        If ``name`` is not a str or None.
+    ValueError
+        If no unit has that name.
+
+    Notes
+    -----
+    A call that the unit cannot do is done as if nobody had chosen. All units give the same results
+    but for rounding; docs/bits.md has more of that. The choice holds for the whole process, and
+    for attention alone: maps and weights that are asked for have one kernel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import miniattn as ma
+    >>> import miniattn.functional as F
+    >>> x = np.eye(3)
+    >>> with ma.runtime.use("vector"):
+    ...     out = F.attention(x, x, x)
+    >>> bool(np.allclose(out, F.attention(x, x, x)))
+    True
+    """
+    from miniattn.kernels.attention import units
+
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name: expected a str or None, got {type(name).__name__}")
+    before = units.chosen()
+    units.use(None if name == "auto" else name)
+    return Choice(before)
+
+
+class Choice(contextlib.AbstractContextManager["Choice"]):
+    """A choice by `use`, which ends with its ``with`` block if it has one."""
+
+    def __init__(self, before: str | None) -> None:
+        self._before = before
+
+    def __exit__(self, *error: object) -> None:
+        """Choose again what was chosen before."""
+        from miniattn.kernels.attention import units
+
+        units.use(self._before)
 
 
 def thread_count(name: str, n: object) -> int:
@@ -204,6 +275,13 @@ def _registers() -> str:
         + (f" with {known}" if known else "")
         + (f"; matrix unit{how}" if how else "")
     )
+
+
+def _units() -> str:
+    from miniattn.kernels.attention import units
+
+    chosen = units.chosen()
+    return "the fastest unit, by shape" if chosen is None else f"{chosen} unit, where it can"
 
 
 def _compiled() -> str:

@@ -11,7 +11,7 @@ from test_gradcheck import PAIRS
 
 import miniattn.functional as F
 from miniattn import _checking, _memory
-from miniattn.functional import _attention, _plan
+from miniattn.functional import _attention, _attention_calls
 from miniattn.kernels.attention.vector import forward as attention_forward
 from miniattn.kernels.compile.launch import run
 from miniattn.kernels.compile.settings import task
@@ -24,13 +24,16 @@ NOTHING = np.empty(0)
 @pytest.fixture
 def fault(monkeypatch):
     """Put something else in the place of what attention works with; plans are made anew."""
-    yield lambda name, value, home=_plan: (monkeypatch.setattr(home, name, value), forget())
+    yield lambda name, value, home=_attention_calls: (
+        monkeypatch.setattr(home, name, value),
+        forget(),
+    )
     monkeypatch.undo()
     forget()
 
 
 def forget():
-    _plan.plan_of.cache_clear()
+    _attention_calls.plan_of.cache_clear()
 
 
 def test_the_tests_are_checked():
@@ -42,7 +45,7 @@ def test_the_tests_are_checked():
 
 @pytest.mark.parametrize("T", [1, 70])
 def test_a_key_head_that_is_not_there(fault, T):
-    right = _plan._problem
+    right = _attention_calls._problem
 
     def at_least_one(shapes, options):
         problem = right(shapes, options)

@@ -11,9 +11,9 @@ from miniattn import _checks, masks
 from miniattn._context import context
 from miniattn._memory import empty, zeros
 from miniattn._typing import Array, MaskLike, Shape
-from miniattn.functional import _plan
+from miniattn.functional._attention_calls import Options, unit_of
 from miniattn.functional._doubles import run, run_in_doubles
-from miniattn.functional._plan import Options
+from miniattn.kernels.attention.units import FEW_QUERIES
 from miniattn.kernels.compile.tables import strided
 
 Input: TypeAlias = Literal["q", "k", "v", "bias"]
@@ -238,7 +238,7 @@ def attention_forward(
     arrays = {"q": four_q, "k": four_k, "v": four_v, "out": out, "lse": lse, "stats": stats}
     _add_bias(arrays, bias)
     options = Options(scale, softcap, dropout)
-    used = run(_plan.forward, arrays, ["out", "lse", "stats"], options, mask, seed)
+    used = run("forward", arrays, ["out", "lse", "stats"], options, mask, seed)
     ctx = AttentionContext(
         q,
         k,
@@ -330,11 +330,11 @@ def attention_backward(
         dbias = zeros(ctx.bias.shape, q.dtype)
         arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
         written.append("dbias")
-        if q.shape[2] <= _plan.FEW_QUERIES:  # on the way they are made anew
+        if q.shape[2] <= FEW_QUERIES:  # on the way they are made anew
             arrays |= {name: arrays[name].copy() for name in ("out", "lse", "stats")}
     options = Options(ctx.scale, ctx.softcap, ctx.dropout)
     way = run if ctx.stats.dtype == q.dtype else run_in_doubles
-    way(_plan.backward, arrays, written, options, ctx.mask, ctx.seed)
+    way("backward", arrays, written, options, ctx.mask, ctx.seed)
     missing = 4 - ctx.q.ndim
     return AttentionGrads(
         _drop_axes(dq, missing) if of_q else None,
@@ -463,7 +463,7 @@ def _pooled(
     pooled = zeros((*four_q.shape[:2], *bins), q.dtype)
     arrays = {"q": four_q, "k": four_k, "out": pooled}
     _add_bias(arrays, bias)
-    run(_plan.attention_map, arrays, ["out"], Options(scale, softcap, bins=bins), checked_mask)
+    run("map", arrays, ["out"], Options(scale, softcap, bins=bins), checked_mask)
     return _drop_axes(pooled, 4 - q.ndim)
 
 
@@ -473,7 +473,7 @@ def maxima_and_sums(ctx: AttentionContext) -> tuple[Array, Array]:
     In float64, each of the shape of ``ctx.lse``: exactly what the kernels know.
     """
     top, log_sum = ctx.stats.astype(np.float64).reshape(2, *ctx.lse.shape)
-    unit = _plan.unit_of(ctx.scale, ctx.softcap, ctx.bias is not None)
+    unit = unit_of(ctx.scale, ctx.softcap, ctx.bias is not None)
     return top * unit, log_sum * math.log(2)
 
 

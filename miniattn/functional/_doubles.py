@@ -10,8 +10,7 @@ import numpy as np
 
 from miniattn import masks
 from miniattn._typing import Array
-from miniattn.functional import _plan
-from miniattn.functional._plan import Kind, Options, execute
+from miniattn.functional._attention_calls import Kind, Options, execute
 
 _EXTREME = 2.0**100  # factors beyond it, or below its inverse, are for float64
 
@@ -49,10 +48,10 @@ def run_in_doubles(
         name: np.zeros(x.shape) if name in written else np.ascontiguousarray(x, np.float64)
         for name, x in arrays.items()
     }
-    if kind is _plan.backward:  # out and stats, which were rounded, once more
+    if kind == "backward":  # out and stats, which were rounded, once more
         forward = ("q", "k", "v", "bias", "out", "lse", "stats")
         known = {name: doubles[name] for name in forward if name in doubles}
-        execute(_plan.forward, known, options, mask, seed)
+        execute("forward", known, options, mask, seed)
     execute(kind, doubles, options, mask, seed)
     with np.errstate(over="ignore"):  # what the result itself has
         for name in written:

@@ -16,13 +16,16 @@ backward, in 90 lines of NumPy. The kernels do the same under the same names, an
 2. `kernels/attention/vector/backward.py`: the same walk, with weights computed again, and five
    products.
 3. `registers/`: the vector registers that all of it is written in; the first page is enough.
-   `types`, `memory`, `arithmetic`, `maths`, `lanes` and `product` have a subject each, `build` and
-   `tasks` are what they need. `kernels/dense/panels.py` copies, packs and multiplies.
-4. Other ways to the same numbers. One query and a long cache:
-   `kernels/attention/decode/forward.py` and `kernels/attention/decode/backward.py`. The matrix
-   unit: `kernels/attention/matrix/forward.py` and `kernels/attention/matrix/backward.py`, on
-   `kernels/registers/matrix_unit.py`, `squares`, `products` and `packed`. The weights themselves:
-   `kernels/attention/weights.py`.
+   `types`, `memory`, `arithmetic`, `maths`, `lanes`, `single` and `product` have a subject each,
+   `build` and `tasks` are what they need. `kernels/dense/panels.py` copies, packs and multiplies.
+4. Other ways to the same numbers; `kernels/attention/units.py` lists them, and says who is taken
+   when. Without tiles and registers, the least that a kernel of attention does:
+   `kernels/attention/scalar/forward.py` and `kernels/attention/scalar/backward.py`, on `pairs`.
+   One query and a long cache: `kernels/attention/decode/forward.py` and
+   `kernels/attention/decode/backward.py`.
+   The matrix unit: `kernels/attention/matrix/forward.py` and
+   `kernels/attention/matrix/backward.py`, on `kernels/registers/matrix_unit.py`, `squares`,
+   `products` and `packed`. The weights themselves: `kernels/attention/weights.py`.
 5. Rows: `kernels/rows/softmax.py` is the one to begin with, in frames that `softmax_rows`, `frame`
    and `writing` hold; `softmax_columns` goes sideways. `norm` (huge rows: `norm_scaled`) and
    `loss` are of the same kind; `columns` sums down. `activation` and `elementary`: numbers one by

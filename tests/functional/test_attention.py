@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks
-from miniattn.functional import _plan
+from miniattn.functional import _attention_calls
 from miniattn.kernels.attention.masking import (
     GROUP,
     PARTIAL,
@@ -379,14 +379,14 @@ def test_a_long_row_costs_no_matrix():
 
 def test_plans_and_rules_are_made_once_for_the_same_layouts():
     x = np.ones((2, 3, 20, 8), np.float32)
-    _plan.plan_of.cache_clear()
+    _attention_calls.plan_of.cache_clear()
     for _ in range(3):
         F.attention(x, x, x, mask=masks.causal())
-    assert _plan.plan_of.cache_info().misses == 1
-    before = _plan._lower_once.cache_info().misses
+    assert _attention_calls.plan_of.cache_info().misses == 1
+    before = _attention_calls._lower_once.cache_info().misses
     F.attention(x[:, :, :10], x, x, mask=masks.causal())
-    assert _plan.plan_of.cache_info().misses == 2
-    assert _plan._lower_once.cache_info().misses == before + 1
+    assert _attention_calls.plan_of.cache_info().misses == 2
+    assert _attention_calls._lower_once.cache_info().misses == before + 1
 
 
 @pytest.mark.parametrize("combine", [lambda m: m, lambda m: masks.as_mask(m) & masks.causal()])
@@ -402,12 +402,12 @@ def test_a_bool_array_is_read_anew_at_each_call(combine):
 
 def test_another_number_of_threads_has_another_plan():
     x = np.ones((4, 4, 64, 16), np.float32)
-    _plan.plan_of.cache_clear()
+    _attention_calls.plan_of.cache_clear()
     counts = {1, numba.config.NUMBA_NUM_THREADS}
     for threads in counts:
         with ma.threads(threads):
             F.attention(x, x, x)
-    assert _plan.plan_of.cache_info().misses == len(counts)
+    assert _attention_calls.plan_of.cache_info().misses == len(counts)
 
 
 def test_an_array_is_found_where_numpy_says_it_is():
@@ -418,14 +418,10 @@ def test_an_array_is_found_where_numpy_says_it_is():
 # --- Few queries take kernels of their own, in both directions ------------------------------------
 
 
-def by_many(monkeypatch, dout, *operands, **options):
-    """Gradients by the kernel for many queries, whatever their number."""
-    _plan.plan_of.cache_clear()
-    monkeypatch.setattr(_plan, "FEW_QUERIES", 0)
-    grads = F.attention_backward(dout, F.attention_forward(*operands, **options)[1])
-    monkeypatch.undo()
-    _plan.plan_of.cache_clear()
-    return grads
+def by_many(dout, *operands, **options):
+    """Gradients by the kernels for many queries, whatever their number."""
+    with ma.runtime.use("vector"):
+        return F.attention_backward(dout, F.attention_forward(*operands, **options)[1])
 
 
 @pytest.mark.parametrize("mask", [None, "causal", "padding", "dense", "empty rows"])
@@ -434,7 +430,7 @@ def by_many(monkeypatch, dout, *operands, **options):
     [(1, 70, 16, 32, 4), (3, 200, 20, 7, 2), (4, 1100, 8, 16, 1), (2, 1, 5, 3, 4)],
 )
 @pytest.mark.parametrize("options", [{}, {"softcap": 3.0}, {"dropout": 0.4}, {"bias": True}])
-def test_gradients_of_few_queries(monkeypatch, mask, T, S, D, Dv, G, options):
+def test_gradients_of_few_queries(mask, T, S, D, Dv, G, options):
     B, H, rng = 2, 4, np.random.default_rng(S)
     q, dout = rng.standard_normal((B, H, T, D)), rng.standard_normal((B, H, T, Dv))
     k, v = rng.standard_normal((B, G, S, D)), rng.standard_normal((B, G, S, Dv))
@@ -454,7 +450,7 @@ def test_gradients_of_few_queries(monkeypatch, mask, T, S, D, Dv, G, options):
         return {"rng": np.random.default_rng(7)} if "dropout" in options else {}
 
     few = F.attention_backward(dout, F.attention_forward(q, k, v, **options, **seeded())[1])
-    many = by_many(monkeypatch, dout, q, k, v, **options, **seeded())
+    many = by_many(dout, q, k, v, **options, **seeded())
     for name, a, b in zip(few._fields, few, many, strict=True):
         if a is not None:
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13, err_msg=name)

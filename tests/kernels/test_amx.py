@@ -16,9 +16,11 @@ import numba
 import numpy as np
 import pytest
 
+import miniattn as ma
 from miniattn import functional as F
 from miniattn import masks
-from miniattn.functional import _plan
+from miniattn.functional._attention_calls import Options, plan_of
+from miniattn.kernels.attention.matrix import forward as matrix
 from miniattn.kernels.attention.matrix import packed as packed_tiles
 from miniattn.kernels.attention.matrix.squares import (
     Extent,
@@ -29,6 +31,7 @@ from miniattn.kernels.attention.matrix.squares import (
     write_turned,
 )
 from miniattn.kernels.attention.problem import Lines
+from miniattn.kernels.attention.vector import forward as vector
 from miniattn.kernels.compile.target import UNIT
 from miniattn.kernels.registers import load, pointer
 from miniattn.kernels.registers.matrix_unit import (
@@ -196,11 +199,11 @@ def test_when_it_is_chosen():
             (name, shape, tuple(size * n for n in (T * D, T * D, D, 1)), size)
             for name, shape in (("q", q), ("k", k), ("v", k), ("out", q))
         )
-        plan = _plan.plan_of(_plan.forward, layouts, np.dtype(dtype), _plan.Options(1.0), 1)
-        return plan.steps[0].task, plan.otherwise
+        plan = plan_of("forward", None, layouts, np.dtype(dtype), Options(1.0), 1)
+        return plan.steps[0].task, plan.fallback
 
-    unit, vectors = _plan.forward_amx_kernels.forward, _plan.forward_kernels.forward
-    assert tasks(256, 256, 64) == (unit, _plan.forward_in_vectors)
+    unit, vectors = matrix.forward, vector.forward
+    assert tasks(256, 256, 64) == (unit, "vector")
     if not UNIT.always:
         for sizes in [(256, 256, 16), (100, 256, 64), (256, 64, 64), (128, 128, 32)]:
             assert tasks(*sizes) == (vectors, None)
@@ -225,11 +228,8 @@ def test_numbers_that_do_not_fit_take_the_other_way():
     v[0, 0, 70, 3] = np.inf
     dout[1, 1, 150, 60] = np.nan
     got = run(q, k, v, dout, mask=masks.causal())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_plan, "_for_amx", lambda problem, lanes: False)
-        _plan.plan_of.cache_clear()
+    with ma.runtime.use("vector"):
         want = run(q, k, v, dout, mask=masks.causal())
-    _plan.plan_of.cache_clear()
     for x, y in zip(got, want, strict=True):
         np.testing.assert_array_equal(x, y)
     assert np.isfinite(got[0][1]).all()
@@ -313,6 +313,7 @@ def test_attention_on_the_unit():
     """All that attention promises, with every call on the unit that can be."""
     files = [
         "kernels/test_amx.py",
+        "kernels/test_units.py",
         "functional/test_attention.py",
         "test_semantics.py",
         "nn/test_attention.py",
@@ -324,9 +325,8 @@ def test_attention_on_the_unit():
 @pytest.mark.skipif(UNIT.always, reason="this is the other process")
 def test_attention_on_the_emulated_unit():
     """The unit's kernels on any machine: here no test may be skipped for want of the unit."""
-    shown = run_tests(
-        ["kernels/test_amx.py", "functional/test_attention.py"], MINIATTN_AMX="emulate"
-    )
+    files = ["kernels/test_amx.py", "kernels/test_units.py", "functional/test_attention.py"]
+    shown = run_tests(files, MINIATTN_AMX="emulate")
     assert "the matrix unit is not there" not in shown
 
 

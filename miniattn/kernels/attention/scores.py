@@ -95,13 +95,13 @@ def _scale(scores, factor, tile):
     for r in range(rows):
         for c in range(0, columns, lanes(scores)):
             at = r * tile.width + c
-            store(scores + at, _not_below(load(scores + at) * factor))
+            store(scores + at, not_below(load(scores + at) * factor, scores))
 
 
 @inner
-def _not_below(v):
+def not_below(v, like):
     """Return the least finite number for -inf, which would pass for a hidden score."""
-    least = -3.4028234663852886e38 if lanes(v) == LANES else -1.7976931348623157e308
+    least = -3.4028234663852886e38 if lanes(like) == LANES else -1.7976931348623157e308
     return maximum(least, v)
 
 
@@ -132,7 +132,7 @@ def _add_bias(scores, head, tile):
                 p = scores + ((r + row) * tile.width + c)
                 entry = load(square + row * w)
                 # A finite number hides nothing, however far below the others it is.
-                store(p, select(entry == -np.inf, entry, _not_below(load(p) + entry)))
+                store(p, select(entry == -np.inf, entry, not_below(load(p) + entry, scores)))
 
 
 @inner

@@ -5,8 +5,7 @@ of a small call's time.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +14,8 @@ from miniattn import _checking, masks
 from miniattn._memory import empty, scratch
 from miniattn._typing import Array, Shape
 from miniattn.kernels import registers as simd
+from miniattn.kernels.attention import units
 from miniattn.kernels.attention import weights as map_kernels
-from miniattn.kernels.attention.decode import backward as decode_backward_kernels
-from miniattn.kernels.attention.decode import forward as decode_kernels
-from miniattn.kernels.attention.matrix import backward as backward_amx_kernels
-from miniattn.kernels.attention.matrix import forward as forward_amx_kernels
 from miniattn.kernels.attention.problem import (
     AXES,
     OPERANDS,
@@ -31,22 +27,17 @@ from miniattn.kernels.attention.problem import (
     UNFIT,
     Problem,
 )
-from miniattn.kernels.attention.vector import backward as backward_kernels
-from miniattn.kernels.attention.vector import forward as forward_kernels
+from miniattn.kernels.attention.units import Outline
 from miniattn.kernels.compile.launch import run
 from miniattn.kernels.compile.settings import get_num_threads
 from miniattn.kernels.compile.tables import address_of, elements
-from miniattn.kernels.compile.target import UNIT
-from miniattn.kernels.registers.matrix_unit import CHUNK
 
 # An operand's name, its shape of four axes or fewer, its strides and its items in bytes.
 Layout: TypeAlias = tuple[str, Shape, Shape, int]
-# A kernel, with how many pieces of work it has and how much scratch memory each thread needs.
-Part: TypeAlias = tuple[Any, tuple[int, int]]
+# Attention in one direction or the other, by one of the units, or its weights, pooled.
+Kind: TypeAlias = Literal["forward", "backward", "map"]
 
 WORTH_A_THREAD = 2**18  # multiply-adds: to wake a thread takes as long
-WORTH_SPLITTING = 2**13  # features times queries of a head, or keys
-FEW_QUERIES = 4  # up to which reading K and V is the work, not the products
 
 _NUMBER = {name: i for i, name in enumerate(OPERANDS)}
 
@@ -79,20 +70,8 @@ class Plan(NamedTuple):
     """The table of operands, in which only addresses and the seed are missing."""
     sums: Shape | None
     """The shape of what steps leave for later ones."""
-    otherwise: "Kind | None"
-    """How to do it in the same dtype, if a kernel finds its operands unfit."""
-
-
-class Outline(NamedTuple):
-    """What a kind of call consists of."""
-
-    problem: Problem
-    parts: list[Part]
-    sums: Shape | None = None
-    otherwise: "Kind | None" = None
-
-
-Kind: TypeAlias = Callable[[Problem, int, dict[str, Shape]], Outline]
+    fallback: str | None
+    """The unit that does it in the same dtype, if a kernel finds its operands unfit."""
 
 
 def execute(
@@ -115,9 +94,9 @@ def execute(
         arrays = arrays | lower(mask, B, H, T, arrays["k"].shape[2])
     layouts = tuple([(name, x.shape, x.strides, x.itemsize) for name, x in arrays.items()])
     addresses = [(_NUMBER[name], address_of(x)) for name, x in arrays.items()]
-    way: Kind | None = kind
-    while way is not None:
-        plan = plan_of(way, layouts, dtype, options, get_num_threads())
+    unit = units.chosen()
+    while True:
+        plan = plan_of(kind, unit, layouts, dtype, options, get_num_threads())
         operands = plan.operands.copy()
         for number, address in addresses:
             operands[number] = address
@@ -135,8 +114,9 @@ def execute(
                 break
         if not operands[UNFIT]:
             return True
-        way = plan.otherwise
-    return False
+        if plan.fallback is None:
+            return False
+        unit = plan.fallback
 
 
 # What kernels take the axes of an operand to be: sizes by letter, R and C those of a map.
@@ -172,117 +152,27 @@ def _check_operands(
         _checking.operand(name, x, [length[letter] for letter in letters], steps)
 
 
-# --- Kinds of calls ------------------------------------------------------------------------------
-
-
-def forward(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
-    """Outline attention forward."""
-    if _for_amx(problem, lanes):
-        plan = forward_amx_kernels.plan(problem, lanes)
-        return Outline(problem, [(forward_amx_kernels.forward, plan)], otherwise=forward_in_vectors)
-    return forward_in_vectors(problem, lanes, shapes)
-
-
-def forward_in_vectors(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
-    """Outline attention forward by the vector registers alone, which do for all numbers."""
-    if problem.T > FEW_QUERIES:
-        return Outline(problem, [(forward_kernels.forward, forward_kernels.plan(problem, lanes))])
-    kernels, problem = decode_kernels, problem._replace(parts=_key_parts(problem))
-    parts = [
-        (kernels.decode, kernels.plan(problem, lanes)),
-        (kernels.merge, kernels.plan_merge(problem, lanes)),
-    ]
-    return Outline(problem, parts, kernels.states(problem, lanes))
-
-
-def backward(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
-    """Outline attention backward, with the bias's only where its gradient is among the operands."""
-    outline = backward_in_vectors(problem, lanes, shapes)
-    if _for_amx(problem, lanes):
-        kernels = backward_amx_kernels
-        outline.parts[0] = kernels.backward, kernels.plan(outline.problem, lanes)
-        return outline._replace(otherwise=backward_in_vectors)
-    return outline
-
-
-def backward_in_vectors(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
-    """Outline attention backward by the vector registers alone, which do for all numbers."""
-    few = problem.T <= FEW_QUERIES
-    outline = (_backward_of_few_queries if few else _backward_of_blocks)(problem, lanes)
-    if "dbias" in shapes:
-        if few:  # its scores are summed up in another order, and want maxima of their own
-            plan = forward_kernels.plan(problem, lanes)
-            outline.parts.append((forward_kernels.forward, plan))
-        plan = backward_kernels.plan_bias(problem, lanes, shapes["dbias"])
-        outline.parts.append((backward_kernels.bias_backward, plan))
-    return outline
-
-
-def _backward_of_blocks(problem: Problem, lanes: int) -> Outline:
-    kernels, problem = backward_kernels, problem._replace(parts=_query_parts(problem))
-    outline = Outline(problem, [(kernels.backward, kernels.plan(problem, lanes))])
-    if problem.parts == 1:
-        return outline
-    outline.parts.append((kernels.add_sums, kernels.plan_sums(problem, lanes)))
-    pieces = problem.B * problem.G * problem.parts
-    return outline._replace(sums=(1, pieces, kernels.sums_size(problem, lanes)))
-
-
-def _backward_of_few_queries(problem: Problem, lanes: int) -> Outline:
-    kernels, problem = decode_backward_kernels, problem._replace(parts=_key_parts(problem))
-    parts = [
-        (kernels.decode_backward, kernels.plan(problem, lanes)),
-        (kernels.add_queries, kernels.plan_queries(problem, lanes)),
-    ]
-    return Outline(problem, parts, kernels.sums(problem, lanes))
-
-
-def attention_map(problem: Problem, lanes: int, shapes: dict[str, Shape]) -> Outline:
-    """Outline the weights of attention, pooled."""
-    return Outline(problem, [(map_kernels.attention_map, map_kernels.plan(problem, lanes))])
-
-
-def _for_amx(problem: Problem, lanes: int) -> bool:
-    """Return whether the matrix unit is there, and faster: splitting numbers has to pay for itself.
-
-    Below this, and with fewer features than a pair of blocks holds, the vector registers are.
-    """
-    if not UNIT.used or lanes != simd.LANES or problem.T <= FEW_QUERIES:
-        return False
-    features, pairs = min(problem.D, problem.Dv), min(problem.T, problem.S)
-    worth = features >= CHUNK and pairs >= 128 and features * pairs >= WORTH_SPLITTING
-    return UNIT.always or worth
-
-
-def _key_parts(problem: Problem) -> int:
-    """Return among how many tasks the keys of one head are dealt, by the shape alone."""
-    return max(1, min(problem.S // 512, -(-16 // max(1, problem.B * problem.G))))
-
-
-def _query_parts(problem: Problem) -> int:
-    """Return among how many tasks the backward of one key/value head is dealt.
-
-    It depends on the shape alone, so that the order of summation does. Each part holds its own
-    sums of dk and dv: at most four.
-    """
-    blocks = problem.H // problem.G * -(-problem.T // 64)
-    return max(1, min(4, blocks, -(-8 // max(1, problem.B * problem.G))))
-
-
 # --- Plans ---------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=512)
 def plan_of(
-    kind: Kind, layouts: tuple[Layout, ...], dtype: np.dtype[Any], options: Options, threads: int
+    kind: Kind,
+    unit: str | None,
+    layouts: tuple[Layout, ...],
+    dtype: np.dtype[Any],
+    options: Options,
+    threads: int,
 ) -> Plan:
-    """Return how a call runs on operands that lie in memory like this."""
+    """Return how a call runs, by the unit named if it can, on operands that lie like this."""
     shapes = {layout[0]: layout[1] for layout in layouts}
     lanes = simd.LANES * 4 // dtype.itemsize
     asked = _problem(shapes, options)
     # Without heads nothing is to be computed, and no kernel can say which share a key's.
-    outline = kind(asked, lanes, shapes) if asked.G else Outline(asked, [])
-    problem, parts, sums, otherwise = outline
+    outline, fallback = Outline(asked, []), None
+    if asked.G:
+        outline, fallback = _outline(kind, unit, asked, lanes, shapes.get("dbias"))
+    problem, parts, sums = outline
     pairs = problem.B * problem.H * problem.T * problem.S
     threads = min(threads, 1 + pairs * (problem.D + problem.Dv) // WORTH_A_THREAD)
     steps = []
@@ -292,7 +182,20 @@ def plan_of(
         sizes[TASKS] = pieces
         # Each worker's part is a whole number of cache lines.
         steps.append(Step(task, workers, pieces, sizes, (workers, -(-room // 16) * 16)))
-    return Plan(tuple(steps), np.array(problem[SIZES:]), _table(layouts, sums), sums, otherwise)
+    return Plan(tuple(steps), np.array(problem[SIZES:]), _table(layouts, sums), sums, fallback)
+
+
+def _outline(
+    kind: Kind, name: str | None, problem: Problem, lanes: int, dbias: Shape | None
+) -> tuple[Outline, str | None]:
+    """Return which kernels do a call, and the unit that does it where they find numbers unfit."""
+    if kind == "map":
+        plan = map_kernels.plan(problem, lanes)
+        return Outline(problem, [(map_kernels.attention_map, plan)]), None
+    unit = units.unit_for(problem, lanes, name)
+    if kind == "forward":
+        return unit.forward(problem, lanes), unit.fallback
+    return unit.backward(problem, lanes, dbias), unit.fallback
 
 
 def _problem(shapes: dict[str, Shape], options: Options) -> Problem:
