@@ -7,7 +7,7 @@ import pytest
 intel = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="these are processors of another kind"
 )
-SHOW = "from miniattn.kernels import _target; print(_target.LANES, _target.SCALEF, *_target.UNIT)"
+SHOW = "from miniattn.kernels.compile import target as t; print(t.LANES, t.SCALEF, *t.UNIT)"
 FEATURES = {"NUMBA_CPU_FEATURES": "", "MINIATTN_LANES": None, "MINIATTN_AMX": None}
 OLD = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+avx"}
 

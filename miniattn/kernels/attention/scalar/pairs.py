@@ -58,7 +58,7 @@ def score_of(problem, operands, query, j):
     operands are UNFIT.
     """
     head, like = query.head, query.q
-    # tiled: scale * (q @ k.T)
+    # tiled: return np.where(visible, scale * (q @ k.T), -np.inf)
     score = inner_product(query.q, query.k + j * query.k_row, problem.D)
     if not np.isfinite(number(score)):
         operands[UNFIT] = 1
