@@ -223,7 +223,7 @@ def needs(value: object, of: tuple[str, ...]) -> tuple[bool, ...]:
     """
     if value is of:
         return (True,) * len(of)  # nearly always, at a quarter of the time of the checks below
-    if isinstance(value, str) or not isinstance(value, Collection):
+    if isinstance(value, str | Mapping) or not isinstance(value, Collection):
         raise TypeError(f"needs: expected a tuple of names of {of}, got {shown(value)}")
     for name in value:
         if not isinstance(name, str):
