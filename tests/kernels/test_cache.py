@@ -120,7 +120,7 @@ def test_a_second_process_compiles_nothing(copy):
         ("tiny", "* FACTOR", "* FACTOR * 2", 120),
         ("tiny_inner", "x + 1", "x + 2", 70),  # the kernel's own file stays as it was
         ("tiny_inner", "FACTOR = 10", "FACTOR = 20", 120),
-        ("_runtime", '"reassoc"}', "}", 60),  # flags
+        ("compile/settings", '"reassoc"}', "}", 60),  # flags
     ],
 )
 def test_an_edit_is_noticed(copy, module, old, new, result):
@@ -550,7 +550,7 @@ def f():
 
 def test_a_name_of_the_package_itself_is_followed():
     """A module that it imports is what is followed, and not the package as well."""
-    assert _cache._imports("miniattn.kernels", b"from . import _cache") == [
+    assert _cache._imports("miniattn.kernels.compile", b"from . import cache") == [
         "miniattn.kernels.compile.cache"
     ]
     assert "miniattn.kernels" in _cache._imports("miniattn.kernels", b"from . import a_function")
