@@ -1,0 +1,36 @@
+"""Numbers that people read off attention maps. Arrays in, arrays out, each with its paper.
+
+``weights`` is a map (..., T, S) as `functional.attention_weights` gives it: rows are queries, each
+sums to 1, or to 0 where a query may attend to nothing. Such an empty row has no entropy and no
+distance: it gives NaN, which ``np.nanmean`` passes over.
+"""
+
+from miniattn import _lazy
+from miniattn.analysis._gradients import gradient_times_attention, weight_gradients
+from miniattn.analysis._heads import (
+    duplicate_token_score,
+    head_similarity,
+    induction_score,
+    previous_token_score,
+)
+from miniattn.analysis._links import Links, top_links
+from miniattn.analysis._rows import distance, entropy, sink_mass
+from miniattn.analysis._through_layers import flow, rollout
+
+__all__ = [
+    "Links",
+    "distance",
+    "duplicate_token_score",
+    "entropy",
+    "flow",
+    "gradient_times_attention",
+    "head_similarity",
+    "induction_score",
+    "previous_token_score",
+    "rollout",
+    "sink_mass",
+    "top_links",
+    "weight_gradients",
+]
+
+__dir__ = _lazy.listed(__name__, __all__)
