@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -14,21 +14,12 @@ from miniattn import _checks, masks
 from miniattn._context import context
 from miniattn._typing import Array, MaskLike
 from miniattn.nn import _init
+from miniattn.nn._attention.heads import merge, places, sized, split, sum_to
+from miniattn.nn._attention.options import checked_window
 from miniattn.nn._cache import KVCache
 from miniattn.nn._linear import Linear, backward_together, forward_together
 from miniattn.nn._module import Module
 from miniattn.nn._positions import Rotary, alibi_bias, token_positions
-
-
-class AttentionOptions(TypedDict, total=False):
-    """The options of `MultiHeadAttention` that transformer layers and stacks pass on."""
-
-    num_kv_heads: int | None
-    rotary: Rotary | None
-    alibi: bool
-    window: tuple[int | None, int | None] | None
-    sinks: int
-    softcap: float | None
 
 
 @context
@@ -173,7 +164,7 @@ class MultiHeadAttention(Module):
         self.vdim = embed_dim if vdim is None else _checks.integer("vdim", vdim, least=1)
         self.dropout = _checks.probability("dropout", dropout)
         self.softcap = None if softcap is None else _checks.positive("softcap", softcap)
-        self.window, self.sinks = _window(window), _checks.integer("sinks", sinks, least=0)
+        self.window, self.sinks = checked_window(window), _checks.integer("sinks", sinks, least=0)
         if sinks and window is None:
             raise ValueError(f"sinks: expected 0 without a window, got {sinks}")
         self.alibi = _checks.flag("alibi", alibi)
@@ -231,24 +222,24 @@ class MultiHeadAttention(Module):
         bias = None if bias is None else _checks.float_array("bias", bias)
         start = None if cache is None else cache.lengths.copy()
         if positions is None:
-            q_at = _places(query.shape[1], start)
+            q_at = places(query.shape[1], start)
         else:
             q_at = token_positions(positions, query.shape[:2], negative=True)
 
         if isinstance(key, KVCache):
             q, q_proj = self.q_proj.forward(query)
             k, v = key.held()
-            k_at = _places(k.shape[2])
+            k_at = places(k.shape[2])
             k_proj = rotary_k = v_proj = None
         else:
-            k_at = q_at if key is None else _places(key.shape[1])
+            k_at = q_at if key is None else places(key.shape[1])
             (q, q_proj), (k, k_proj), (v, v_proj) = self._project(query, key, value)
-            k, rotary_k = self._turn(_split(k, self.num_kv_heads), k_at)
-            v = _split(v, self.num_kv_heads)
-        q, rotary_q = self._turn(_split(q, self.num_heads), q_at)
+            k, rotary_k = self._turn(split(k, self.num_kv_heads), k_at)
+            v = split(v, self.num_kv_heads)
+        q, rotary_q = self._turn(split(q, self.num_heads), q_at)
         if cache is not None:
             k, v = cache.append(k, v)
-            k_at = _places(k.shape[2])
+            k_at = places(k.shape[2])
         out, attention = F.attention_forward(
             q,
             k,
@@ -259,7 +250,7 @@ class MultiHeadAttention(Module):
             dropout=0.0 if rng is None else self.dropout,
             rng=rng,
         )
-        y, out_proj = self.out_proj.forward(_merge(out))
+        y, out_proj = self.out_proj.forward(merge(out))
         return y, MultiHeadAttentionContext(
             q_proj,
             k_proj,
@@ -283,7 +274,7 @@ class MultiHeadAttention(Module):
         if ctx.cached:
             raise ValueError("ctx: expected a forward without a cache, which has no backward")
         # y = out_proj(merge(out))
-        dout = _split(self.out_proj.backward(dy, ctx.out_proj), self.num_heads)
+        dout = split(self.out_proj.backward(dy, ctx.out_proj), self.num_heads)
         # out = attention(q, k, v, bias)
         needs: list[Literal["q", "k", "v", "bias"]] = ["q", "k", "v"]
         if ctx.bias_shape is not None:  # ALiBi's slopes are not learned
@@ -295,12 +286,12 @@ class MultiHeadAttention(Module):
         # k = turn(k); q = turn(q)
         dq, dk = self._turn_back(dq, ctx.rotary_q), self._turn_back(dk, ctx.rotary_k)
         # q, k, v = split(q_proj(query)), split(k_proj(key)), split(v_proj(value))
-        given = self._project_back(_merge(dq), _merge(dk), _merge(dv), ctx)
+        given = self._project_back(merge(dq), merge(dk), merge(dv), ctx)
         if len(given) == 1 and ctx.bias_shape is None:
             return given[0]
         if ctx.bias_shape is not None:
             assert dbias is not None  # there was a bias
-            dbias = _sum_to(dbias, ctx.bias_shape)
+            dbias = sum_to(dbias, ctx.bias_shape)
         dquery, dkey, dvalue = (*given, None, None)[:3]
         assert dquery is not None  # there is always a query
         return MultiHeadAttentionGrads(dquery, dkey, dvalue, dbias)
@@ -318,15 +309,15 @@ class MultiHeadAttention(Module):
 
     def remember(self, key: Array, value: Array | None = None) -> KVCache:
         """Return the projected keys and values of a memory, to be given as ``key`` many times."""
-        key = _sized("key", key, "B, S, kdim", kdim=self.kdim)
+        key = sized("key", key, "B, S, kdim", kdim=self.kdim)
         if value is not None:
             sizes = {"B": len(key), "S": key.shape[1], "vdim": self.vdim}
-            value = _sized("value", value, "B, S, vdim", **sizes)
+            value = sized("value", value, "B, S, vdim", **sizes)
         with _checks.renamed(x="key"):
-            k = _split(self.k_proj(key), self.num_kv_heads)
+            k = split(self.k_proj(key), self.num_kv_heads)
         with _checks.renamed(x="key" if value is None else "value"):
-            v = _split(self.v_proj(key if value is None else value), self.num_kv_heads)
-        k, _ = self._turn(k, _places(key.shape[1]))
+            v = split(self.v_proj(key if value is None else value), self.num_kv_heads)
+        k, _ = self._turn(k, places(key.shape[1]))
         memory = KVCache(len(k), self.num_kv_heads, k.shape[2], self.head_dim, dtype=k.dtype)
         memory.append(k, v)
         return memory
@@ -354,7 +345,7 @@ class MultiHeadAttention(Module):
     def _checked(
         self, query: Array, key: Array | KVCache | None, value: Array | None
     ) -> tuple[Array, Array | KVCache | None, Array | None]:
-        query = _sized("query", query, "B, T, E", E=self.embed_dim)
+        query = sized("query", query, "B, T, E", E=self.embed_dim)
         batch = query.shape[0]
         if isinstance(key, KVCache):
             self._check_cache("key", key, query)
@@ -362,10 +353,10 @@ class MultiHeadAttention(Module):
             if value is not None:
                 raise TypeError("value: expected None where no key array is given, got an array")
             return query, key, None
-        key = _sized("key", key, "B, S, kdim", B=batch, kdim=self.kdim)
+        key = sized("key", key, "B, S, kdim", B=batch, kdim=self.kdim)
         if value is not None:
             sizes = {"B": batch, "S": key.shape[1], "vdim": self.vdim}
-            value = _sized("value", value, "B, S, vdim", **sizes)
+            value = sized("value", value, "B, S, vdim", **sizes)
         return query, key, value
 
     def _check_cache(self, name: str, cache: object, query: Array) -> None:
@@ -428,50 +419,3 @@ _OF_SAME_INPUT = {
     2: (slice(0, 1), slice(1, 3)),
     3: (slice(0, 1), slice(1, 2), slice(2, 3)),
 }
-
-
-def _sized(name: str, x: object, letters: str, **sizes: int) -> Array:
-    """Return ``x`` as an array of a shape that fits; its dtype is a matter of the projection."""
-    array = _checks.float_array(name, x)
-    _checks.shape(name, array, letters, sizes)
-    return array
-
-
-def _window(window: object) -> tuple[int | None, int | None] | None:
-    """Return the window of a layer, checked."""
-    if window is None:
-        return None
-    if not isinstance(window, tuple | list):
-        raise TypeError(f"window: expected (left, right) or None, got {window!r}")
-    if len(window) != 2:
-        raise ValueError(f"window: expected (left, right), got {window!r}")
-    with _checks.renamed(left="window", right="window"):
-        masks.window(*window)
-    left, right = window
-    return left, right
-
-
-def _split(x: Array, heads: int) -> Array:
-    """View (B, T, H·D) as (B, H, T, D)."""
-    batch, length, width = x.shape
-    return x.reshape(batch, length, heads, width // heads).swapaxes(1, 2)
-
-
-def _merge(x: Array) -> Array:
-    """Return (B, H, T, D) as (B, T, H·D), without a copy where x is a view of that."""
-    batch, heads, length, width = x.shape
-    return x.swapaxes(1, 2).reshape(batch, length, heads * width)
-
-
-def _places(count: int, start: Array | None = None) -> Array:
-    """Return the positions of ``count`` tokens, (T,), or (B, T) after the ``start`` of each row."""
-    places = np.arange(count)
-    return places if start is None else start[:, None] + places
-
-
-def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
-    """Return ``x`` summed over the axes along which ``shape`` was broadcast to it."""
-    x = x.sum(axis=tuple(range(x.ndim - len(shape))))
-    stretched = tuple(i for i, (n, full) in enumerate(zip(shape, x.shape, strict=True)) if n < full)
-    summed: Array = x.sum(axis=stretched, keepdims=True)
-    return summed
