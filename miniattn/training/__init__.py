@@ -1,0 +1,10 @@
+"""The training loop, its history, and what may be done along the way."""
+
+from miniattn import _lazy
+from miniattn.training._callbacks import Callback, EarlyStopping
+from miniattn.training._history import History, Series
+from miniattn.training._trainer import Trainer
+
+__all__ = ["Callback", "EarlyStopping", "History", "Series", "Trainer"]
+
+__dir__ = _lazy.listed(__name__, __all__)
