@@ -207,6 +207,7 @@ def test_layers(name):
 # --------------------------------------------------------------------------------------- the others
 
 WEIGHTS = np.full((2, 3, 3), 1 / 3)
+HEADS = analysis.head_weights(nn.MultiHeadAttention(4, 2))
 RIGHT = {
     "weights": WEIGHTS,
     "dweights": WEIGHTS,
@@ -218,6 +219,15 @@ RIGHT = {
     "ids": [0],
     "left": 1,
     "right": 1,
+    "heads": HEADS,
+    "first": HEADS,
+    "second": HEADS,
+    "kind": "q",
+    "layer": nn.MultiHeadAttention(4, 2),
+    "streams": np.ones((2, 3, 4), np.float32),
+    "parts": np.ones((2, 3, 4)),
+    "norm": nn.RMSNorm(4),
+    "head": nn.Linear(4, 3),
 }
 LAYERED = {"flow": [WEIGHTS], "rollout": [WEIGHTS]}
 

@@ -1,4 +1,4 @@
-"""Numbers that people read off attention maps. Arrays in, arrays out, each with its paper.
+"""Numbers that people read off attention maps, and off weights. Each has its paper.
 
 ``weights`` is a map (..., T, S) as `functional.attention_weights` gives it: rows are queries, each
 sums to 1, or to 0 where a query may attend to nothing. Such an empty row has no entropy and no
@@ -6,6 +6,14 @@ distance: it gives NaN, which ``np.nanmean`` passes over.
 """
 
 from miniattn import _lazy
+from miniattn.analysis._circuits import (
+    HeadWeights,
+    composition_score,
+    copying_score,
+    head_weights,
+    ov_circuit,
+    qk_circuit,
+)
 from miniattn.analysis._gradients import gradient_times_attention, weight_gradients
 from miniattn.analysis._heads import (
     duplicate_token_score,
@@ -14,19 +22,29 @@ from miniattn.analysis._heads import (
     previous_token_score,
 )
 from miniattn.analysis._links import Links, top_links
+from miniattn.analysis._logits import LogitParts, logit_attribution, logit_lens
 from miniattn.analysis._rows import distance, entropy, sink_mass
 from miniattn.analysis._through_layers import flow, rollout
 
 __all__ = [
+    "HeadWeights",
     "Links",
+    "LogitParts",
+    "composition_score",
+    "copying_score",
     "distance",
     "duplicate_token_score",
     "entropy",
     "flow",
     "gradient_times_attention",
     "head_similarity",
+    "head_weights",
     "induction_score",
+    "logit_attribution",
+    "logit_lens",
+    "ov_circuit",
     "previous_token_score",
+    "qk_circuit",
     "rollout",
     "sink_mass",
     "top_links",
