@@ -25,6 +25,7 @@ from miniattn import _lazy, masks
 __all__ = [
     "Attention",
     "AttentionGrads",
+    "Merged",
     "attention",
     "attention_backward",
     "attention_map",
@@ -46,6 +47,7 @@ __all__ = [
     "logsumexp",
     "logsumexp_backward",
     "merge_attention",
+    "merge_attention_backward",
     "mse",
     "mse_backward",
     "relu",
@@ -569,13 +571,36 @@ def _bins(n: int, most: int) -> list[slice]:
     return [slice(i * n // count, (i + 1) * n // count) for i in range(count)]
 
 
+class Merged(NamedTuple):
+    """What merging gives: out (..., T, Dv) and lse (..., T) over all keys."""
+
+    out: Array
+    lse: Array
+
+
 @_quiet
-def merge_attention(outs: Sequence[ArrayLike], lses: Sequence[ArrayLike]) -> tuple[Array, Array]:
+def merge_attention(outs: Sequence[ArrayLike], lses: Sequence[ArrayLike]) -> Merged:
     """out = sum(softmax(lse) out) over parts that saw disjoint keys, and the joint lse."""
     lse = logsumexp(np.stack(lses), axis=0)
     shares = softmax(np.stack(lses), axis=0)[..., None]
     parts = np.stack([_f64(out) for out in outs])
-    return (shares * parts).sum(0), lse
+    return Merged((shares * parts).sum(0), lse)
+
+
+@_quiet
+def merge_attention_backward(
+    dout: ArrayLike,
+    outs: Sequence[ArrayLike],
+    lses: Sequence[ArrayLike],
+    *,
+    dlse: ArrayLike | None = None,
+) -> tuple[Array, Array]:
+    """douts_n = w_n dout and dlses_n = w_n (dout (out_n - out) + dlse), w = softmax(lses)."""
+    dout, shares = _f64(dout), softmax(np.stack(lses), axis=0)
+    parts = np.stack([_f64(out) for out in outs])
+    off = parts - (shares[..., None] * parts).sum(0)
+    joint = _f64(0.0 if dlse is None else dlse)
+    return shares[..., None] * dout, shares * ((dout * off).sum(-1) + joint)
 
 
 def scaled_dot_product_attention(

@@ -141,6 +141,10 @@ PAIRS = {
         (with_bias(1, 2, 1, 131, **LONG), {"mask": masks.window(40, 3), "samples": 12}),
         (qkv(**LONG), {"dropout": 0.2, "rng": dice, "samples": 12}),
     ],
+    "merge_attention": [
+        ({"outs": normal(3, 2, 4, 5), "lses": normal(3, 2, 4)}, {}),
+        ({"outs": normal(1, 3), "lses": normal(1)}, {}),
+    ],
 }
 
 

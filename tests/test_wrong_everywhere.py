@@ -131,7 +131,6 @@ Q = np.ones((2, 3, 4))
 SINGLES = {
     "attention_weights": {"q": Q, "k": Q},
     "attention_map": {"q": Q, "k": Q},
-    "merge_attention": {"outs": [Q], "lses": [Q[..., 0]]},
     "scaled_dot_product_attention": {"query": Q, "key": Q, "value": Q},
 }
 SIZES = {

@@ -63,7 +63,13 @@ if TYPE_CHECKING:  # imported at their first use, and Numba with them
         mse_backward,
         mse_forward,
     )
-    from miniattn.functional._merge import merge_attention
+    from miniattn.functional._merge import (
+        MergeAttentionContext,
+        MergeAttentionGrads,
+        merge_attention,
+        merge_attention_backward,
+        merge_attention_forward,
+    )
     from miniattn.functional._norm import (
         LayerNormContext,
         LayerNormGrads,
@@ -111,6 +117,8 @@ __all__ = [
     "LinearGrads",
     "LogSoftmaxContext",
     "LogsumexpContext",
+    "MergeAttentionContext",
+    "MergeAttentionGrads",
     "MseContext",
     "ReluContext",
     "RmsNormContext",
@@ -150,6 +158,8 @@ __all__ = [
     "logsumexp_backward",
     "logsumexp_forward",
     "merge_attention",
+    "merge_attention_backward",
+    "merge_attention_forward",
     "mse",
     "mse_backward",
     "mse_forward",

@@ -257,7 +257,11 @@ def attention_forward(
 
 
 def attention_backward(
-    dout: Array, ctx: AttentionContext, *, needs: Sequence[Input] = _INPUTS
+    dout: Array,
+    ctx: AttentionContext,
+    *,
+    dlse: Array | None = None,
+    needs: Sequence[Input] = _INPUTS,
 ) -> AttentionGrads:
     """Return the gradients of `attention_forward`.
 
@@ -266,7 +270,8 @@ def attention_backward(
         dv = P^T dout    dS = P * (dout v^T - delta)    dq = scale dS k    dk = scale dS^T q
 
     and dbias the sum of dS over what was broadcast (dS before the softcap's slope; dropout keeps
-    in P^T dout and dout v^T what it kept in the forward direction).
+    in P^T dout and dout v^T what it kept in the forward direction). Where lse was used, too, dS
+    gets ``P * dlse`` on top.
 
     Parameters
     ----------
@@ -274,6 +279,8 @@ def attention_backward(
         The gradient with respect to out.
     ctx : AttentionContext
         From `attention_forward`, whose inputs and output must not have changed since.
+    dlse : (B, H, T) array, optional
+        The gradient with respect to ``ctx.lse``, as from `merge_attention_backward`.
     needs : names of inputs
         Those whose gradients are wanted: all of ``("q", "k", "v", "bias")``. That of a bias costs
         two products more; the others come from one pass, and to leave some of them out saves
@@ -288,7 +295,8 @@ def attention_backward(
     Raises
     ------
     TypeError, ValueError
-        If dout has not the dtype and the shape of out, or ``needs`` are not names of inputs.
+        If dout has not the dtype and the shape of out, or dlse those of lse, or ``needs`` are not
+        names of inputs.
 
     Notes
     -----
@@ -325,6 +333,9 @@ def attention_backward(
     dq, dk, dv = (_empty_like(x, x.shape[-1]) for x in (q, k, v))
     arrays |= {"dq": dq, "dk": dk, "dv": dv}
     _add_bias(arrays, ctx.bias)
+    if dlse is not None:
+        dlse = _checks.gradient("dlse", dlse, ctx.lse.shape, ctx.lse.dtype)
+        arrays["dlse"] = strided(dlse.reshape(q.shape[:-1]))
     dbias, written = None, ["dq", "dk", "dv"]
     if ctx.bias is not None and of_bias:
         dbias = zeros(ctx.bias.shape, q.dtype)

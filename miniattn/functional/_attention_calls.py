@@ -137,6 +137,7 @@ _AXES = {
     "q_ids": "BT",
     "k_ids": "BS",
     "dense": "BHTS",
+    "dlse": "BHT",
 }
 
 

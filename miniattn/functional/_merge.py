@@ -1,13 +1,35 @@
 """Attention over disjoint sets of keys, combined exactly."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from miniattn import _checks
+from miniattn._context import context
 from miniattn._typing import Array
 from miniattn.functional._attention import AttentionContext, maxima_and_sums
+
+
+@context
+class MergeAttentionContext(NamedTuple):
+    """What `merge_attention_backward` needs of a call of `merge_attention_forward`."""
+
+    outs: tuple[Array, ...]
+    out: Array
+    lse: Array
+    """(..., T): log-sum-exp over all the keys, so that merging can go on."""
+    weights: Array
+    """(N, ..., T) float64: the share of each part in out."""
+
+
+class MergeAttentionGrads(NamedTuple):
+    """Gradients of `merge_attention_forward`: N parts one behind the other."""
+
+    douts: Array
+    """(N, ..., T, Dv)."""
+    dlses: Array
+    """(N, ..., T): what `attention_backward` takes as ``dlse``."""
 
 
 def merge_attention(
@@ -41,7 +63,7 @@ def merge_attention(
     An lse is one number, rounded: in float32 the weights are exact to 1e-7 times its size, and
     beside scores of 1e8 nothing is left of the sum. A context keeps the maximum and the sum apart,
     so parts that are merged from their contexts, all at once, are merged exactly whatever the size
-    of their scores.
+    of their scores. Derivation: docs/derivations/merge_attention.md.
 
     References
     ----------
@@ -57,6 +79,27 @@ def merge_attention(
     >>> out, lse = F.merge_attention([one, two], [a, b])
     >>> np.allclose(out, F.attention(q, k, v))
     True
+    """
+    out, ctx = merge_attention_forward(outs, lses)
+    return out, ctx.lse
+
+
+def merge_attention_forward(
+    outs: Sequence[Array], lses: Sequence[Array | AttentionContext]
+) -> tuple[Array, MergeAttentionContext]:
+    """Return `merge_attention`'s out, and a context with lse and what its backward needs.
+
+    Parameters
+    ----------
+    outs, lses
+        As in `merge_attention`.
+
+    Returns
+    -------
+    out : (..., T, Dv) array
+    ctx : MergeAttentionContext
+        ``ctx.lse`` (..., T). The context holds outs and out themselves: before the backward, write
+        to copies.
     """
     outs, lses = _checks.sequence("outs", outs, "arrays"), _checks.sequence("lses", lses, "arrays")
     if len(outs) == 0 or len(outs) != len(lses):
@@ -78,7 +121,49 @@ def merge_attention(
     for factor, out in zip(factors.astype(dtype), checked_outs, strict=True):
         merged += factor[..., None] * out
     with np.errstate(over="ignore"):
-        return merged, merged_lse.astype(dtype)
+        merged_lse = merged_lse.astype(dtype)
+    return merged, MergeAttentionContext(tuple(checked_outs), merged, merged_lse, factors)
+
+
+def merge_attention_backward(
+    dout: Array, ctx: MergeAttentionContext, *, dlse: Array | None = None
+) -> MergeAttentionGrads:
+    """Return the gradients of `merge_attention_forward`.
+
+    With w_n the shares: ``douts_n = w_n dout`` and
+    ``dlses_n = w_n (dout · (out_n - out) + dlse)``.
+
+    Parameters
+    ----------
+    dout : (..., T, Dv) array
+        The gradient with respect to out.
+    ctx : MergeAttentionContext
+        From `merge_attention_forward`.
+    dlse : (..., T) array, optional
+        The gradient with respect to ``ctx.lse``, where that was used.
+
+    Returns
+    -------
+    MergeAttentionGrads
+        ``(douts, dlses)``. A part without a share gets 0. Each part's go on to
+        ``attention_backward(douts[n], ctx_n, dlse=dlses[n])``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dout has not the dtype and the shape of out, or dlse those of lse.
+    """
+    outs, out, lse, weights = _checks.context(ctx, MergeAttentionContext)
+    dout = _checks.gradient("dout", dout, out.shape, out.dtype)
+    dlses = np.zeros(weights.shape)
+    if dlse is not None:
+        dlses += _checks.gradient("dlse", dlse, lse.shape, lse.dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for n, part in enumerate(outs):
+            dlses[n] += (dout * (part.astype(np.float64) - out)).sum(axis=-1)
+        douts = weights.astype(out.dtype)[..., None] * dout
+        dlses = np.where(weights == 0, 0, weights * dlses).astype(out.dtype)
+    return MergeAttentionGrads(np.where(weights[..., None] == 0, 0, douts), dlses)
 
 
 def _factors(lses: Sequence[Array | AttentionContext], shape: tuple[int, ...]) -> tuple[Array, Any]:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn.kernels.attention.masking import FULL, GROUP, keys_seen, visible
-from miniattn.kernels.attention.problem import LSE, UNFIT, part_of, stats_of
+from miniattn.kernels.attention.problem import DLSE, LSE, UNFIT, given, part_of, stats_of, step_of
 from miniattn.kernels.attention.scores import LOG2_E
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.panels import sum_of_squares
@@ -238,6 +238,17 @@ def read_stats(operands, b, h, i0, n, width, base, log_sum):
         seen = i < n and tops[i] != -np.inf
         base[i] = tops[i] if seen else 0.0
         log_sum[i] = log_sums[i] if seen else np.inf
+
+
+@inner
+def dlse_of(operands, b, h, i, like):
+    """Return the gradient that lse itself has at a query, 0 where none was given.
+
+    It is subtracted from delta, because ``d lse / d s_j = P_j``.
+    """
+    if given(operands, DLSE):
+        return part_of(operands, DLSE, b, h, like)[i * step_of(operands, DLSE, 2)]
+    return 0.0
 
 
 @inner

@@ -15,13 +15,13 @@ from miniattn.kernels.registers import address
 # it takes. Then come the strides of its four axes in elements, 0 along an axis of length 1.
 OPERANDS = (
     *("q", "k", "v", "out", "lse", "stats", "bias", "dout", "dq", "dk", "dv", "dbias", "sums"),
-    *("bounds", "q_ids", "k_ids", "dense"),
+    *("bounds", "q_ids", "k_ids", "dense", "dlse"),
 )
 Q, K, V, OUT, LSE, STATS, BIAS, DOUT, DQ, DK, DV, DBIAS, SUMS = range(13)
-BOUNDS, Q_IDS, K_IDS, DENSE = range(13, 17)
-SEED = 17
-UNFIT = 18
-STRIDES = 19
+BOUNDS, Q_IDS, K_IDS, DENSE, DLSE = range(13, 18)
+SEED = len(OPERANDS)
+UNFIT = SEED + 1
+STRIDES = SEED + 2
 AXES = 4
 
 

@@ -16,6 +16,7 @@ from miniattn.kernels.attention.online import (
     Rows,
     Stats,
     add_visible,
+    dlse_of,
     read_stats,
     weight_and_dscore,
 )
@@ -202,7 +203,8 @@ def _prepare(problem, operands, b, g, room):
         finite = finite and is_finite(q, q_row, T, D) and is_finite(dout, dout_row, T, Dv)
         read_stats(operands, b, h, 0, T, T, stats.base + first, stats.log_sum + first)
         for i in range(T):
-            stats.delta[first + i] = dot(dout + i * dout_row, out + i * out_row, Dv)
+            delta = dot(dout + i * dout_row, out + i * out_row, Dv)
+            stats.delta[first + i] = delta - dlse_of(operands, b, h, i, dout)
     return finite
 
 

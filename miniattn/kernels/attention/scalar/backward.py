@@ -14,7 +14,7 @@ Dao et al. "FlashAttention" (2022), appendix B.2.
 
 from typing import Any, NamedTuple
 
-from miniattn.kernels.attention.online import read_stats, weight_and_dscore
+from miniattn.kernels.attention.online import dlse_of, read_stats, weight_and_dscore
 from miniattn.kernels.attention.problem import (
     DBIAS,
     DK,
@@ -131,7 +131,7 @@ def _row_of(problem, operands, b, h, i, scratch):
     base, log_sum = scratch, scratch + 1
     read_stats(operands, b, h, i, 1, 1, base, log_sum)
     # tiled: delta = (dout[rows] * out[rows]).sum(axis=1)
-    delta = inner_product(dout, out, problem.Dv)
+    delta = inner_product(dout, out, problem.Dv) - dlse_of(operands, b, h, i, scratch)
     query = query_of(problem, operands, b, h, i, scratch)
     return Row(query, dout, single(base[0], base), single(log_sum[0], base), delta)
 

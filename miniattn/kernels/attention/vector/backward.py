@@ -35,6 +35,7 @@ from miniattn.kernels.attention.online import (
     Rows,
     Stats,
     add_visible,
+    dlse_of,
     read_stats,
     weight_and_dscore,
 )
@@ -300,7 +301,11 @@ def prepare_stats(problem, operands, b, h, i0, n, width, stats):
     for i in range(width):
         seen = stats.log_sum[i] != np.inf
         # tiled: delta = (dout[rows] * out[rows]).sum(axis=1)
-        stats.delta[i] = dot(dout + i * dout_row, out + i * out_row, problem.Dv) if seen else 0.0
+        delta = 0.0
+        if seen:
+            delta = dot(dout + i * dout_row, out + i * out_row, problem.Dv)
+            delta = delta - dlse_of(operands, b, h, i0 + i, dout)
+        stats.delta[i] = delta
 
 
 @inner
