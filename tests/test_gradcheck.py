@@ -101,6 +101,11 @@ PAIRS = {
             {"x": normal(2, 1, 3, 4)},
             {"positions": np.array([[0, 5, 9], [3, 3, 1]]), "interleaved": True, "base": 100.0},
         ),
+        ({"x": normal(2, 1, 3, 7)}, {"positions": np.arange(3), "dim": 4, "magnitude": 1.3}),
+        (
+            {"x": normal(3, 6)},
+            {"positions": np.arange(3), "frequencies": [0.5, 2.0], "interleaved": True},
+        ),
     ],
     "attention": [
         (qkv(), {}),
@@ -240,7 +245,15 @@ MODULES = {
         (lambda: nn.FeedForward(4, 6, dropout=0.3, bias=False, **double()), X, {"rng": dice}),
     ],
     "SwiGLU": [(lambda: nn.SwiGLU(4, 6, **double()), X, {})],
-    "Rotary": [(nn.Rotary, {"x": normal(2, 2, 3, 4)}, {"positions": np.arange(3)})],
+    "Rotary": [
+        (nn.Rotary, {"x": normal(2, 2, 3, 4)}, {"positions": np.arange(3)}),
+        (lambda: nn.Rotary(dim=2), {"x": normal(2, 2, 3, 5)}, {"positions": np.arange(3)}),
+        (
+            lambda: nn.Rotary(frequencies=nn.frequencies.linear(4, factor=2.0), magnitude=1.2),
+            {"x": normal(2, 2, 3, 5)},
+            {"positions": np.arange(3)},
+        ),
+    ],
     "SinusoidalPositions": [(lambda: nn.SinusoidalPositions(4), X, {})],
     "LearnedPositions": [
         (lambda: nn.LearnedPositions(5, 4, **double()), X, {}),

@@ -1,5 +1,6 @@
 """Rotary position embedding: ``rotary`` and its pair."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,24 +25,37 @@ class RotaryContext(NamedTuple):
 
 
 def rotary(
-    x: Array, positions: Array, *, base: float = 10000.0, interleaved: bool = False
+    x: Array,
+    positions: Array,
+    *,
+    base: float = 10000.0,
+    interleaved: bool = False,
+    dim: int | None = None,
+    frequencies: Sequence[float] | Array | None = None,
+    magnitude: float = 1.0,
 ) -> Array:
-    """Rotary position embedding: turn the i-th pair of x at position t by t · base^(−2i/D).
+    """Rotary position embedding: turn the i-th pair of x at position t by t · base^(−2i/dim).
 
     The dot product of a turned query and a turned key depends on their distance alone.
 
     Parameters
     ----------
     x : ndarray, shape (..., T, D)
-        Queries or keys, usually (B, H, T, D); float32 or float64; D even. To turn only a part
-        of the head width, hand over that part.
+        Queries or keys, usually (B, H, T, D); float32 or float64.
     positions : ndarray of int, shape (T,) or (B, T)
         One for each step, or for each step of each batch row; (B, T) needs x (B, H, T, D).
     base : float
         The slowest pair turns once in about 2π · base steps.
     interleaved : bool
-        False: the pairs are (i, i + D/2), as in GPT-NeoX and Llama.
+        False: the pairs are (i, i + dim/2), as in GPT-NeoX and Llama.
         True: the pairs are (2i, 2i + 1), as in the paper and GPT-J.
+    dim : int, optional
+        How many entries of a row are turned, the first ones; even. The others stay as they are.
+        D by default, or twice the number of frequencies.
+    frequencies : floats, shape (dim/2,), optional
+        The angle of pair i at position 1, instead of base^(−2i/dim).
+    magnitude : float
+        What turned pairs are multiplied by.
 
     Returns
     -------
@@ -53,7 +67,8 @@ def rotary(
     TypeError
         If ``x`` is not float32 or float64 or ``positions`` are not integers.
     ValueError
-        If D is odd, the shapes do not fit or ``base`` is not positive.
+        If ``dim`` is odd or above D, the shapes do not fit, or ``base`` or ``magnitude`` is not
+        positive.
 
     Notes
     -----
@@ -77,39 +92,81 @@ def rotary(
     >>> bool(np.allclose(near, far))
     True
     """
-    return rotary_forward(x, positions, base=base, interleaved=interleaved)[0]
+    y, _ = rotary_forward(
+        x,
+        positions,
+        base=base,
+        interleaved=interleaved,
+        dim=dim,
+        frequencies=frequencies,
+        magnitude=magnitude,
+    )
+    return y
 
 
 def rotary_forward(
-    x: Array, positions: Array, *, base: float = 10000.0, interleaved: bool = False
+    x: Array,
+    positions: Array,
+    *,
+    base: float = 10000.0,
+    interleaved: bool = False,
+    dim: int | None = None,
+    frequencies: Sequence[float] | Array | None = None,
+    magnitude: float = 1.0,
 ) -> tuple[Array, RotaryContext]:
     """Return ``rotary(x, positions, ...)`` and the context for `rotary_backward`."""
     x = _checks.float_array("x", x)
     positions = _checks.int_array("positions", positions)
-    base = _checks.positive("base", base)
     interleaved = _checks.flag("interleaved", interleaved)
     _checks.shape("x", x, "..., T, D")
     steps, width = x.shape[-2:]
-    if width % 2:
-        raise ValueError(f"x: expected shape (..., T, D) with even D, got {x.shape}")
     if positions.ndim == 2:
         _checks.shape("x", x, "B, H, T, D")
         _checks.shape("positions", positions, "B, T", {"B": x.shape[0], "T": steps})
         positions = positions[:, None, :]
     else:
         _checks.shape("positions", positions, "T", {"T": steps})
-    frequency = base ** (-np.arange(0, width, 2) / width) if width else np.empty(0)
-    angle = positions[..., None] * frequency
-    cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
+    if width % 2 and dim is None and frequencies is None:
+        raise ValueError(f"x: expected shape (..., T, D) with even D, got {x.shape}")
+    angle = positions[..., None] * _frequencies(width, base, dim, frequencies)
+    magnitude = _checks.positive("magnitude", magnitude)
+    cos = (np.cos(angle) * magnitude).astype(x.dtype)
+    sin = (np.sin(angle) * magnitude).astype(x.dtype)
     ctx = RotaryContext(x.shape, cos, sin, interleaved)
     return _turn(x, cos, sin, interleaved, back=False), ctx
 
 
 def rotary_backward(dy: Array, ctx: RotaryContext) -> Array:
-    """Return ``dx``: dy turned back by the same angles; a rotation's transpose is its inverse."""
+    """Return ``dx``: dy turned back by the same angles; a rotation's transpose is its inverse.
+
+    A magnitude is that of both.
+    """
     ctx = _checks.context(ctx, RotaryContext)
     dy = _checks.gradient("dy", dy, ctx.shape, ctx.cos.dtype)
     return _turn(dy, ctx.cos, ctx.sin, ctx.interleaved, back=True)
+
+
+def _frequencies(
+    width: int, base: float, dim: int | None, frequencies: Sequence[float] | Array | None
+) -> Array:
+    """Return what position 1 is turned by, (dim/2,) float64."""
+    base = _checks.positive("base", base)
+    if frequencies is not None:
+        given = _checks.any_array("frequencies", frequencies, "numbers")
+        if given.dtype.kind not in "fiu" or not np.isfinite(given).all():
+            raise ValueError(f"frequencies: expected finite numbers, got {frequencies!r}")
+        _checks.shape("frequencies", given, "dim/2")
+        if dim is None:
+            dim = 2 * given.size
+        elif dim != 2 * given.size:
+            raise ValueError(f"frequencies: expected dim/2 = {dim / 2:g} of them, got {given.size}")
+    if dim is None:
+        dim = width
+    elif _checks.integer("dim", dim, least=0) % 2 or dim > width:
+        raise ValueError(f"dim: expected an even number up to D = {width}, got {dim}")
+    if frequencies is not None:
+        return given.astype(np.float64, copy=False)
+    return base ** (-np.arange(0, dim, 2) / dim) if dim else np.empty(0)
 
 
 def _turn(x: Array, cos: Array, sin: Array, interleaved: bool, *, back: bool) -> Array:
@@ -124,6 +181,6 @@ def _turn(x: Array, cos: Array, sin: Array, interleaved: bool, *, back: bool) ->
     if y.size:
         x_rows = rows(source)
         operands = x_rows, rows(cos), rows(sin), y
-        told = steps, share, per_batch, back, interleaved
+        told = steps, share, per_batch, cos.shape[-1], back, interleaved
         run_rows(rotary_kernel.turn, x_rows, (), operands, *told)
     return y.swapaxes(1, 2) if heads_last else y

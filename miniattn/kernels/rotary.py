@@ -4,7 +4,7 @@ from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.rows.frame import REST, matrix, operand, rows_task
 
 # What `turn` is told beside what all kernels of rows are.
-STEPS, SHARE, PER_BATCH, BACK, INTERLEAVED = range(REST, REST + 5)
+STEPS, SHARE, PER_BATCH, HALF, BACK, INTERLEAVED = range(REST, REST + 6)
 
 
 @inner
@@ -23,13 +23,14 @@ def _turn_row(x, cos, sin, half, sign, interleaved, y):
 
 @rows_task
 def turn(rows):
-    """Turn the rows of x (R, D) into y by the angles of cos, sin (T or B · T, D/2).
+    """Turn the rows of x (R, D) into y by the angles of cos, sin (T or B · T, ``HALF``).
 
     Operands x, cos, sin, y. ``SHARE`` rows in a row have one position, after which the next of
     ``STEPS`` = T comes, round and round; every ``PER_BATCH`` rows (0: never) the next T angles of
-    the tables are taken. ``BACK`` turns the other way.
+    the tables are taken. ``BACK`` turns the other way. What lies behind the ``HALF`` pairs of a row
+    is copied.
     """
-    x, y, half = matrix(rows, 0), matrix(rows, 3), rows.n // 2
+    x, y, half = matrix(rows, 0), matrix(rows, 3), rows.sizes[HALF]
     steps, share, per_batch = rows.sizes[STEPS], rows.sizes[SHARE], rows.sizes[PER_BATCH]
     sign = type(x[0])(-1 if rows.sizes[BACK] else 1)
     interleaved = rows.sizes[INTERLEAVED] != 0
@@ -39,3 +40,5 @@ def turn(rows):
         at = (batch * steps + which // share % steps) * half
         cos, sin = operand(rows, 1) + at, operand(rows, 2) + at
         _turn_row(x + r * rows.n, cos, sin, half, sign, interleaved, y + r * rows.n)
+        for i in range(r * rows.n + 2 * half, (r + 1) * rows.n):
+            y[i] = x[i]

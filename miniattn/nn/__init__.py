@@ -1,6 +1,7 @@
 """Modules and parameters, with every backward written by hand."""
 
 from miniattn import _lazy
+from miniattn.nn import frequencies
 from miniattn.nn._activation import GELU, Activation, ReLU, Sigmoid, SiLU, Tanh
 from miniattn.nn._adapter import (
     Adapter,
@@ -101,6 +102,7 @@ __all__ = [
     "add_lora",
     "alibi_bias",
     "alibi_slopes",
+    "frequencies",
     "merge_lora",
 ]
 

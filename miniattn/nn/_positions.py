@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -180,7 +181,7 @@ class LearnedPositions(Module):
 class Rotary(Module):
     """Turns pairs of query and key entries by angles that grow with the position.
 
-    Pair i at position t is turned by t · base^(−2i/D), so that the score of a query and a key
+    Pair i at position t is turned by t · base^(−2i/dim), so that the score of a query and a key
     depends on their distance. Given to `MultiHeadAttention` as ``rotary=nn.Rotary()``.
 
     Parameters
@@ -188,12 +189,23 @@ class Rotary(Module):
     base : float
         The slowest pair turns once in about 2π · base tokens.
     interleaved : bool
-        False pairs entry i with i + D/2 (GPT-NeoX, Llama); True pairs 2i with 2i + 1 (the paper).
+        False pairs entry i with i + dim/2 (GPT-NeoX, Llama); True pairs 2i with 2i + 1 (the
+        paper).
+    dim : int, optional
+        How many entries of a head are turned, the first ones; all of them by default. A quarter
+        serves as well [2]_.
+    frequencies : floats (dim/2,), optional
+        The angle of each pair at position 1, instead of base^(−2i/dim): those of
+        `miniattn.nn.frequencies`, for sequences longer than a model was trained on, or any.
+    magnitude : float
+        What turned pairs are multiplied by (`frequencies.yarn_magnitude`).
 
     References
     ----------
-    Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021,
-    section 3.2.2 and equation 34.
+    .. [1] Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021,
+       section 3.2.2 and equation 34.
+    .. [2] Black et al., "GPT-NeoX-20B: An Open-Source Autoregressive Language Model", 2022,
+       section 2.1.1.
 
     Examples
     --------
@@ -206,26 +218,69 @@ class Rotary(Module):
            [-1.33,  0.49]])
     """
 
-    _live = ("base", "interleaved")
+    _live = ("base", "interleaved", "dim", "frequencies", "magnitude")
 
-    def __init__(self, *, base: float = 10000.0, interleaved: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        base: float = 10000.0,
+        interleaved: bool = False,
+        dim: int | None = None,
+        frequencies: Sequence[float] | Array | None = None,
+        magnitude: float = 1.0,
+    ) -> None:
         self.base = _checks.positive("base", base)
         self.interleaved = _checks.flag("interleaved", interleaved)
+        self.magnitude = _checks.positive("magnitude", magnitude)
+        self.frequencies: tuple[float, ...] | None = None
+        if frequencies is not None:
+            self.frequencies = tuple(np.asarray(frequencies, np.float64).tolist())
+        self.dim = None if dim is None else _checks.integer("dim", dim, least=2)
+        F.rotary(  # which says what is wrong with dim and frequencies, if anything
+            np.zeros((0, dim or 2 * len(self.frequencies or ()))),
+            np.zeros(0, np.int64),
+            dim=dim,
+            frequencies=self.frequencies,
+        )
 
     def forward(
         self, x: Array, positions: Array, *, rng: np.random.Generator | None = None
     ) -> tuple[Array, F.RotaryContext]:
         """Return (y, ctx): x and y (B, H, T, D), positions (T,) or (B, T)."""
-        return F.rotary_forward(x, positions, base=self.base, interleaved=self.interleaved)
+        return F.rotary_forward(
+            x,
+            positions,
+            base=self.base,
+            interleaved=self.interleaved,
+            dim=self.dim,
+            frequencies=self.frequencies,
+            magnitude=self.magnitude,
+        )
 
     def backward(self, dy: Array, ctx: F.RotaryContext) -> Array:
         """Return dx (B, H, T, D)."""
         # y = x turned by its angles
         return F.rotary_backward(dy, ctx)
 
+    def check_width(self, head_dim: int) -> None:
+        """Raise unless heads of this width can be turned."""
+        turned = self.dim or 2 * len(self.frequencies or ()) or head_dim
+        if head_dim % 2 and turned == head_dim:
+            raise ValueError(
+                "rotary: expected None, or a dim of its own, where heads are of odd width, "
+                f"got embed_dim / num_heads = {head_dim}"
+            )
+        if turned > head_dim:
+            raise ValueError(f"rotary: expected dim <= {head_dim}, the heads' width, got {turned}")
+
     def describe(self) -> str:
         """Return e.g. ``"base=10000"``."""
-        return f"base={self.base:g}" + (", interleaved" if self.interleaved else "")
+        words = [f"base={self.base:g}" if self.frequencies is None else "frequencies given"]
+        if self.dim is not None:
+            words.append(f"dim={self.dim}")
+        if self.magnitude != 1.0:
+            words.append(f"magnitude={self.magnitude:g}")
+        return ", ".join([*words, *(["interleaved"] if self.interleaved else [])])
 
 
 def alibi_slopes(num_heads: int) -> Array:

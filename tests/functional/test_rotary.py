@@ -128,3 +128,19 @@ def test_against_torch_llama(rng):
     y, ctx = F.rotary_forward(x, np.arange(7))
     np.testing.assert_allclose(y, output.detach().numpy(), atol=1e-14)
     np.testing.assert_allclose(F.rotary_backward(dy, ctx), t.grad.numpy(), atol=1e-14)
+
+
+def test_a_part_is_turned_and_the_rest_copied(rng):
+    x = rng.normal(size=(2, 3, 4, 7)).astype(np.float32)
+    at = np.arange(4)
+    y = F.rotary(x, at, dim=4)
+    np.testing.assert_array_equal(y[..., :4], F.rotary(x[..., :4], at))
+    np.testing.assert_array_equal(y[..., 4:], x[..., 4:])
+    given = F.rotary(x, at, frequencies=[1.0, 0.01])
+    np.testing.assert_array_equal(given, y)
+    np.testing.assert_allclose(
+        F.rotary(x, at, dim=4, magnitude=2.0)[..., :4], 2 * y[..., :4], rtol=1e-6
+    )
+    for wrong in ({"dim": 3}, {"dim": 8}, {"dim": 2, "frequencies": [1.0, 2.0]}):
+        with pytest.raises(ValueError, match=r"^(dim|frequencies): expected"):
+            F.rotary(x, at, **wrong)

@@ -45,6 +45,9 @@ BUILT = {
     "attention": lambda: nn.MultiHeadAttention(
         8, 2, kdim=4, vdim=6, rotary=nn.Rotary(base=100.0, interleaved=True)
     ),
+    "attention with frequencies": lambda: nn.MultiHeadAttention(
+        12, 2, rotary=nn.Rotary(frequencies=nn.frequencies.ntk(4, factor=2.0), magnitude=1.1)
+    ),
     "decoder": lambda: nn.TransformerDecoder(
         2, 8, 2, memory_dim=4, causal=False, norm_eps=0.1, rotary=nn.Rotary()
     ),

@@ -25,6 +25,7 @@ SELF = {
     "softcap": {"softcap": 1.5},
     "rotary": {"rotary": nn.Rotary(base=50.0)},
     "interleaved rotary": {"rotary": nn.Rotary(interleaved=True), "num_kv_heads": 2},
+    "part of each head turned": {"rotary": nn.Rotary(frequencies=[0.5])},
     "alibi": {"alibi": True},
     "window": {"window": (1, 0)},
     "window and sinks": {"window": (1, 0), "sinks": 1},

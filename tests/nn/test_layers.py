@@ -202,6 +202,35 @@ def test_rotary_gradient_and_relative_scores(interleaved, rng):
     np.testing.assert_allclose(scores, scores[0], rtol=1e-12)
 
 
+# What transformers 5.24's ROPE_INIT_FUNCTIONS give for heads of width 16, to 7 digits.
+STRETCHED = {
+    "linear": (
+        lambda: nn.frequencies.linear(16, factor=4.0),
+        [0.25, 0.0790569, 0.025, 0.0079057, 0.0025, 0.0007906, 0.00025, 7.91e-05],
+    ),
+    "yarn": (
+        lambda: nn.frequencies.yarn(16, factor=4.0, original_length=128),
+        [1.0, 0.2371708, 0.05, 0.0079057, 0.0025, 0.0007906, 0.00025, 7.91e-05],
+    ),
+    "llama3": (
+        lambda: nn.frequencies.llama3(16, factor=8.0, original_length=128, base=5e5),
+        [1.0, 0.1911265, 0.0047008, 0.0009116, 0.0001768, 3.43e-05, 6.6e-06, 1.3e-06],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRETCHED)
+def test_stretched_frequencies_are_those_of_published_code(name):
+    build, wanted = STRETCHED[name]
+    np.testing.assert_allclose(build(), wanted, rtol=0, atol=6e-8)
+
+
+def test_ntk_stretches_the_slowest_pair_by_the_factor_and_leaves_the_fastest():
+    plain, ntk = nn.frequencies.plain(16), nn.frequencies.ntk(16, factor=3.0)
+    assert ntk[0] == plain[0]
+    assert ntk[-1] == pytest.approx(plain[-1] / 3)
+
+
 def test_alibi_slopes_are_those_of_the_authors():
     np.testing.assert_allclose(nn.alibi_slopes(8), 2.0 ** -np.arange(1, 9))
     # get_slopes(12) of the published code: those of 8, then every second one of 16.

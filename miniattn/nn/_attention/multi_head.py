@@ -169,11 +169,8 @@ class MultiHeadAttention(Module):
             raise ValueError(f"sinks: expected 0 without a window, got {sinks}")
         self.alibi = _checks.flag("alibi", alibi)
         self.rotary = _checks.instance("rotary", rotary, Rotary, optional=True)
-        if rotary is not None and self.head_dim % 2:
-            raise ValueError(
-                "rotary: expected None where heads are of odd width, "
-                f"got embed_dim / num_heads = {self.head_dim}"
-            )
+        if rotary is not None:
+            rotary.check_width(self.head_dim)
         kv_dim = self.num_kv_heads * self.head_dim
         self.q_proj = Linear(embed_dim, embed_dim, bias=bias, rng=rng, dtype=dtype)
         self.k_proj = Linear(self.kdim, kv_dim, bias=bias, rng=rng, dtype=dtype)
