@@ -10,14 +10,16 @@ backward, in 90 lines of NumPy. The kernels do the same under the same names, an
    To read it: a task takes pieces of work (`kernels/compile/queue.py`) until none is left;
    `kernels/attention/problem.py` takes its three tables apart. `kernels/attention/masking.py` says
    which tiles are hidden, partial or full, `kernels/attention/scores.py` what stands between a
-   product and its exponential, `kernels/attention/online.py` has the mathematics of softmax as
+   product and its exponential (masks that are no bounds: `kernels/attention/tile_map.py`),
+   `kernels/attention/online.py` has the mathematics of softmax as
    tiles come in, and `kernels/attention/vector/products.py` is the three shapes of product that a
    tile needs.
 2. `kernels/attention/vector/backward.py`: the same walk, with weights computed again, and five
    products.
 3. `registers/`: the vector registers that all of it is written in; the first page is enough.
    `types`, `memory`, `arithmetic`, `maths`, `lanes`, `single` and `product` have a subject each,
-   `build` and `tasks` are what they need. `kernels/dense/panels.py` copies, packs and multiplies.
+   `build` and `tasks` are what they need, `arrays` is for users' functions.
+   `kernels/dense/panels.py` copies, packs and multiplies.
 4. Other ways to the same numbers; `kernels/attention/units.py` lists them, and says who is taken
    when. Without tiles and registers, the least that a kernel of attention does:
    `kernels/attention/scalar/forward.py` and `kernels/attention/scalar/backward.py`, on `pairs`.
@@ -35,7 +37,7 @@ backward, in 90 lines of NumPy. The kernels do the same under the same names, an
 7. Under all of them, `compile/`: `settings` (flags, locks: how a function becomes a kernel),
    `launch` (the one parallel region), `tables` (how arrays lie, as kernels are told), `threads`
    (whose threads), `target` (which processor), `compiler` and `cache` (compiled once, kept on
-   disk). `peak` measures the machine.
+   disk), `user` (functions that users write). `peak` measures the machine.
 """
 
 from typing import TYPE_CHECKING

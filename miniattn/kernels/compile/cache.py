@@ -93,8 +93,8 @@ class KernelCache:
         if root is None or not _has_file(function.__module__):
             return None
         key = (
-            _versions(),
-            _sources_of(function.__module__),
+            versions(),
+            sources_of(function.__module__),
             fingerprint(function),
             fingerprint(self._options),
             [fingerprint(t) for t in signature],
@@ -162,7 +162,7 @@ def _has_file(module: str) -> bool:
     return getattr(sys.modules.get(module), "__file__", None) is not None
 
 
-def _sources_of(module: str) -> list[tuple[str, str, str]]:
+def sources_of(module: str) -> list[tuple[str, str, str]]:
     """Return (name, digest, constants) of ``module`` and of all kernel modules it imports."""
     found: dict[str, tuple[str, str, str]] = {}
     todo = [module]
@@ -213,7 +213,8 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
         yield from _executed(part)
 
 
-def _versions() -> tuple[str, ...]:
+def versions() -> tuple[str, ...]:
+    """Return the versions and settings that machine code depends on."""
     # These settings of Numba's change the machine code as well.
     settings = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
     return (

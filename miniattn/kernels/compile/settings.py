@@ -55,7 +55,7 @@ def _decorator(kind: type["Inner"], options: dict[str, Any]) -> Callable[..., An
     return decorate
 
 
-def _njit(function: Callable[..., Any], **options: Any) -> Any:
+def jit(function: Callable[..., Any], **options: Any) -> Any:
     """Return what Numba makes of a function."""
     if config.DISABLE_JIT:
         raise RuntimeError(
@@ -102,7 +102,7 @@ class Inner:
     @functools.cached_property
     def dispatcher(self) -> Any:
         """What Numba makes of the function."""
-        return forget_python(_njit(self.py_func, pipeline_class=HelperCompiler, **self.options))
+        return forget_python(jit(self.py_func, pipeline_class=HelperCompiler, **self.options))
 
     @property
     def _numba_type_(self) -> Any:
@@ -123,7 +123,7 @@ class Kernel(Inner):
     @functools.cached_property
     def dispatcher(self) -> Any:
         """What Numba makes of the function, with the cache on disk."""
-        dispatcher = _njit(self.py_func, **self.options)
+        dispatcher = jit(self.py_func, **self.options)
         dispatcher._cache = self._cache
         return dispatcher
 

@@ -39,13 +39,16 @@ from miniattn.kernels.registers.arithmetic import (
     sqrt,
     to_float,
 )
+from miniattn.kernels.registers.arrays import views
 from miniattn.kernels.registers.lanes import (
     any_true,
+    bits_of,
     horizontal_max,
     horizontal_maxima,
     horizontal_sum,
     horizontal_sums,
     lookup,
+    mask_of_bits,
     transpose,
 )
 from miniattn.kernels.registers.maths import exp2, exp2_nonpositive, exp2_product, log, tanh
@@ -80,6 +83,7 @@ __all__ = [
     "aligned",
     "any_true",
     "as_integer",
+    "bits_of",
     "call",
     "drain",
     "exp2",
@@ -101,6 +105,7 @@ __all__ = [
     "load_first",
     "log",
     "lookup",
+    "mask_of_bits",
     "maximum",
     "minimum",
     "pointer",
@@ -118,4 +123,5 @@ __all__ = [
     "to_boundary",
     "to_float",
     "transpose",
+    "views",
 ]

@@ -8,7 +8,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from miniattn.kernels.registers import build
-from miniattn.kernels.registers.types import Pointer, Vector, full
+from miniattn.kernels.registers.types import Pointer, Vector, count_of, full
 
 
 @intrinsic
@@ -141,6 +141,34 @@ def any_true(typing_context, mask):
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
     return types.boolean(mask), emit
+
+
+@intrinsic
+def bits_of(typing_context, mask):
+    """Return the lanes of ``mask`` as the low bits of a 64-bit word, lane 0 first."""
+    if not (isinstance(mask, Vector) and mask.dtype == types.boolean and mask.count <= 64):
+        return None
+
+    def emit(context, builder, signature, args):
+        word = builder.bitcast(args[0], ir.IntType(mask.count))
+        return word if mask.count == 64 else builder.zext(word, ir.IntType(64))
+
+    return types.uint64(mask), emit
+
+
+@intrinsic
+def mask_of_bits(typing_context, word, like):
+    """Return the low bits of a word as a mask, for vectors like ``like``; `bits_of` undoes it."""
+    if not isinstance(word, types.Integer):
+        return None
+    count = like.count if isinstance(like, Vector) else count_of(like.dtype)
+
+    def emit(context, builder, signature, args):
+        kind = ir.IntType(count)
+        low = args[0] if word.bitwidth == count else builder.trunc(args[0], kind)
+        return builder.bitcast(low, ir.VectorType(ir.IntType(1), count))
+
+    return Vector(types.boolean, count)(word, like), emit
 
 
 @intrinsic
