@@ -148,7 +148,7 @@ PAIRS = {
     ],
     "merge_attention": [
         ({"outs": normal(3, 2, 4, 5), "lses": normal(3, 2, 4)}, {}),
-        ({"outs": normal(1, 3), "lses": normal(1)}, {}),
+        ({"outs": normal(1, 2, 3), "lses": normal(1, 2)}, {}),
     ],
 }
 
