@@ -57,6 +57,8 @@ def _calls(dtype: np.dtype[Any]) -> Iterator[Call]:
     for name in ("softmax", "log_softmax", "logsumexp"):
         yield _pair(name, x)
         yield _pair(name, x, axis=0)
+    for name in ("sparsemax", "entmax15"):
+        yield _pair(name, x)
     yield _pair("cross_entropy", x, numbers)
     yield _pair("mse", x, x)
     yield _pair("linear", x, x, np.ones(2, dtype))

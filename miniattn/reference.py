@@ -36,6 +36,8 @@ __all__ = [
     "dropout_backward",
     "embedding",
     "embedding_backward",
+    "entmax15",
+    "entmax15_backward",
     "gelu",
     "gelu_backward",
     "layer_norm",
@@ -63,6 +65,8 @@ __all__ = [
     "silu_backward",
     "softmax",
     "softmax_backward",
+    "sparsemax",
+    "sparsemax_backward",
     "tanh",
     "tanh_backward",
 ]
@@ -108,12 +112,7 @@ def softmax(
     x: ArrayLike, *, axis: int = -1, temperature: float = 1.0, mask: ArrayLike | None = None
 ) -> Array:
     """exp(x/t) / sum(exp(x/t)) over the visible entries of each row; 0 at hidden entries."""
-    x, visible = _rows(x, axis, mask)
-    y = np.zeros(x.shape)
-    for row in np.ndindex(x.shape[:-1]):
-        see = visible[row]
-        y[row][see] = _softmax_row(x[row][see], temperature)
-    return np.moveaxis(y, -1, axis)
+    return _by_rows(_softmax_row, x, axis, temperature, mask)
 
 
 @_quiet
@@ -185,6 +184,108 @@ def logsumexp_backward(
     """dx = softmax(x) dy."""
     p, visible = _rows(softmax(x, axis=axis, mask=mask), axis, mask)
     return np.moveaxis(np.where(visible, p * _f64(dy)[..., None], 0.0), -1, axis)
+
+
+# Sparse relatives of softmax: the threshold is found by sorting, as the papers do.
+
+
+def _sparsemax_row(s: Array, temperature: float = 1.0) -> Array:
+    """max(0, z - t) of z = s/t', the point of the simplex nearest to it; 0 where nothing is."""
+    z = (s - _top(s)) / temperature
+    if np.isnan(z).any():
+        return z + np.nan
+    largest_first = np.sort(z[z > -np.inf])[::-1]
+    count = np.arange(1, len(largest_first) + 1)
+    shares = (1 - np.cumsum(largest_first)) / count
+    inside = largest_first + shares > 0
+    return np.maximum(z + shares[inside][-1], 0) if inside.any() else np.zeros_like(z)
+
+
+def _entmax15_row(s: Array, temperature: float = 1.0) -> Array:
+    """max(0, z - t)^2 of z = s/2t', with t such that they sum to 1; 0 where nothing is."""
+    z = (s - _top(s)) / temperature / 2
+    if np.isnan(z).any():
+        return z + np.nan
+    largest_first = np.sort(z[z > -np.inf])[::-1]
+    for count in range(len(largest_first), 0, -1):
+        inside = largest_first[:count]
+        mean = inside.sum() / count
+        spread = ((inside - mean) ** 2).sum()
+        if spread < 1:
+            t = mean - np.sqrt((1 - spread) / count)
+            if inside[-1] > t:
+                return np.maximum(z - t, 0) ** 2
+    return np.zeros_like(z)
+
+
+def _by_rows(
+    weigh: Any, x: ArrayLike, axis: int, temperature: float, mask: ArrayLike | None
+) -> Array:
+    """A function of the visible entries of each row; 0 at hidden entries."""
+    x, visible = _rows(x, axis, mask)
+    y = np.zeros(x.shape)
+    for row in np.ndindex(x.shape[:-1]):
+        see = visible[row]
+        y[row][see] = weigh(x[row][see], temperature)
+    return np.moveaxis(y, -1, axis)
+
+
+def _by_rows_backward(
+    dy: ArrayLike, u: Array, axis: int, temperature: float, mask: ArrayLike | None
+) -> Array:
+    """dx = u (dy - mean of dy weighted by u) / t, where u is the slope of each entry's weight."""
+    u, visible = _rows(u, axis, mask)
+    dy, _ = _rows(dy, axis, mask)
+    dx = np.zeros(u.shape)
+    for row in np.ndindex(u.shape[:-1]):
+        see = visible[row] & (u[row] != 0)
+        share = u[row][see] / u[row][see].sum()
+        dx[row][see] = u[row][see] * (dy[row][see] - (share * dy[row][see]).sum()) / temperature
+    return np.moveaxis(dx, -1, axis)
+
+
+@_quiet
+def sparsemax(
+    x: ArrayLike, *, axis: int = -1, temperature: float = 1.0, mask: ArrayLike | None = None
+) -> Array:
+    """max(0, x/t - s), s such that the visible entries of each row sum to 1."""
+    return _by_rows(_sparsemax_row, x, axis, temperature, mask)
+
+
+@_quiet
+def sparsemax_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    *,
+    axis: int = -1,
+    temperature: float = 1.0,
+    mask: ArrayLike | None = None,
+) -> Array:
+    """dx = (dy - mean(dy)) / t over the entries that are not 0."""
+    y = sparsemax(x, axis=axis, temperature=temperature, mask=mask)
+    return _by_rows_backward(dy, np.where(y != 0, 1.0 + 0 * y, 0.0), axis, temperature, mask)
+
+
+@_quiet
+def entmax15(
+    x: ArrayLike, *, axis: int = -1, temperature: float = 1.0, mask: ArrayLike | None = None
+) -> Array:
+    """max(0, x/2t - s)^2, s such that the visible entries of each row sum to 1."""
+    return _by_rows(_entmax15_row, x, axis, temperature, mask)
+
+
+@_quiet
+def entmax15_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    *,
+    axis: int = -1,
+    temperature: float = 1.0,
+    mask: ArrayLike | None = None,
+) -> Array:
+    """dx = sqrt(y) (dy - sum(sqrt(y) dy) / sum(sqrt(y))) / t."""
+    y = entmax15(x, axis=axis, temperature=temperature, mask=mask)
+    return _by_rows_backward(dy, np.sqrt(y), axis, temperature, mask)
 
 
 # Losses.

@@ -162,6 +162,8 @@ X = np.linspace(-1, 1, 12).reshape(3, 4)
 SHARED = {
     "softmax": ({"x": X}, "y"),
     "log_softmax": ({"x": X}, "y"),
+    "sparsemax": ({"x": X}, "y"),
+    "entmax15": ({"x": X}, "y"),
     "relu": ({"x": X}, "y"),
     "sigmoid": ({"x": X}, "y"),
     "tanh": ({"x": X}, "y"),

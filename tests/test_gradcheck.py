@@ -57,6 +57,20 @@ PAIRS = {
         ({"x": normal(2, 3, 5)}, {"mask": sees_some(3, 5)}),
         ({"x": normal(67)}, {}),
     ],
+    "sparsemax": [
+        ({"x": normal(3, 5)}, {}),
+        ({"x": normal(2, 4, 3)}, {"axis": 1, "temperature": 0.5}),
+        ({"x": normal(4, 3)}, {"axis": 0, "mask": choose(4, 3)}),
+        ({"x": normal(2, 3, 5)}, {"mask": sees_some(3, 5)}),
+        ({"x": 0.1 * normal(67)}, {}),
+    ],
+    "entmax15": [
+        ({"x": normal(3, 5)}, {}),
+        ({"x": normal(2, 4, 3)}, {"axis": 1, "temperature": 0.5}),
+        ({"x": normal(4, 3)}, {"axis": 0, "mask": choose(4, 3)}),
+        ({"x": normal(2, 3, 5)}, {"mask": sees_some(3, 5)}),
+        ({"x": 0.5 * normal(67)}, {}),
+    ],
     "cross_entropy": [
         ({"logits": normal(4, 5)}, {"targets": np.array([0, 4, 2, 2])}),
         (

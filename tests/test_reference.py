@@ -192,6 +192,8 @@ LARGER = [
     ("softmax", {"x": 5 * normal(7, 1000)}, {}),
     ("softmax", {"x": 5 * normal(33, 3, 10)}, {"axis": 0, "mask": choose(33, 3, 10)}),
     ("log_softmax", {"x": 5 * normal(7, 1000)}, {"temperature": 0.5}),
+    ("sparsemax", {"x": 0.05 * normal(7, 1000)}, {}),
+    ("entmax15", {"x": 0.5 * normal(7, 1000)}, {}),
     ("logsumexp", {"x": 5 * normal(7, 1000)}, {}),
     ("cross_entropy", {"logits": 5 * normal(50, 100)}, {"targets": np.arange(50)}),
     ("mse", {"pred": normal(50, 100)}, {"target": normal(50, 100)}),

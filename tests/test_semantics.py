@@ -100,6 +100,13 @@ def test_empty_rows_of_the_softmax_family():
     y, ctx = F.softmax_forward(x, mask=mask)
     assert not y[0].any()
     assert not F.softmax_backward(normal(2, 3), ctx)[0].any()
+    for forward, backward in (
+        (F.sparsemax_forward, F.sparsemax_backward),
+        (F.entmax15_forward, F.entmax15_backward),
+    ):
+        y, ctx = forward(x, mask=mask)
+        assert not y[0].any()
+        assert not backward(normal(2, 3), ctx)[0].any()
     y, ctx = F.log_softmax_forward(x, mask=mask)
     assert (y[0] == -np.inf).all()
     assert y[1, 1] == -np.inf
@@ -268,7 +275,7 @@ def test_infinite_scores():
     assert np.isfinite(got["dq"][0, 0, 1]).all()
 
 
-SOFTMAX_FAMILY = ["softmax", "log_softmax", "logsumexp"]
+SOFTMAX_FAMILY = ["softmax", "log_softmax", "logsumexp", "sparsemax", "entmax15"]
 
 
 @pytest.mark.parametrize("n", [1, 5, 64, 300])
@@ -286,7 +293,7 @@ def test_hidden_poison_in_the_softmax_family(name, value, n):
     if name != "logsumexp":
         _, (_, dx3) = run(name, {"x": x}, {"mask": mask}, np.where(mask, dy, value))
         assert_same([dx3], [dx])
-        assert (y[~mask] == (0 if name == "softmax" else -np.inf)).all()
+        assert (y[~mask] == (-np.inf if name == "log_softmax" else 0)).all()
 
 
 @pytest.mark.parametrize("n", [1, 5, 64, 300])
@@ -638,6 +645,8 @@ EMPTY = [
     ),
     ("softmax", {"x": np.zeros((3, 0, 2))}, {"axis": 1, "mask": np.zeros((1, 0, 2), bool)}),
     ("softmax", {"x": np.zeros((3, 0, 2))}, {"axis": 0}),
+    ("sparsemax", {"x": np.zeros((3, 0, 2))}, {"axis": 1}),
+    ("entmax15", {"x": np.zeros((3, 0, 2))}, {"axis": 0}),
     ("cross_entropy", {"logits": np.zeros((0, 5))}, {"targets": np.zeros(0, np.int64)}),
     ("mse", {"pred": np.zeros((0, 2))}, {"target": np.zeros((0, 2))}),
     ("linear", {"x": np.zeros((0, 4)), "weight": normal(3, 4), "bias": normal(3)}, {}),

@@ -103,6 +103,16 @@ if TYPE_CHECKING:  # imported at their first use, and Numba with them
         softmax_backward,
         softmax_forward,
     )
+    from miniattn.functional._sparse import (
+        Entmax15Context,
+        SparsemaxContext,
+        entmax15,
+        entmax15_backward,
+        entmax15_forward,
+        sparsemax,
+        sparsemax_backward,
+        sparsemax_forward,
+    )
 
 __all__ = [
     "AttentionContext",
@@ -110,6 +120,7 @@ __all__ = [
     "CrossEntropyContext",
     "DropoutContext",
     "EmbeddingContext",
+    "Entmax15Context",
     "GeluContext",
     "LayerNormContext",
     "LayerNormGrads",
@@ -127,6 +138,7 @@ __all__ = [
     "SigmoidContext",
     "SiluContext",
     "SoftmaxContext",
+    "SparsemaxContext",
     "TanhContext",
     "attention",
     "attention_backward",
@@ -142,6 +154,9 @@ __all__ = [
     "embedding",
     "embedding_backward",
     "embedding_forward",
+    "entmax15",
+    "entmax15_backward",
+    "entmax15_forward",
     "gelu",
     "gelu_backward",
     "gelu_forward",
@@ -182,6 +197,9 @@ __all__ = [
     "softmax",
     "softmax_backward",
     "softmax_forward",
+    "sparsemax",
+    "sparsemax_backward",
+    "sparsemax_forward",
     "tanh",
     "tanh_backward",
     "tanh_forward",
@@ -197,6 +215,7 @@ _HOMES = (
     "_rotary",
     "_sdpa",
     "_softmax",
+    "_sparse",
     "_elementwise",
 )
 

@@ -89,10 +89,10 @@ def softmax_forward(
 
     The context holds y itself: before the backward, write to a copy.
     """
-    x, axis = _operand(x, axis)
+    x, axis = operand(x, axis)
     temperature = _checks.positive("temperature", temperature)
-    power = _power(temperature)
-    x = _times(x, axis, mask, power) if power else x
+    power = ordinary(temperature)
+    x = times(x, axis, mask, power) if power else x
     inv_temperature, high, low = slopes(math.ldexp(temperature, power), x.dtype)
     if _sideways(x, axis, mask):
         x_columns = _columns(x, axis)
@@ -101,11 +101,11 @@ def softmax_forward(
     else:
         x_rows = rows(to_last_axis(x, axis))
         y_rows = empty_like(x_rows)
-        mask_rows = _mask_rows(mask, x.shape, axis)
+        shown = mask_rows(mask, x.shape, axis)
         factors = high, low, inv_temperature
-        operands = (x_rows, y_rows, *mask_rows)
+        operands = (x_rows, y_rows, *shown)
         run_rows(kernels.softmax, x_rows, factors, operands, masked=mask is not None)
-        y = _restore(y_rows, x.shape, axis)
+        y = restore(y_rows, x.shape, axis)
     return y, SoftmaxContext(y, axis, temperature)
 
 
@@ -116,20 +116,20 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
     """
     y, axis, temperature = _checks.context(ctx, SoftmaxContext)
     dy = _checks.gradient("dy", dy, y.shape, y.dtype)
-    power = _power(temperature)
+    power = ordinary(temperature)
     inv_temperature, high, low = slopes(math.ldexp(temperature, power), y.dtype)
     if _sideways(y, axis):
         y_columns = _columns(y, axis)
         dx = empty(y.shape, y.dtype)
         operands = _columns(dy, axis), y_columns, dx
         run_columns(columns.softmax_backward, y_columns, (high, low, inv_temperature), operands)
-        return _ldexp(dx, power)
+        return ldexp(dx, power)
     y_rows = rows(to_last_axis(y, axis))
     dx_rows = empty_like(y_rows)
     dy_rows = rows(to_last_axis(dy, axis))
     factors = high, low, inv_temperature
     run_rows(kernels.softmax_backward, dx_rows, factors, (dy_rows, y_rows, dx_rows))
-    return _ldexp(_restore(dx_rows, y.shape, axis), power)
+    return ldexp(restore(dx_rows, y.shape, axis), power)
 
 
 @context
@@ -197,10 +197,10 @@ def log_softmax_forward(
 
     The context holds y itself: before the backward, write to a copy.
     """
-    x, axis = _operand(x, axis)
+    x, axis = operand(x, axis)
     temperature = _checks.positive("temperature", temperature)
-    power = _power(temperature)
-    x = _times(x, axis, mask, power) if power else x
+    power = ordinary(temperature)
+    x = times(x, axis, mask, power) if power else x
     inv_temperature, high, low = slopes(math.ldexp(temperature, power), x.dtype)
     if _sideways(x, axis, mask):
         x_columns = _columns(x, axis)
@@ -209,12 +209,12 @@ def log_softmax_forward(
     else:
         x_rows = rows(to_last_axis(x, axis))
         y_rows = empty_like(x_rows)
-        mask_rows = _mask_rows(mask, x.shape, axis)
+        shown = mask_rows(mask, x.shape, axis)
         top, log_sum = np.empty((2, y_rows.shape[0]), x.dtype)
-        operands = (x_rows, y_rows, top, log_sum, *mask_rows)
+        operands = (x_rows, y_rows, top, log_sum, *shown)
         factors = high, low, inv_temperature
         run_rows(kernels.log_softmax, x_rows, factors, operands, masked=mask is not None)
-        y = _restore(y_rows, x.shape, axis)
+        y = restore(y_rows, x.shape, axis)
     return y, LogSoftmaxContext(y, axis, temperature)
 
 
@@ -225,7 +225,7 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
     """
     y, axis, temperature = _checks.context(ctx, LogSoftmaxContext)
     dy = _checks.gradient("dy", dy, y.shape, y.dtype)
-    power = _power(temperature)
+    power = ordinary(temperature)
     inv_temperature, _, _ = slopes(math.ldexp(temperature, power), y.dtype)
     _, high, low = slopes(1.0, y.dtype)
     if _sideways(y, axis):
@@ -233,13 +233,13 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
         dx = empty(y.shape, y.dtype)
         operands = _columns(dy, axis), y_columns, dx
         run_columns(columns.log_softmax_backward, y_columns, (high, low, inv_temperature), operands)
-        return _ldexp(dx, power)
+        return ldexp(dx, power)
     y_rows = rows(to_last_axis(y, axis))
     dx_rows = empty_like(y_rows)
     dy_rows = rows(to_last_axis(dy, axis))
     factors = high, low, inv_temperature
     run_rows(kernels.log_softmax_backward, dx_rows, factors, (dy_rows, y_rows, dx_rows))
-    return _ldexp(_restore(dx_rows, y.shape, axis), power)
+    return ldexp(restore(dx_rows, y.shape, axis), power)
 
 
 @context
@@ -303,7 +303,7 @@ def logsumexp_forward(
 
     The context holds x and mask themselves: before the backward, write to a copy.
     """
-    x, axis = _operand(x, axis)
+    x, axis = operand(x, axis)
     _, high, low = slopes(1.0, x.dtype)
     top, log_sum = np.empty((2, math.prod(x.shape[:axis] + x.shape[axis + 1 :])), x.dtype)
     if _sideways(x, axis, mask):
@@ -312,8 +312,8 @@ def logsumexp_forward(
         lse = (top + log_sum).reshape(x.shape[:axis] + x.shape[axis + 1 :])
     else:
         x_rows = rows(to_last_axis(x, axis))
-        mask_rows = _mask_rows(mask, x.shape, axis)
-        operands = (x_rows, top, log_sum, *mask_rows)
+        shown = mask_rows(mask, x.shape, axis)
+        operands = (x_rows, top, log_sum, *shown)
         run_rows(kernels.logsumexp, x_rows, (high, low), operands, masked=mask is not None)
         sizes = (*_swapped(x.shape, axis)[:-1], 1)
         lse = from_last_axis((top + log_sum).reshape(sizes), axis).squeeze(axis)
@@ -334,14 +334,14 @@ def logsumexp_backward(dlse: Array, ctx: LogsumexpContext) -> Array:
     dlse_rows = kernel_input(to_last_axis(np.expand_dims(dlse, axis), axis)).reshape(-1)
     x_rows = rows(to_last_axis(x, axis))
     dx_rows = empty_like(x_rows)
-    mask_rows = _mask_rows(mask, x.shape, axis)
-    operands = (dlse_rows, x_rows, dx_rows, top, log_sum, *mask_rows)
+    shown = mask_rows(mask, x.shape, axis)
+    operands = (dlse_rows, x_rows, dx_rows, top, log_sum, *shown)
     masked = mask is not None
     run_rows(kernels.logsumexp_backward, x_rows, (high, low), operands, masked=masked)
-    return _restore(dx_rows, x.shape, axis)
+    return restore(dx_rows, x.shape, axis)
 
 
-def _operand(x: Array, axis: int) -> tuple[Array, int]:
+def operand(x: Array, axis: int) -> tuple[Array, int]:
     x = _checks.float_array("x", x)
     if x.ndim == 0:
         raise ValueError("x: expected at least one axis, got shape ()")
@@ -352,13 +352,13 @@ def _operand(x: Array, axis: int) -> tuple[Array, int]:
 ORDINARY = 64
 
 
-def _power(temperature: float) -> int:
+def ordinary(temperature: float) -> int:
     """Return the power of two that makes a temperature ordinary: 0 for nearly all of them."""
     exponent = math.frexp(temperature)[1]
     return -exponent if abs(exponent) > ORDINARY else 0
 
 
-def _times(x: Array, axis: int, mask: Array | None, power: int) -> Array:
+def times(x: Array, axis: int, mask: Array | None, power: int) -> Array:
     """Return (x − max x) · 2^power, visible maxima: with τ · 2^power it has the softmax of x, τ."""
     visible: Any = True
     if mask is not None:
@@ -366,11 +366,11 @@ def _times(x: Array, axis: int, mask: Array | None, power: int) -> Array:
         _checks.broadcastable("mask", visible, "shape of x", x.shape)
     top = x.max(axis, keepdims=True, initial=-np.inf, where=visible)
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        below = _ldexp(x, min(power, 0)) - _ldexp(np.where(top > -np.inf, top, 0), min(power, 0))
-        return _ldexp(below, max(power, 0))
+        below = ldexp(x, min(power, 0)) - ldexp(np.where(top > -np.inf, top, 0), min(power, 0))
+        return ldexp(below, max(power, 0))
 
 
-def _ldexp(x: Array, power: int) -> Array:
+def ldexp(x: Array, power: int) -> Array:
     """Return x · 2^power, also where 2^power is no number of its dtype."""
     if not power:
         return x
@@ -406,7 +406,7 @@ def _columns(x: Array, axis: int) -> Array:
     return kernel_input(x).reshape(before, x.shape[axis], after)
 
 
-def _mask_rows(
+def mask_rows(
     mask: Array | None, shape: tuple[int, ...], axis: int
 ) -> tuple[Array, Array] | tuple[()]:
     """Return the distinct rows of a mask (M, n), and for each row of x which of them it has."""
@@ -428,7 +428,7 @@ def _swapped(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _restore(y_rows: Array, shape: tuple[int, ...], axis: int) -> Array:
+def restore(y_rows: Array, shape: tuple[int, ...], axis: int) -> Array:
     """Undo ``rows(to_last_axis(x, axis))``."""
     if axis == len(shape) - 1:
         return y_rows if len(shape) == 2 else y_rows.reshape(shape)

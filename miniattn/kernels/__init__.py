@@ -29,7 +29,8 @@ backward, in 90 lines of NumPy. The kernels do the same under the same names, an
    `kernels/attention/matrix/backward.py`, on `kernels/registers/matrix_unit.py`, `squares`,
    `products` and `packed`. The weights themselves: `kernels/attention/weights.py`.
 5. Rows: `kernels/rows/softmax.py` is the one to begin with, in frames that `softmax_rows`, `frame`
-   and `writing` hold; `softmax_columns` goes sideways. `norm` (huge rows: `norm_scaled`) and
+   and `writing` hold; `softmax_columns` goes sideways, `sparse`
+   has its relatives with zeros. `norm` (huge rows: `norm_scaled`) and
    `loss` are of the same kind; `columns` sums down. `activation` and `elementary`: numbers one by
    one. `rotary`, `random` (what is dropped).
 6. `kernels/dense/matmul.py` and `kernels/dense/linear.py`: products of whole matrices. `optim`:

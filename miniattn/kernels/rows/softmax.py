@@ -63,7 +63,7 @@ from miniattn.kernels.rows.writing import each, fill, one
 def softmax(rows):
     """y[r] = softmax(x[r] / τ), 0 where hidden; operands x, y, mask, its rows."""
     n, table, high, low = rows.n, rows.table, rows.factors[0], rows.factors[1]
-    x, y = _shown(rows, matrix(rows, 0), 2), matrix(rows, 1)
+    x, y = shown_rows(rows, matrix(rows, 0), 2), matrix(rows, 1)
     if is_narrow(x, n):
         terms = registers(GROUP, x)
         for r in range(0, rows.m, lanes(x)):
@@ -78,7 +78,7 @@ def softmax(rows):
             terms = rows.scratch if aside else q
             s = exponentials(p, n, largest(p, n), high, low, terms, True)
             fill(q, n, aside, _product, one, (table, terms, 1 / s if s != 0 else 0.0))
-    _set_hidden(rows, y, 2, 0)
+    set_hidden(rows, y, 2, 0)
 
 
 @inner(forceinline=True)
@@ -131,7 +131,7 @@ def log_softmax(rows):
     Operands x, y, two numbers for each row, mask, its rows.
     """
     n, table, high, low = rows.n, rows.table, rows.factors[0], rows.factors[1]
-    x, y = _shown(rows, matrix(rows, 0), 4), matrix(rows, 1)
+    x, y = shown_rows(rows, matrix(rows, 0), 4), matrix(rows, 1)
     top, log_sum = column(rows, 2), column(rows, 3)
     tops_and_sums(x, rows.m, n, high, low, table, top, log_sum)
     logarithms(log_sum, rows.m)
@@ -151,7 +151,7 @@ def log_softmax(rows):
             i = r * n
             operands = table, x + i, half, top[r] * -half, log_sum[r], inverse
             fill(y + i, n, rows.large, _logarithm, one, operands)
-    _set_hidden(rows, y, 4, -np.inf)
+    set_hidden(rows, y, 4, -np.inf)
 
 
 @inner(forceinline=True)
@@ -205,7 +205,7 @@ def logsumexp(rows):
     Operands x, top, log_sum, mask, its rows.
     """
     n, high, low = rows.n, rows.factors[0], rows.factors[1]
-    x, top, log_sum = _shown(rows, matrix(rows, 0), 3), column(rows, 1), column(rows, 2)
+    x, top, log_sum = shown_rows(rows, matrix(rows, 0), 3), column(rows, 1), column(rows, 2)
     tops_and_sums(x, rows.m, n, high, low, rows.table, top, log_sum)
     logarithms(log_sum, rows.m)
 
@@ -217,7 +217,7 @@ def logsumexp_backward(rows):
     Operands dlse, x, dx, top, log_sum, mask, its rows.
     """
     n, table, high, low = rows.n, rows.table, rows.factors[0], rows.factors[1]
-    x, dx = _shown(rows, matrix(rows, 1), 5), matrix(rows, 2)
+    x, dx = shown_rows(rows, matrix(rows, 1), 5), matrix(rows, 2)
     dlse, top, log_sum = column(rows, 0), column(rows, 3), column(rows, 4)
     if is_narrow(x, n):
         for r in range(0, rows.m, lanes(x)):
@@ -230,7 +230,7 @@ def logsumexp_backward(rows):
             i = r * n
             operands = table, x + i, top[r], log_sum[r], high, low, dlse[r]
             fill(dx + i, n, rows.large, _share, one, operands)
-    _set_hidden(rows, dx, 5, 0)
+    set_hidden(rows, dx, 5, 0)
 
 
 @inner(forceinline=True)
@@ -288,7 +288,7 @@ def _sums(term, dy, y, count, n):
 
 
 @inner
-def _shown(rows, x, mask):
+def shown_rows(rows, x, mask):
     """Return x, a pointer to rows, or to their copy in scratch with −inf where hidden.
 
     ``mask`` is the number of the operand.
@@ -305,7 +305,7 @@ def _shown(rows, x, mask):
 
 
 @inner
-def _set_hidden(rows, y, mask, value):
+def set_hidden(rows, y, mask, value):
     """Put ``value`` where y is hidden: in a row that holds NaN the arithmetic can't."""
     if rows.sizes[MASKED] != 0:
         n, row = rows.n, column_of(rows, mask + 1, np.int64)
