@@ -28,8 +28,8 @@ class Loss(Protocol):
     def backward(self, dloss: float, ctx: Any) -> Array:
         """Return the gradient of the outputs."""
 
-    def count(self, targets: Array) -> int:
-        """Return how many targets count; batches are weighted by it."""
+    def count(self, targets: Array) -> float:
+        """Return how many targets count, or what they do; batches are weighted by it."""
 
     def metrics(self, outputs: Array, targets: Array) -> Mapping[str, float]:
         """Return further means over the counted targets, for evaluation."""
@@ -46,7 +46,9 @@ class CrossEntropy:
     ignore_index : int, default `data.IGNORED`
         Targets of this value do not count.
     label_smoothing : float in [0, 1], default 0
-        As in `functional.cross_entropy`.
+    class_weights : sequence of float (N,), optional
+        As in `functional.cross_entropy`. Targets may be probabilities (..., N) too, as mixing
+        examples makes them.
 
     Examples
     --------
@@ -61,39 +63,56 @@ class CrossEntropy:
 
     ignore_index: int = IGNORED
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.class_weights is not None:
+            weights = np.asarray(self.class_weights)
+            if weights.ndim != 1 or weights.dtype.kind not in "iuf" or not (weights >= 0).all():
+                raise ValueError(
+                    f"class_weights: expected numbers (N,) >= 0, got {self.class_weights!r}"
+                )
         _checks.integer("ignore_index", self.ignore_index)
         if not 0 <= _checks.number("label_smoothing", self.label_smoothing) <= 1:
             raise ValueError(
                 f"label_smoothing: expected a number in [0, 1], got {self.label_smoothing}"
             )
 
-    def forward(self, outputs: Array, targets: Array) -> tuple[float, F.CrossEntropyContext]:
+    def forward(self, outputs: Array, targets: Array) -> tuple[float, Any]:
         """Return (loss, ctx)."""
+        weights = self.class_weights
         with _checks.renamed(logits="outputs"):
             loss, ctx = F.cross_entropy_forward(
                 outputs,
                 targets,
                 ignore_index=self.ignore_index,
                 label_smoothing=self.label_smoothing,
+                class_weights=None if weights is None else np.asarray(weights, np.float64),
             )
         return float(loss), ctx
 
-    def backward(self, dloss: float, ctx: F.CrossEntropyContext) -> Array:
+    def backward(self, dloss: float, ctx: Any) -> Array:
         """Return dlogits (..., N)."""
         return F.cross_entropy_backward(dloss, ctx)
 
-    def count(self, targets: Array) -> int:
-        """Return how many targets are not ``ignore_index``."""
-        return int(np.count_nonzero(_checks.int_array("targets", targets) != self.ignore_index))
+    def count(self, targets: Array) -> float:
+        """Return how many targets are not ``ignore_index``; with class weights, their sum."""
+        targets = _checks.any_array("targets", targets, "an array of classes or of probabilities")
+        if targets.dtype.kind == "f":
+            return int(np.prod(targets.shape[:-1]))
+        chosen = _checks.int_array("targets", targets)
+        chosen = chosen[chosen != self.ignore_index]
+        if self.class_weights is not None:
+            return float(np.asarray(self.class_weights, np.float64)[chosen].sum())
+        return int(chosen.size)
 
     def metrics(self, outputs: Array, targets: Array) -> dict[str, float]:
         """Return the accuracy: how often the greatest logit is that of the target."""
-        outputs, targets = (
-            _checks.float_array("outputs", outputs),
-            _checks.int_array("targets", targets),
-        )
+        outputs = _checks.float_array("outputs", outputs)
+        targets = _checks.any_array("targets", targets, "an array of classes or of probabilities")
+        if targets.dtype.kind == "f" and targets.ndim:
+            targets = targets.argmax(axis=-1)
+        targets = _checks.int_array("targets", targets)
         _checks.shape("outputs", outputs, "..., N")
         if targets.shape != outputs.shape[:-1]:
             raise ValueError(f"targets: expected shape {outputs.shape[:-1]}, got {targets.shape}")

@@ -293,11 +293,18 @@ def entmax15_backward(
 
 @_quiet
 def cross_entropy(
-    logits: ArrayLike, targets: ArrayLike, *, ignore_index: int = -100, label_smoothing: float = 0.0
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    class_weights: ArrayLike | None = None,
 ) -> float:
-    """Mean of -sum(q log p) over the counted targets; q is one-hot, smoothed towards uniform."""
-    logp, q, _ = _target_distribution(logits, targets, ignore_index, label_smoothing)
-    return float(-np.sum(q * logp / max(1, len(q)), where=q > 0))
+    """Mean of -sum(w q log p) over the counted targets; q is smoothed towards uniform."""
+    logp, q, _, total = _target_distribution(
+        logits, targets, ignore_index, label_smoothing, class_weights
+    )
+    return float(-np.sum(q * logp / total, where=q > 0))
 
 
 @_quiet
@@ -308,24 +315,38 @@ def cross_entropy_backward(
     *,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    class_weights: ArrayLike | None = None,
 ) -> Array:
-    """dlogits = dloss (p - q) / count; 0 in the rows of ignored targets."""
-    logp, q, counted = _target_distribution(logits, targets, ignore_index, label_smoothing)
+    """dlogits = dloss (p sum(w q) - w q) / total; 0 in the rows of ignored targets."""
+    logp, q, counted, total = _target_distribution(
+        logits, targets, ignore_index, label_smoothing, class_weights
+    )
     dlogits = np.zeros(np.shape(logits))
-    dlogits[counted] = dloss * (np.exp(logp) - q) / max(1, len(q))
+    dlogits[counted] = dloss * (np.exp(logp) * q.sum(axis=-1, keepdims=True) - q) / total
     return dlogits
 
 
 def _target_distribution(
-    logits: ArrayLike, targets: ArrayLike, ignore_index: int, smoothing: float
-) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Log-probabilities and target distribution of the counted rows, and which rows count."""
-    counted = np.asarray(targets) != ignore_index
-    logp = log_softmax(logits)[counted]
+    logits: ArrayLike,
+    targets: ArrayLike,
+    ignore_index: int,
+    smoothing: float,
+    class_weights: ArrayLike | None,
+) -> tuple[Array, Array, NDArray[np.bool_], float]:
+    """Log-probabilities and w q of the counted rows, which rows count, and the sum of weights."""
+    targets = np.asarray(targets)
+    logp = log_softmax(logits)
     classes = logp.shape[-1]
-    q = np.full(logp.shape, smoothing / max(1, classes))
-    q[np.arange(len(q)), np.asarray(targets)[counted]] += 1.0 - smoothing
-    return logp, q, counted
+    w = np.ones(classes) if class_weights is None else _f64(class_weights)
+    if targets.dtype.kind == "f":
+        counted = np.ones(logp.shape[:-1], bool)
+        q = (1.0 - smoothing) * _f64(targets)[counted] + smoothing / max(1, classes)
+        return logp[counted], w * q, counted, max(1, len(q))
+    counted = targets != ignore_index
+    q = np.full(logp[counted].shape, smoothing / max(1, classes))
+    q[np.arange(len(q)), targets[counted]] += 1.0 - smoothing
+    total = float(np.sum(w[targets[counted]]))
+    return logp[counted], w * q, counted, total or 1.0
 
 
 @_quiet

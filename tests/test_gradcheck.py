@@ -79,6 +79,18 @@ PAIRS = {
         ),
         ({"logits": normal(3, 4)}, {"targets": np.array([0, -100, 3]), "label_smoothing": 0.2}),
         ({"logits": normal(67)}, {"targets": np.array(3), "label_smoothing": 0.1}),
+        (
+            {"logits": normal(2, 3)},
+            {"targets": np.array([2, 0]), "class_weights": np.array([0.5, 2.0, 3.0])},
+        ),
+        (
+            {"logits": normal(2, 3)},
+            {
+                "targets": np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]),
+                "label_smoothing": 0.1,
+                "class_weights": np.array([0.5, 2.0, 3.0]),
+            },
+        ),
     ],
     "mse": [({"pred": normal(3, 4)}, {"target": normal(3, 4)})],
     "linear": [

@@ -113,6 +113,7 @@ if TYPE_CHECKING:  # imported at their first use, and Numba with them
         sparsemax_backward,
         sparsemax_forward,
     )
+    from miniattn.functional._weighted_loss import WeightedCrossEntropyContext
 
 __all__ = [
     "AttentionContext",
@@ -140,6 +141,7 @@ __all__ = [
     "SoftmaxContext",
     "SparsemaxContext",
     "TanhContext",
+    "WeightedCrossEntropyContext",
     "attention",
     "attention_backward",
     "attention_forward",
@@ -210,6 +212,7 @@ _HOMES = (
     "_attention",
     "_linear",
     "_loss",
+    "_weighted_loss",
     "_merge",
     "_norm",
     "_rotary",

@@ -12,6 +12,13 @@ from miniattn._typing import Array
 from miniattn.functional._arrays import kernel_input, rows
 from miniattn.functional._rows import run_rows
 from miniattn.functional._softmax import slopes
+from miniattn.functional._weighted_loss import (
+    WeightedCrossEntropyContext,
+    checked_probabilities,
+    checked_weights,
+    weighted_backward,
+    weighted_forward,
+)
 from miniattn.kernels.rows import loss as kernels
 
 
@@ -29,22 +36,33 @@ class CrossEntropyContext(NamedTuple):
 
 
 def cross_entropy(
-    logits: Array, targets: Array, *, ignore_index: int = -100, label_smoothing: float = 0.0
+    logits: Array,
+    targets: Array,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    class_weights: Array | None = None,
 ) -> np.floating:
     """Mean cross-entropy of class scores: loss = mean(−Σ_j t_j log softmax(logits)_j).
 
-    t is 1 − ε + ε/N at the target class and ε/N elsewhere, with ε = ``label_smoothing``.
+    t is 1 − ε + ε/N at the target class and ε/N elsewhere, with ε = ``label_smoothing``; or
+    (1 − ε) · targets + ε/N where these are probabilities.
 
     Parameters
     ----------
     logits : ndarray, shape (..., N)
         float32 or float64 scores of N classes.
-    targets : ndarray of int, shape (...)
-        Classes in [0, N), or ``ignore_index`` for rows that do not count.
+    targets : ndarray of int, shape (...), or of float, shape (..., N)
+        Classes in [0, N), or ``ignore_index`` for rows that do not count. Floats are target
+        distributions, each of sum 1; they are not differentiated.
     ignore_index : int
         Such rows are left out of the mean and have gradient 0, whatever their logits hold.
     label_smoothing : float
         ε in [0, 1]; with 1 all classes count the same, whatever the target.
+    class_weights : float array (N,), optional
+        What each class counts: −Σ_j w_j t_j log softmax_j. The mean over rows of classes is then
+        divided by the sum of w at the targets, that over probabilities by the number of rows, as
+        PyTorch does.
 
     Returns
     -------
@@ -55,9 +73,10 @@ def cross_entropy(
     Raises
     ------
     TypeError
-        If ``logits`` is not float32 or float64, or ``targets`` not integer.
+        If ``logits`` is not float32 or float64, or ``targets`` neither integer nor float.
     ValueError
-        If the shapes do not agree, or a target is no class.
+        If the shapes do not agree, a target is no class or no distribution, or a weight is
+        negative.
 
     Notes
     -----
@@ -80,18 +99,37 @@ def cross_entropy(
     0.6931
     """
     return cross_entropy_forward(
-        logits, targets, ignore_index=ignore_index, label_smoothing=label_smoothing
+        logits,
+        targets,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        class_weights=class_weights,
     )[0]
 
 
 def cross_entropy_forward(
-    logits: Array, targets: Array, *, ignore_index: int = -100, label_smoothing: float = 0.0
-) -> tuple[np.floating, CrossEntropyContext]:
+    logits: Array,
+    targets: Array,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    class_weights: Array | None = None,
+) -> tuple[np.floating, CrossEntropyContext | WeightedCrossEntropyContext]:
     """Return ``cross_entropy(logits, targets)`` and the context for `cross_entropy_backward`.
 
-    The context holds logits and targets themselves: before the backward, write to a copy.
+    The context holds logits and targets themselves: before the backward, write to a copy. With
+    ``class_weights`` or probabilities it is a `WeightedCrossEntropyContext`, which holds an array
+    of the logits' size.
     """
     logits = _checks.float_array("logits", logits)
+    targets = _checks.any_array("targets", targets, "an array of classes or of probabilities")
+    if targets.dtype.kind == "f" and targets.shape == logits.shape and logits.ndim:
+        targets = checked_probabilities(_checks.float_array("targets", targets), logits)
+        ignore_index = _checks.integer("ignore_index", ignore_index)
+        label_smoothing = _checks.share("label_smoothing", label_smoothing)
+        if class_weights is not None:
+            class_weights = checked_weights(class_weights, logits.shape[-1])
+        return weighted_forward(logits, targets, class_weights, ignore_index, label_smoothing)
     targets = _checks.int_array("targets", targets)
     if logits.ndim == 0 or targets.shape != logits.shape[:-1]:
         raise ValueError(
@@ -101,6 +139,9 @@ def cross_entropy_forward(
     ignore_index = _checks.integer("ignore_index", ignore_index)
     label_smoothing = _checks.share("label_smoothing", label_smoothing)
     counted = _count_targets(targets, logits.shape[-1], ignore_index)
+    if class_weights is not None:
+        weights = checked_weights(class_weights, logits.shape[-1])
+        return weighted_forward(logits, targets, weights, ignore_index, label_smoothing)
 
     logit_rows, target_rows = rows(logits), kernel_input(targets).reshape(-1)
     losses = empty(target_rows.size, np.float64)
@@ -122,8 +163,12 @@ def cross_entropy_forward(
     return loss, ctx
 
 
-def cross_entropy_backward(dloss: float, ctx: CrossEntropyContext) -> Array:
+def cross_entropy_backward(
+    dloss: float, ctx: CrossEntropyContext | WeightedCrossEntropyContext
+) -> Array:
     """Return ``dlogits`` = (softmax(logits) − t) · dloss / counted, 0 in rows that do not count."""
+    if isinstance(ctx, WeightedCrossEntropyContext):
+        return weighted_backward(_scalar("dloss", dloss), ctx)
     ctx = _checks.context(ctx, CrossEntropyContext)
     scale = _scalar("dloss", dloss) / max(ctx.counted, 1)
     _, high, low = slopes(1.0, ctx.logits.dtype)

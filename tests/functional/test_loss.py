@@ -340,3 +340,86 @@ def test_mse_gradients_of_any_size(dloss):
     _, ctx = F.mse_forward(difference, 0 * difference)
     right = (2 * dloss * difference.astype(float) / 4).astype(np.float32)
     np.testing.assert_allclose(F.mse_backward(dloss, ctx), right, rtol=2e-7, atol=1.5e-45)
+
+
+# ------------------------------------------------- class weights, and targets that are distributions
+
+
+def distributions(rng, shape, dtype):
+    p = rng.random(shape)
+    return (p / p.sum(axis=-1, keepdims=True)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("soft", [False, True])
+def test_weights_and_distributions_are_the_references(soft, weighted, smoothing, dtype, rng):
+    logits, targets = batch(rng, (4, 6, 5), dtype)
+    options = {"label_smoothing": smoothing}
+    if weighted:
+        options["class_weights"] = rng.random(5)
+    if soft:
+        targets = distributions(rng, logits.shape, dtype)
+    loss, dlogits = run(logits, targets, 2.0, **options)
+    eps = float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        loss, reference.cross_entropy(logits, targets, **options), rtol=8 * eps
+    )
+    expected = reference.cross_entropy_backward(2.0, logits, targets, **options)
+    np.testing.assert_allclose(dlogits, expected, rtol=64 * eps, atol=4 * eps)
+    assert loss.dtype == dlogits.dtype == dtype
+
+
+def test_a_distribution_with_one_class_is_that_class(rng):
+    logits, targets = batch(rng, (7, 4), np.float64, ignored=0)
+    hard, soft = run(logits, targets), run(logits, np.eye(4)[targets])
+    np.testing.assert_allclose(soft[0], hard[0], rtol=1e-14)
+    np.testing.assert_allclose(soft[1], hard[1], rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_weights_and_distributions_are_pytorchs(soft, rng):
+    torch = pytest.importorskip("torch")
+    logits, targets = batch(rng, (6, 5), np.float64)
+    weights = rng.random(5)
+    if soft:
+        targets = distributions(rng, logits.shape, np.float64)
+    x = torch.tensor(logits, requires_grad=True)
+    theirs = torch.nn.functional.cross_entropy(
+        x, torch.tensor(targets), weight=torch.tensor(weights), label_smoothing=0.1
+    )
+    theirs.backward()
+    loss, dlogits = run(logits, targets, class_weights=weights, label_smoothing=0.1)
+    np.testing.assert_allclose(loss, theirs.item(), rtol=1e-12)
+    np.testing.assert_allclose(dlogits, x.grad.numpy(), rtol=1e-10, atol=1e-15)
+
+
+def test_a_row_that_does_not_count_may_hold_anything(rng):
+    logits, targets = batch(rng, (5, 3), np.float64, ignored=0)
+    targets[2], logits[2] = -100, np.nan
+    loss, dlogits = run(logits, targets, class_weights=np.array([1.0, 2.0, 3.0]))
+    assert np.isfinite(loss)
+    assert (dlogits[2] == 0).all()
+
+
+def test_classes_that_count_nothing_give_nothing(rng):
+    logits, targets = batch(rng, (5, 3), np.float64)
+    loss, dlogits = run(logits, targets, class_weights=np.zeros(3))
+    assert loss == 0
+    assert (dlogits == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "message"),
+    [
+        (np.full((2, 3), 0.5), {}, "targets: expected probabilities, numbers >= 0 that sum to 1"),
+        (np.array([[1.5, -0.5, 0.0]] * 2), {}, "targets: expected probabilities"),
+        (np.array([0, 1]), {"class_weights": np.ones(2)}, "class_weights: expected shape"),
+        (np.array([0, 1]), {"class_weights": -np.ones(3)}, "class_weights: expected finite"),
+        (np.array([0, 1]), {"class_weights": np.array([1, np.nan, 1])}, "class_weights: expected"),
+    ],
+)
+def test_wrong_weights_and_distributions(targets, options, message):
+    with pytest.raises(ValueError, match=message):
+        F.cross_entropy(np.zeros((2, 3)), targets, **options)
