@@ -186,7 +186,7 @@ def use(name: str | None) -> "Choice":
     -----
     A call that the unit cannot do is done as if nobody had chosen. All units give the same results
     but for rounding; docs/bits.md has more of that. The choice holds for the whole process, and
-    for attention alone: maps and weights that are asked for have one kernel.
+    for maps and weights too; those of all units but ``scalar`` come from the vector registers.
 
     Examples
     --------

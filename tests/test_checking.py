@@ -11,7 +11,8 @@ from test_gradcheck import PAIRS
 
 import miniattn.functional as F
 from miniattn import _checking, _memory
-from miniattn.functional import _attention, _attention_calls
+from miniattn.functional import _attention_calls
+from miniattn.functional._attention import inputs
 from miniattn.kernels.attention.vector import forward as attention_forward
 from miniattn.kernels.compile.launch import run
 from miniattn.kernels.compile.settings import task
@@ -63,7 +64,7 @@ def test_strides_that_are_rounded(fault, rng, reverse, kind):
     q = rng.standard_normal((7, 4))
     records = np.zeros((7, 7), [("x", "f8"), ("kind", kind)])
     bias = records["x"][::-1, ::-1] if reverse else records["x"]
-    fault("strided", lambda x, rows=False: x, _attention)
+    fault("strided", lambda x, rows=False: x, inputs)
     with pytest.raises(ValueError, match=r"strides: expected multiples of 8 bytes"):
         F.attention(q, q, q, bias=bias)
     fault("elements", lambda shape, strides, size: tuple(s // size for s in strides))
@@ -205,11 +206,11 @@ def test_what_a_context_shares_is_documented(name):
     forward = getattr(F, f"{name}_forward")
     said = re.search(r"The context holds ([^:]*?) (itself|themselves):", forward.__doc__ or "")
     said = set(re.findall(r"\w+", said[1])) - {"and"} if said else set()
-    for inputs, options in PAIRS[name]:
+    for given, options in PAIRS[name]:
         options = {key: x for key, x in options.items() if key != "samples"}
         options = fresh(options)
-        y, ctx = forward(**inputs, **options)
-        outside = [x for x in (*inputs.values(), *options.values(), y) if isinstance(x, np.ndarray)]
+        y, ctx = forward(**given, **options)
+        outside = [x for x in (*given.values(), *options.values(), y) if isinstance(x, np.ndarray)]
         for field, x in ctx._asdict().items():
             if isinstance(x, np.ndarray) and any(np.shares_memory(x, a) for a in outside):
                 assert field in said

@@ -15,7 +15,6 @@ from miniattn._memory import empty, scratch
 from miniattn._typing import Array, Shape
 from miniattn.kernels import registers as simd
 from miniattn.kernels.attention import units
-from miniattn.kernels.attention import weights as map_kernels
 from miniattn.kernels.attention.problem import (
     AXES,
     OPERANDS,
@@ -23,7 +22,6 @@ from miniattn.kernels.attention.problem import (
     SIZES,
     STRIDES,
     SUMS,
-    TASKS,
     UNFIT,
     Problem,
 )
@@ -57,7 +55,6 @@ class Step(NamedTuple):
     task: Any
     workers: int
     pieces: int
-    sizes: NDArray[np.int64]
     scratch: tuple[int, int]
 
 
@@ -65,11 +62,14 @@ class Plan(NamedTuple):
     """The launches of a call, and what they are told."""
 
     steps: tuple[Step, ...]
+    sizes: NDArray[np.int64]
     factors: NDArray[np.float64]
     operands: NDArray[np.int64]
     """The table of operands, in which only addresses and the seed are missing."""
     sums: Shape | None
     """The shape of what steps leave for later ones."""
+    remakes: tuple[str, ...]
+    """Operands that steps write once more on the way, and the caller keeps: they get copies."""
     fallback: str | None
     """The unit that does it in the same dtype, if a kernel finds its operands unfit."""
 
@@ -101,15 +101,16 @@ def execute(
         for number, address in addresses:
             operands[number] = address
         operands[SEED] = seed
+        used = _with_copies(arrays, plan.remakes, operands) if plan.remakes else arrays
         sums = None if plan.sums is None else empty(plan.sums, dtype)
         if sums is not None:
             operands[SUMS] = address_of(sums)
         if _checking.ON and plan.steps:
-            _check_operands(arrays, operands, plan.steps[0].sizes)
-        memory = list(arrays.values()) if sums is None else [*arrays.values(), sums]
-        for task, workers, pieces, sizes, room in plan.steps:
+            _check_operands(used, operands, plan.sizes)
+        memory = list(used.values()) if sums is None else [*used.values(), sums]
+        for task, workers, pieces, room in plan.steps:
             own = scratch(*room, dtype)
-            run(task, dtype, workers, pieces, sizes, plan.factors, operands, memory, own)
+            run(task, dtype, workers, pieces, plan.sizes, plan.factors, operands, memory, own)
             if operands[UNFIT] and dtype != np.float64:  # it is done again, in another way
                 break
         if not operands[UNFIT]:
@@ -117,6 +118,18 @@ def execute(
         if plan.fallback is None:
             return False
         unit = plan.fallback
+
+
+def _with_copies(
+    arrays: dict[str, Array], names: tuple[str, ...], operands: NDArray[np.int64]
+) -> dict[str, Array]:
+    """Return the operands with copies of those named, of which the table is told."""
+    copies = {name: arrays[name].copy() for name in names}
+    for name, x in copies.items():
+        at = STRIDES + AXES * _NUMBER[name]
+        operands[_NUMBER[name]] = address_of(x)
+        operands[at : at + x.ndim] = elements(x.shape, x.strides, x.itemsize)
+    return arrays | copies
 
 
 # What kernels take the axes of an operand to be: sizes by letter, R and C those of a map.
@@ -173,27 +186,26 @@ def plan_of(
     outline, fallback = Outline(asked, []), None
     if asked.G:
         outline, fallback = _outline(kind, unit, asked, lanes, shapes.get("dbias"))
-    problem, parts, sums = outline
+    problem, parts, sums, remakes = outline
     pairs = problem.B * problem.H * problem.T * problem.S
     threads = min(threads, 1 + pairs * (problem.D + problem.Dv) // WORTH_A_THREAD)
     steps = []
     for task, (pieces, room) in parts:
         workers = max(1, min(pieces, threads))
-        sizes = np.array(problem[:SIZES])
-        sizes[TASKS] = pieces
         # Each worker's part is a whole number of cache lines.
-        steps.append(Step(task, workers, pieces, sizes, (workers, -(-room // 16) * 16)))
-    return Plan(tuple(steps), np.array(problem[SIZES:]), _table(layouts, sums), sums, fallback)
+        steps.append(Step(task, workers, pieces, (workers, -(-room // 16) * 16)))
+    sizes, factors = np.array(problem[:SIZES]), np.array(problem[SIZES:])
+    table = _table(layouts, sums)
+    return Plan(tuple(steps), sizes, factors, table, sums, remakes, fallback)
 
 
 def _outline(
     kind: Kind, name: str | None, problem: Problem, lanes: int, dbias: Shape | None
 ) -> tuple[Outline, str | None]:
     """Return which kernels do a call, and the unit that does it where they find numbers unfit."""
-    if kind == "map":
-        plan = map_kernels.plan(problem, lanes)
-        return Outline(problem, [(map_kernels.attention_map, plan)]), None
     unit = units.unit_for(problem, lanes, name)
+    if kind == "map":
+        return unit.weights(problem, lanes), None
     if kind == "forward":
         return unit.forward(problem, lanes), unit.fallback
     return unit.backward(problem, lanes, dbias), unit.fallback
@@ -205,11 +217,11 @@ def _problem(shapes: dict[str, Shape], options: Options) -> Problem:
     _, G, S, _ = shapes["k"]
     Dv = shapes["v"][3] if "v" in shapes else D
     scale, softcap, dropout, bins = options
-    unit = unit_of(scale, softcap, "bias" in shapes)
-    return Problem(B, H, G, T, S, D, Dv, 1, *bins, 0, scale, unit, softcap or 0.0, dropout)
+    measure = measure_of(scale, softcap, "bias" in shapes)
+    return Problem(B, H, G, T, S, D, Dv, 1, *bins, scale, measure, softcap or 0.0, dropout)
 
 
-def unit_of(scale: float, softcap: float | None, biased: bool) -> float:
+def measure_of(scale: float, softcap: float | None, biased: bool) -> float:
     """Return what the kernels' scores are to be multiplied by, to be those of the formula.
 
     Where nothing stands between the product q·k and the exponential, they are products, and the

@@ -15,14 +15,21 @@ backward, in 90 lines of NumPy. The kernels do the same under the same names, an
    tiles come in, and `kernels/attention/vector/products.py` is the three shapes of product that a
    tile needs.
 2. `kernels/attention/vector/backward.py`: the same walk, with weights computed again, and five
-   products.
+   products. `queries` makes the gradients of scores, `sums` adds up and writes those of keys and
+   values, `bias` those of a bias.
 3. `registers/`: the vector registers that all of it is written in; the first page is enough.
    `types`, `memory`, `arithmetic`, `maths`, `lanes`, `single` and `product` have a subject each,
    `build` and `tasks` are what they need, `arrays` is for users' functions.
-   `kernels/dense/panels.py` copies, packs and multiplies.
+   `kernels/dense/panels.py` copies, packs and multiplies rows that lie as
+   `kernels/dense/places.py` says.
+
+   One word has one meaning. *Tile*: a rectangle of scores. *Run*: queries, or rows, that follow
+   each other. *Panel*: what a product keeps in vector registers. *Square*: 16 x 16 words of the
+   matrix unit. *Chunk*: 32 terms of a sum, or another run of elements.
 4. Other ways to the same numbers; `kernels/attention/units.py` lists them, and says who is taken
    when. Without tiles and registers, the least that a kernel of attention does:
-   `kernels/attention/scalar/forward.py` and `kernels/attention/scalar/backward.py`, on `pairs`.
+   `kernels/attention/scalar/forward.py`, `kernels/attention/scalar/backward.py` and
+   `kernels/attention/scalar/weights.py`, on `pairs`.
    One query and a long cache: `kernels/attention/decode/forward.py` and
    `kernels/attention/decode/backward.py`.
    The matrix unit: `kernels/attention/matrix/forward.py` and

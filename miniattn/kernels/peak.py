@@ -8,16 +8,17 @@ import numba
 
 from miniattn.kernels.compile.settings import inner, kernel
 from miniattn.kernels.dense.panels import WIDE
+from miniattn.kernels.dense.places import Extent, Grid, Lines
 from miniattn.kernels.registers import lanes, load, load_first, pointer, product, store
 from miniattn.kernels.rows.writing import LARGE, fill, finish, one
 
-ROWS = 6  # of the register tile, as in the products of attention
+ROWS = 6  # of the panel, as in the products of attention
 BLOCK = 65_536  # elements that one task copies
 
 
 @kernel
 def multiply_add(a, b, c, times):
-    """Compute C = A B ``times`` times in each thread, for one register tile C (threads, 6, n).
+    """Compute C = A B ``times`` times in each thread, for one panel C (threads, 6, n).
 
     A (6, K) and B (K, n) stay in the first cache, n being four registers (two where there are only
     16): 2 · threads · times · 6 · K · n operations at the rate of the multiply-add units.
@@ -27,15 +28,10 @@ def multiply_add(a, b, c, times):
             product(
                 ROWS,
                 WIDE,
-                pointer(c[thread], 0),
-                b.shape[1],
-                pointer(a, 0),
-                a.shape[1],
-                1,
-                pointer(b, 0),
-                b.shape[1],
-                a.shape[1],
-                ROWS,
+                Lines(pointer(c[thread], 0), b.shape[1]),
+                Grid(pointer(a, 0), a.shape[1], 1),
+                Lines(pointer(b, 0), b.shape[1]),
+                Extent(ROWS, a.shape[1]),
                 False,
             )
 

@@ -510,7 +510,7 @@ def test_a_bias_that_nobody_learns():
 def test_both_views_of_a_tile_leave_the_same_groups_and_nothing_visible_out(
     lo, hi, sinks, i0, j0, n, m
 ):
-    rule = Rule(lo, hi, sinks, j0 + m, None, None, False, None, 0, 0, False)
+    rule = Rule(lo, hi, sinks, j0 + m, None, None, False, None, False)
     tile = Tile(0, 0, i0, n, j0, m, 64, True, PARTIAL)
     computed, read = np.zeros((2, 64, 64), bool)
     for c in range(0, n, GROUP):

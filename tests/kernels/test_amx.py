@@ -23,21 +23,21 @@ from miniattn.functional._attention_calls import Options, plan_of
 from miniattn.kernels.attention.matrix import forward as matrix
 from miniattn.kernels.attention.matrix import packed as packed_tiles
 from miniattn.kernels.attention.matrix.squares import (
-    Extent,
+    Squares,
     finish,
     idle,
     multiply,
     pack,
     write_turned,
 )
-from miniattn.kernels.attention.problem import Lines
 from miniattn.kernels.attention.vector import forward as vector
 from miniattn.kernels.compile.target import UNIT
+from miniattn.kernels.dense.places import Lines
 from miniattn.kernels.registers import load, pointer
 from miniattn.kernels.registers.matrix_unit import (
-    BLOCK,
     CHUNK,
     PARTS,
+    SIDE,
     configure,
     release,
     store_parts,
@@ -61,10 +61,10 @@ def split(low, high, parts):
 def test_three_parts_make_up_the_number():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        bits = rng.integers(0, 2**32, (2, BLOCK), dtype=np.uint64).astype(np.uint32)
-        exponents = rng.integers(127 - 50, 127 + 40, (2, BLOCK)).astype(np.uint32)
+        bits = rng.integers(0, 2**32, (2, SIDE), dtype=np.uint64).astype(np.uint32)
+        exponents = rng.integers(127 - 50, 127 + 40, (2, SIDE)).astype(np.uint32)
         x = ((bits & np.uint32(0x807FFFFF)) | (exponents << 23)).view(np.float32)
-        words = np.zeros((3, BLOCK, BLOCK), np.float32)
+        words = np.zeros((3, SIDE, SIDE), np.float32)
         split(x[0], x[1], words.reshape(-1))
         for number, parts in zip(x, halves(words[:, 0]), strict=True):
             exact = parts.astype(np.float64)
@@ -76,15 +76,15 @@ def test_three_parts_make_up_the_number():
 
 @numba.njit
 def pack_rows(x, n, columns, along, turned, out):
-    return pack(pointer(out, 0), pointer(x, 0), x.shape[1], n, columns, along, turned)
+    return pack(pointer(out, 0), Lines(pointer(x, 0), x.shape[1]), n, columns, along, turned)
 
 
 def packed(x, along, turned):
-    """Pack a matrix, and return the words by block, chunk, part, row and lane, and the answer."""
+    """Pack a matrix, and return the words by square, chunk, part, row and lane, and the answer."""
     n, columns = x.shape
     terms, others = (columns, n) if along else (n, columns)
-    blocks = -(-others // CHUNK) * 2 if along else -(-others // BLOCK)
-    out = np.full((blocks, -(-terms // CHUNK), 3, BLOCK, BLOCK), np.nan, np.float32)
+    squares = -(-others // CHUNK) * 2 if along else -(-others // SIDE)
+    out = np.full((squares, -(-terms // CHUNK), 3, SIDE, SIDE), np.nan, np.float32)
     fits = pack_rows(x, n, columns, along, turned, out.reshape(-1))
     return out, fits
 
@@ -101,15 +101,15 @@ def test_packing(shape, along, turned):
     wide[: shape[0], : shape[1]] = x
     n, columns = shape
     terms, others = (columns, n) if along else (n, columns)
-    blocks = -(-others // CHUNK) * 2 if along else -(-others // BLOCK)
-    out = np.full((blocks, -(-terms // CHUNK), 3, BLOCK, BLOCK), np.nan, np.float32)
+    squares = -(-others // CHUNK) * 2 if along else -(-others // SIDE)
+    out = np.full((squares, -(-terms // CHUNK), 3, SIDE, SIDE), np.nan, np.float32)
     assert pack_rows(wide, n, columns, along, turned, out.reshape(-1))
     low, high = (half.sum(axis=2) for half in halves(out))
     by_others = x if along else x.T  # one row for each row of A, or column of B
-    want = np.zeros((blocks * BLOCK, out.shape[1] * CHUNK), np.float32)
+    want = np.zeros((squares * SIDE, out.shape[1] * CHUNK), np.float32)
     want[:others, :terms] = by_others
-    want = want.reshape(blocks, BLOCK, -1, 2, BLOCK).transpose(3, 0, 2, 1, 4)
-    # Of A a row of the block belongs to one row; of B, a lane to one column.
+    want = want.reshape(squares, SIDE, -1, 2, SIDE).transpose(3, 0, 2, 1, 4)
+    # Of A a row of the square belongs to one row; of B, a lane to one column.
     if along == turned:
         want = want.swapaxes(-1, -2)
     np.testing.assert_array_equal(low, want[0])
@@ -135,7 +135,7 @@ def product(a, b, c, rows, columns, chunks, accumulate):
     configure()
     step = chunks * PARTS
     left, right = Lines(pointer(a, 0), step), Lines(pointer(b, 0), step)
-    to, extent = Lines(pointer(c, 0), c.shape[1]), Extent(rows, columns, chunks)
+    to, extent = Lines(pointer(c, 0), c.shape[1]), Squares(rows, columns, chunks)
     unit = multiply(to, left, right, extent, accumulate, idle, 0, 3)
     finish(idle, 0, unit, 5)
     release()
@@ -155,8 +155,8 @@ def test_products(sizes):
             packed(a, True, False)[0].reshape(-1),
             packed(b, False, False)[0].reshape(-1),
             c,
-            m // BLOCK,
-            n // BLOCK,
+            m // SIDE,
+            n // SIDE,
             -(-k // CHUNK),
             start == 1.0,
         )
@@ -180,7 +180,7 @@ def turn_and_write(source, n, columns, factors, out):
 def test_results_are_turned_back(shape):
     n, columns = shape
     rng = np.random.default_rng(3)
-    width, rows = -(-n // BLOCK) * BLOCK, -(-columns // BLOCK) * BLOCK
+    width, rows = -(-n // SIDE) * SIDE, -(-columns // SIDE) * SIDE
     source, factors = (rng.standard_normal(s).astype(np.float32) for s in ((rows, width), width))
     out = np.full((n + 1, columns + 1), 7.0, np.float32)
     turn_and_write(source, n, columns, factors, out)
@@ -339,7 +339,7 @@ def some_products():
         a *= 2.0 ** rng.integers(-126, 30, (m, 1)).astype(np.float32)
         a, b = packed(a, True, False)[0], packed(b, False, False)[0]
         c = np.zeros((m, n), np.float32)
-        product(a.reshape(-1), b.reshape(-1), c, m // BLOCK, n // BLOCK, -(-k // CHUNK), False)
+        product(a.reshape(-1), b.reshape(-1), c, m // SIDE, n // SIDE, -(-k // CHUNK), False)
         results.append(c.ravel())
     return np.concatenate(results)
 

@@ -12,13 +12,14 @@ from miniattn.kernels.attention.decode import backward as decode_backward
 from miniattn.kernels.attention.decode import forward as decode
 from miniattn.kernels.attention.matrix import backward as matrix_backward
 from miniattn.kernels.attention.matrix import forward as matrix
-from miniattn.kernels.attention.problem import Lines, Problem
-from miniattn.kernels.attention.vector import backward, forward
+from miniattn.kernels.attention.problem import Problem
+from miniattn.kernels.attention.vector import backward, bias, forward, queries, sums
+from miniattn.kernels.dense.places import Lines
 from miniattn.kernels.registers.matrix_unit import PARTS
 
-# B, H, G, T, S, D, Dv, parts, rows, columns, tasks, scale, unit, softcap, dropout
+# B, H, G, T, S, D, Dv, parts, rows, columns, scale, measure, softcap, dropout
 PROBLEMS = [
-    Problem(2, 4, 2, T, S, D, Dv, parts, min(T, 5), min(S, 7), 0, 1.0, 1.0, 0.0, 0.0)
+    Problem(2, 4, 2, T, S, D, Dv, parts, min(T, 5), min(S, 7), 1.0, 1.0, 0.0, 0.0)
     for (T, S), (D, Dv), parts in itertools.product(
         [(1, 1), (3, 1300), (64, 64), (65, 63), (200, 700)],
         [(1, 1), (16, 24), (24, 16), (64, 64), (80, 96), (130, 33)],
@@ -76,12 +77,12 @@ def test_vector_forward_and_map(w, n):
 def test_vector_backward(w, n):
     for p in PROBLEMS:
         d, v, width = up(p.D, w), up(p.Dv, w), up(n, max(w, 8))
-        begin = backward.beside_sums(p, w, 0)
-        room = backward.lay_out(p, n, w, begin)
-        sums = backward.sums_at(p, w, 0)
-        own = [(sums.dk, p.S * d), (sums.dv, p.S * v)]
-        assert_side_by_side(sums.end, *own)
-        assert begin == (sums.end if p.parts == 1 else 0)
+        begin = sums.beside_sums(p, w, 0)
+        room = queries.lay_out(p, n, w, begin)
+        of_keys = sums.sums_at(p, w, 0)
+        own = [(of_keys.dk, p.S * d), (of_keys.dv, p.S * v)]
+        assert_side_by_side(of_keys.end, *own)
+        assert begin == (of_keys.end if p.parts == 1 else 0)
         assert_side_by_side(
             room.end,
             *(own if p.parts == 1 else []),
@@ -96,7 +97,7 @@ def test_vector_backward(w, n):
         )
         assert (room.dq.step, room.q.step, room.dout.step, room.k.step) == (d, d, v, d)
         assert room.end <= backward.plan(p, w)[1]
-        assert room.end - begin <= backward.plan_bias(p, w, (1, 1, 1, 1))[1]
+        assert room.end - begin <= bias.plan(p, w, (1, 1, 1, 1))[1]
 
 
 @pytest.mark.parametrize("w", LANES)
@@ -151,7 +152,7 @@ def test_matrix():
         )
         assert matrix.plan(p, 16)[1] == room.end + 16
 
-        begin, keys = backward.beside_sums(p, 16, 0), matrix_backward.keys_at(p, 0)
+        begin, keys = sums.beside_sums(p, 16, 0), matrix_backward.keys_at(p, 0)
         room = matrix_backward.lay_out(p, begin)
         tile = [
             (keys.k, squares(64, D)),
@@ -167,7 +168,7 @@ def test_matrix():
             (room.dout, squares(128, Dv)),
             (room.dout_rows, squares(Dv, 128)),
             *((packed, squares(128, 64)) for packed in (room.p, room.ds_keys, room.ds_queries)),
-            *((square, 32 * 32) for square in (*room.now, *room.later)),
+            *((part, 32 * 32) for part in (*room.now, *room.later)),
             (room.dq, 128 * up(D, 16)),
             *((row, 128) for row in (*room.stats, room.factors)),
             (room.tiles.owners, 2 * room.tiles.places + 1),

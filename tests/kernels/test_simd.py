@@ -14,6 +14,7 @@ import pytest
 
 from miniattn.kernels import registers as simd
 from miniattn.kernels.compile import target as _target
+from miniattn.kernels.dense.places import Extent, Grid, Lines
 from miniattn.kernels.registers import (
     LANES,
     absolute,
@@ -319,11 +320,10 @@ def test_integers():
 
 
 @numba.njit
-def tile_product(c, a, b, depth, valid, accumulate):
-    simd.product(
-        3, 2, pointer(c, 0), c.shape[1], pointer(a, 0), a.shape[1], 1,
-        pointer(b, 0), b.shape[1], depth, valid, accumulate,
-    )  # fmt: skip
+def panel_product(c, a, b, depth, valid, accumulate):
+    left, right = Grid(pointer(a, 0), a.shape[1], 1), Lines(pointer(b, 0), b.shape[1])
+    to = Lines(pointer(c, 0), c.shape[1])
+    simd.product(3, 2, to, left, right, Extent(valid, depth), accumulate)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -334,7 +334,7 @@ def test_product(dtype, accumulate, depth, valid):
     a = rng.normal(size=(valid, 7)).astype(dtype)
     b = rng.normal(size=(7, 2 * width(dtype))).astype(dtype)
     c = np.ones((3, b.shape[1]), dtype)
-    tile_product(c, a, b, depth, valid, accumulate)
+    panel_product(c, a, b, depth, valid, accumulate)
     rows = np.minimum(np.arange(3), valid - 1)  # rows past the end repeat the last
     expected = a[rows, :depth] @ b[:depth] + accumulate
     np.testing.assert_allclose(c, expected, atol=20 * np.finfo(dtype).eps)

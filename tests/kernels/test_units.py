@@ -11,8 +11,10 @@ import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks
 from miniattn.functional import _attention_calls
+from miniattn.kernels.attention import weights
 from miniattn.kernels.attention.problem import Problem
 from miniattn.kernels.attention.scalar import forward as scalar
+from miniattn.kernels.attention.scalar import weights as scalar_weights
 from miniattn.kernels.attention.units import FEW_QUERIES, UNITS, unit_for
 from miniattn.kernels.attention.vector import forward as vector
 from miniattn.kernels.compile.target import LANES, UNIT
@@ -67,7 +69,18 @@ def both(unit, arrays, options):
         out, ctx = F.attention_forward(*operands, **options, **rng)
         found = {"out": out, "lse": ctx.lse, "stats": ctx.stats}
         grads = F.attention_backward(dout, ctx)._asdict()
+        found |= {"weights": weights_of(operands, options, None)}
+        found |= {"map": weights_of(operands, options, (3, 7))}
     return found | {name: x for name, x in grads.items() if x is not None}
+
+
+def weights_of(operands, options, bins):
+    """The weights, or a map of them, which know nothing of dropout."""
+    q, k, *_ = operands
+    options = {name: x for name, x in options.items() if name != "dropout"}
+    if bins is None:
+        return F.attention_weights(q, k, **options)
+    return F.attention_map(q, k, **options, bins=bins)
 
 
 def operands(rng, dtype, queries=T):
@@ -132,7 +145,7 @@ def test_what_float32_cannot_hold_is_noticed(name, rng):
 
 
 def problem(queries=70, width=64):
-    return Problem(1, 1, 1, queries, 500, width, width, 1, 0, 0, 0, 1.0, 1.0, 0.0, 0.0)
+    return Problem(1, 1, 1, queries, 500, width, width, 1, 0, 0, 1.0, 1.0, 0.0, 0.0)
 
 
 def test_the_list_has_an_answer_for_every_call():
@@ -183,6 +196,19 @@ def test_the_choice_reaches_the_next_call(monkeypatch):
         F.attention(x, x, x)
     F.attention(x, x, x)
     assert ran == [scalar.forward, vector.forward]
+
+
+def test_the_choice_reaches_maps_and_weights(monkeypatch):
+    x = np.ones((20, 8))
+    ran = []
+    run = _attention_calls.run
+    monkeypatch.setattr(_attention_calls, "run", lambda task, *a: (ran.append(task), run(task, *a)))
+    with ma.runtime.use("scalar"):
+        F.attention_map(x, x, bins=(2, 3))
+        F.attention_weights(x, x)
+    F.attention_weights(x, x)
+    by_pairs = scalar_weights.attention_map
+    assert ran == [by_pairs, by_pairs, weights.attention_map]
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("decode", np.float32), ("matrix", np.float64)])

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from miniattn.kernels.attention.problem import BOUNDS, DENSE, K_IDS, Q_IDS, given, part_of, step_of
+from miniattn.kernels.attention.problem import BOUNDS, DENSE, K_IDS, Q_IDS, given, grid_of, part_of
 from miniattn.kernels.compile.settings import inner
+from miniattn.kernels.dense.places import Grid, entry
 from miniattn.kernels.registers import (
     LANES,
     any_true,
@@ -48,9 +49,7 @@ class Rule(NamedTuple):
     q_ids: Any
     k_ids: Any
     by_document: bool
-    dense: Any
-    dense_i: int
-    dense_j: int
+    dense: Grid
     is_dense: bool
 
 
@@ -74,10 +73,10 @@ class Tile(NamedTuple):
 
 
 @inner
-def tile_of(rule, b, h, i0, n, j0, m, width, keys_in_rows):
-    """Return the tile of queries ``i0 <= i < i0 + n`` and keys ``j0 <= j < j0 + m``."""
-    kind = classify(rule, i0, i0 + n, j0, j0 + m)
-    return Tile(b, h, i0, n, j0, m, width, keys_in_rows, kind)
+def tile_of(rule, run, j0, m, width, keys_in_rows):
+    """Return the tile of a run of queries and keys ``j0 <= j < j0 + m``."""
+    kind = classify(rule, run.i0, run.i0 + run.n, j0, j0 + m)
+    return Tile(run.b, run.h, run.i0, run.n, j0, m, width, keys_in_rows, kind)
 
 
 @inner
@@ -97,9 +96,7 @@ def rule_of(operands, S, b, h):
         part_of(operands, Q_IDS, b, 0, np.int64),
         part_of(operands, K_IDS, b, 0, np.int64),
         given(operands, Q_IDS),
-        part_of(operands, DENSE, b, h, np.uint8),
-        step_of(operands, DENSE, 2),
-        step_of(operands, DENSE, 3),
+        grid_of(operands, DENSE, b, h, np.uint8),
         given(operands, DENSE),
     )
 
@@ -129,7 +126,7 @@ def visible(rule, i, j):
     if seen and rule.by_document:
         seen = rule.q_ids[i] == rule.k_ids[j]
     if seen and rule.is_dense:
-        seen = rule.dense[i * rule.dense_i + j * rule.dense_j] != 0
+        seen = entry(rule.dense, i, j)[0] != 0
     return seen
 
 
@@ -211,14 +208,13 @@ def _extent(ids, start, stop):
 @inner
 def _some_and_every(rule, i0, i1, j0, j1):
     """Return whether a bool array shows any of these pairs, and whether it shows all."""
-    bytes_ = rule.dense
-    rows = i1 - i0 if rule.dense_i != 0 else 1
-    columns = j1 - j0 if rule.dense_j != 0 else 1
+    bytes_, down, across = rule.dense
+    rows = i1 - i0 if down != 0 else 1
+    columns = j1 - j0 if across != 0 else 1
     shown = hidden = first(0, bytes_)
     for i in range(i0, i0 + rows):
         for j in range(0, columns, lanes(bytes_)):
-            place = bytes_ + (i * rule.dense_i + (j0 + j) * rule.dense_j)
-            entries = read_run(place, rule.dense_j, columns - j, bytes_)
+            entries = read_run(entry(rule.dense, i, j0 + j), across, columns - j, bytes_)
             shown = shown | (entries != 0)
             hidden = hidden | ((entries == 0) & first(columns - j, bytes_))
     return any_true(shown), not any_true(hidden)
@@ -287,15 +283,13 @@ def _hide_rows(scores, rule, tile, r0, r1, c):
 @inner
 def _hide_by_array(scores, rule, tile, r0, r1, c):
     """Hide what the user's bool array hides, in the same vectors."""
-    w, square = lanes(scores), registers(LANES, scores)
-    i_step, j_step = rule.dense_i, rule.dense_j
-    dense = rule.dense + (tile.i0 * i_step + tile.j0 * j_step)
+    w, vectors = lanes(scores), registers(LANES, scores)
     for r in range(r0, r1, w):
         n = min(w, r1 - r)
-        read_square(square, dense, i_step, j_step, tile, r, n, c, _hidden_as_infinity)
+        read_vectors(vectors, rule.dense, tile, r, n, c, _hidden_as_infinity)
         for row in range(n):
             p = scores + ((r + row) * tile.width + c)
-            store(p, select(load(square + row * w) == 0.0, load(p), -np.inf))
+            store(p, select(load(vectors + row * w) == 0.0, load(p), -np.inf))
 
 
 @inner
@@ -304,22 +298,22 @@ def _hidden_as_infinity(entries, like):
 
 
 @inner
-def read_square(square, source, i_step, j_step, tile, r, n, c, convert):
+def read_vectors(vectors, source, tile, r, n, c, convert):
     """Read what a user's array, queries by keys, says of ``n`` vectors of a tile of scores.
 
-    These are the vectors at ``c`` of the rows from ``r`` on; ``source`` is the entry of the tile's
-    first pair. Entries are read in lines of keys, go through ``convert``, and are turned in the
-    registers where the tile's rows belong to keys.
+    These are the vectors at ``c`` of the rows from ``r`` on; ``source`` is the `Grid` of the head.
+    Entries are read in lines of keys, go through ``convert``, and are turned in the registers where
+    the tile's rows belong to keys.
     """
-    w = lanes(square)
+    w, step = lanes(vectors), source.across
     _, columns = rows_and_columns(tile)
     if tile.keys_in_rows:
-        lines = registers(LANES, square)
+        lines = registers(LANES, vectors)
         for lane in range(w):
-            place = source + (min(c + lane, columns - 1) * i_step + r * j_step)
-            store(lines + lane * w, convert(read_run(place, j_step, n, square), square))
-        transpose(square, w, lines, w, w)
+            place = entry(source, tile.i0 + min(c + lane, columns - 1), tile.j0 + r)
+            store(lines + lane * w, convert(read_run(place, step, n, vectors), vectors))
+        transpose(vectors, w, lines, w, w)
     else:
         for row in range(n):
-            place = source + ((r + row) * i_step + c * j_step)
-            store(square + row * w, convert(read_run(place, j_step, columns - c, square), square))
+            place = entry(source, tile.i0 + r + row, tile.j0 + c)
+            store(vectors + row * w, convert(read_run(place, step, columns - c, vectors), vectors))

@@ -29,6 +29,7 @@ from miniattn.kernels.attention.problem import DLSE, LSE, UNFIT, given, part_of,
 from miniattn.kernels.attention.scores import LOG2_E
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.panels import sum_of_squares
+from miniattn.kernels.dense.places import entry
 from miniattn.kernels.registers import (
     LANES,
     absolute,
@@ -46,7 +47,7 @@ from miniattn.kernels.registers import (
     store,
 )
 
-QUERIES = 64  # of a block, whose sums are written at once
+QUERIES = 64  # of a run, whose sums are written at once
 _DOUBLES = 2 * QUERIES // LANES  # registers that so many numbers fill in double precision
 # Beyond scores of this size the rounding of a float32 score is seen in its weight, 6e-5 of it at
 # this size: such a call is done in double precision.
@@ -142,13 +143,13 @@ def overflows(s, rule, tile):
 
 
 @inner
-def far_from_overflow(k, k_row, m, D, squares):
+def far_from_overflow(k, m, D, squares):
     """Return whether products with ``m`` keys are finite, by ``|q k| <= |q| |k|``.
 
-    ``squares`` is the sum of the squares of a block's queries. To add up those of keys is less work
+    ``squares`` is the sum of the squares of a run's queries. To add up those of keys is less work
     than to look at scores, where there are more queries than features.
     """
-    return squares * sum_of_squares(k, k_row, m, D) < _BOUND
+    return squares * sum_of_squares(k, m, D) < _BOUND
 
 
 @inner
@@ -182,15 +183,15 @@ def _queries_finite(s, tile):
 
 
 @inner
-def write_stats(problem, operands, b, h, i0, n, top, total):
-    """Write m, log2 l and ``lse = m + log l`` of ``n`` queries; lse is -inf where one saw nothing.
+def write_stats(problem, operands, run, top, total):
+    """Write m, log2 l and ``lse = m + log l`` of some queries; lse is -inf where one saw nothing.
 
-    m is as scores are: times ``problem.unit`` it is that of the formula. Where it is beyond the
+    m is as scores are: times ``problem.measure`` it is that of the formula. Where it is beyond the
     LIMIT, or NaN, the operands are UNFIT.
     """
-    lse = part_of(operands, LSE, b, h, top) + i0
-    tops = stats_of(operands, 0, b, h, top) + i0
-    log_sums = stats_of(operands, 1, b, h, top) + i0
+    n = run.n
+    lse = part_of(operands, LSE, run.b, run.h, top) + run.i0
+    tops, log_sums = _stats_of(operands, run, top)
     logs = registers(_DOUBLES, np.float64)  # each number shall be rounded once, at the end
     w = lanes(logs)
     # tiled: log_sum = np.log(total, where=seen, out=np.full_like(total, np.inf))
@@ -199,7 +200,7 @@ def write_stats(problem, operands, b, h, i0, n, top, total):
     for i in range(0, n, w):
         store(logs + i, log(load(logs + i)))
     for i in range(n):
-        natural = problem.unit * top[i]
+        natural = problem.measure * top[i]
         tops[i] = top[i]
         log_sums[i] = logs[i] * LOG2_E
         lse[i] = natural + logs[i]
@@ -213,7 +214,7 @@ def within_limit(problem, top, n):
     beyond = splat(0.0, top)
     for c in range(0, n, lanes(top)):
         peak = load(top + c)
-        within = (absolute(peak * problem.unit) <= LIMIT) | (peak == -np.inf)
+        within = (absolute(peak * problem.measure) <= LIMIT) | (peak == -np.inf)
         beyond = select(within | ~first(n - c, top), beyond, 1.0)
     return not any_true(beyond != 0.0)
 
@@ -227,17 +228,32 @@ class Stats(NamedTuple):
 
 
 @inner
-def read_stats(operands, b, h, i0, n, width, base, log_sum):
-    """Read m, as it is subtracted, and log2 l of ``n`` queries.
+def read_stats(operands, run, width, stats):
+    """Read m, as it is subtracted, and log2 l of some queries, up to the ``width`` of a row.
 
     Padding and rows that see nothing get an infinite sum, of which no score is a part.
     """
-    tops = stats_of(operands, 0, b, h, base) + i0
-    log_sums = stats_of(operands, 1, b, h, base) + i0
+    tops, log_sums = _stats_of(operands, run, stats.base)
     for i in range(width):
-        seen = i < n and tops[i] != -np.inf
-        base[i] = tops[i] if seen else 0.0
-        log_sum[i] = log_sums[i] if seen else np.inf
+        seen = i < run.n and tops[i] != -np.inf
+        stats.base[i] = tops[i] if seen else 0.0
+        stats.log_sum[i] = log_sums[i] if seen else np.inf
+
+
+@inner
+def _stats_of(operands, run, like):
+    """Return where the maxima of some queries lie, and the logarithms of their sums."""
+    tops, log_sums = (
+        stats_of(operands, 0, run.b, run.h, like),
+        stats_of(operands, 1, run.b, run.h, like),
+    )
+    return tops + run.i0, log_sums + run.i0
+
+
+@inner
+def stats_from(stats, i):
+    """Return the `Stats` from query ``i`` of them on."""
+    return Stats(stats.base + i, stats.log_sum + i, stats.delta + i)
 
 
 @inner
@@ -260,31 +276,17 @@ def share_of(total, top):
 # --- NaN and infinity beside a mask --------------------------------------------------------------
 
 
-class Rows(NamedTuple):
-    """Where something of a pair lies: so far apart for the next query, so far for the next key."""
-
-    start: Any
-    by_query: int
-    by_key: int
-
-
-@inner
-def row_of(rows, i, j):
-    """Return where that of query ``i`` and key ``j`` lies."""
-    return rows.start + (i * rows.by_query + j * rows.by_key)
-
-
 @inner
 def add_visible(target, weights, source, columns, rule, tile):
     """Add ``weight * source row`` to the target's row, for each visible pair of a tile.
 
     For what a hidden pair's numbers may hold: its weight is 0, and 0 * NaN = NaN would carry them
-    into every sum.
+    into every sum. A `Grid` says where each of them lies.
     """
     for i in range(tile.n):
         for j in range(tile.m):
             if visible(rule, tile.i0 + i, tile.j0 + j):
-                weight = row_of(weights, i, j)[0]
-                to, row = row_of(target, i, j), row_of(source, i, j)
+                weight = entry(weights, i, j)[0]
+                to, row = entry(target, i, j), entry(source, i, j)
                 for e in range(columns):
                     to[e] = to[e] + weight * row[e]

@@ -8,6 +8,7 @@ dtype, whatever the layouts of its operands. A mask is part of the operands, in 
 from typing import Any, NamedTuple
 
 from miniattn.kernels.compile.settings import inner
+from miniattn.kernels.dense.places import Grid, Lines
 from miniattn.kernels.registers import address
 
 # The table of operands begins with what differs from call to call: the address of each, 0 where it
@@ -38,16 +39,14 @@ class Problem(NamedTuple):
     parts: int
     rows: int
     columns: int
-    tasks: int
     scale: float
-    unit: float
+    measure: float
     """What finished scores are to be multiplied by: the scale, where that is left to be done."""
     softcap: float
     dropout: float
 
 
 SIZES = Problem._fields.index("scale")  # so many fields are integers
-TASKS = Problem._fields.index("tasks")  # pieces of work: another number for each kernel of a call
 
 
 @inner
@@ -64,7 +63,6 @@ def problem_of(sizes, factors):
         sizes[7],
         sizes[8],
         sizes[9],
-        sizes[10],
         factors[0],
         factors[1],
         factors[2],
@@ -91,21 +89,87 @@ def part_of(operands, which, b, h, like):
     return start + (b * step_of(operands, which, 0) + h * step_of(operands, which, 1))
 
 
-class Lines(NamedTuple):
-    """Rows of numbers, or blocks of them, that begin ``step`` elements apart."""
-
-    start: Any
-    step: int
+@inner
+def lines_of(operands, which, b, h, i, like):
+    """Return the `Lines` of an operand's batch row ``b`` and head ``h``, from row ``i`` on."""
+    step = step_of(operands, which, 2)
+    return Lines(part_of(operands, which, b, h, like) + i * step, step)
 
 
 @inner
-def lines_of(operands, which, b, h, i, like):
-    """Return the rows of an operand's batch row ``b`` and head ``h``, from row ``i`` on."""
-    step = step_of(operands, which, 2)
-    return Lines(part_of(operands, which, b, h, like) + i * step, step)
+def grid_of(operands, which, b, h, like):
+    """Return the `Grid` of an operand's batch row ``b`` and head ``h``."""
+    start = part_of(operands, which, b, h, like)
+    return Grid(start, step_of(operands, which, 2), step_of(operands, which, 3))
 
 
 @inner
 def stats_of(operands, which, b, h, like):
     """Return the address of a head's maxima (0) or of the logarithms of its sums (1)."""
     return part_of(operands, STATS, which, b, like) + h * step_of(operands, STATS, 2)
+
+
+# --- Pieces of work ------------------------------------------------------------------------------
+
+
+class Call(NamedTuple):
+    """What one thread knows of a call when it takes a piece of its work."""
+
+    problem: Problem
+    operands: Any
+    scratch: Any
+    """Memory of this thread alone."""
+
+
+class Run(NamedTuple):
+    """Queries ``i0 <= i < i0 + n`` of one head."""
+
+    b: int
+    h: int
+    i0: int
+    n: int
+
+
+@inner
+def runs_of(problem, size):
+    """Return how many runs of ``size`` queries a head has; the last may be shorter."""
+    return (problem.T + size - 1) // size
+
+
+@inner
+def run_of(problem, b, h, number, size):
+    """Return a run of a head's queries by its number."""
+    i0 = number * size
+    return Run(b, h, i0, min(size, problem.T - i0))
+
+
+@inner
+def run_of_piece(problem, piece, size):
+    """Return the run that is a piece of work, where each run is one.
+
+    Under a causal mask the last run of a head takes longest: it comes first.
+    """
+    runs = runs_of(problem, size)
+    head = piece // runs
+    return run_of(problem, head // problem.H, head % problem.H, runs - 1 - piece % runs, size)
+
+
+@inner
+def key_head(problem, h):
+    """Return the head of keys and values that query head ``h`` uses."""
+    return h // (problem.H // problem.G)
+
+
+# --- Bins of a map -------------------------------------------------------------------------------
+
+
+@inner
+def bin_of(i, count, bins):
+    """Return in which of some bins the ``i``-th of ``count`` members is."""
+    return ((i + 1) * bins - 1) // count
+
+
+@inner
+def first_of(which, count, bins):
+    """Return the first of ``count`` members that is in a bin."""
+    return which * count // bins

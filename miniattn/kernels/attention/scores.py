@@ -12,12 +12,13 @@ from miniattn.kernels.attention.masking import (
     PARTIAL,
     Rule,
     hide,
-    read_square,
+    read_vectors,
     rows_and_columns,
     rule_of,
 )
-from miniattn.kernels.attention.problem import BIAS, SEED, given, part_of, step_of
+from miniattn.kernels.attention.problem import BIAS, SEED, given, grid_of
 from miniattn.kernels.compile.settings import inner
+from miniattn.kernels.dense.places import Grid
 from miniattn.kernels.random import stream_key, threefry
 from miniattn.kernels.registers import (
     LANES,
@@ -41,9 +42,7 @@ class Head(NamedTuple):
 
     rule: Rule
     softcap: float
-    bias: Any
-    bias_i: int
-    bias_j: int
+    bias: Grid
     has_bias: bool
     dropout: float
     key: tuple[Any, Any]
@@ -62,14 +61,12 @@ def head_of(problem, operands, b, h, like):
     return Head(
         rule_of(operands, problem.S, b, h),
         problem.softcap,
-        part_of(operands, BIAS, b, h, like),
-        step_of(operands, BIAS, 2),
-        step_of(operands, BIAS, 3),
+        grid_of(operands, BIAS, b, h, like),
         given(operands, BIAS),
         problem.dropout,
         key,
-        problem.scale / problem.unit,
-        problem.unit * LOG2_E,
+        problem.scale / problem.measure,
+        problem.measure * LOG2_E,
     )
 
 
@@ -119,18 +116,16 @@ def _cap(scores, head, tile, slopes):
 
 @inner
 def _add_bias(scores, head, tile):
-    """Add the bias, square by square."""
-    w, square = lanes(scores), registers(LANES, scores)
+    """Add the bias, to as many vectors at a time as they have lanes."""
+    w, vectors = lanes(scores), registers(LANES, scores)
     rows, columns = rows_and_columns(tile)
-    i_step, j_step = head.bias_i, head.bias_j
-    bias = head.bias + (tile.i0 * i_step + tile.j0 * j_step)
     for c in range(0, columns, w):
         for r in range(0, rows, w):
             n = min(w, rows - r)
-            read_square(square, bias, i_step, j_step, tile, r, n, c, _as_it_is)
+            read_vectors(vectors, head.bias, tile, r, n, c, _as_it_is)
             for row in range(n):
                 p = scores + ((r + row) * tile.width + c)
-                entry = load(square + row * w)
+                entry = load(vectors + row * w)
                 # A finite number hides nothing, however far below the others it is.
                 store(p, select(entry == -np.inf, entry, not_below(load(p) + entry, scores)))
 
@@ -148,12 +143,12 @@ def drop(values, head, tile):
     for c in range(0, columns, lanes(values)):
         for r in range(rows):
             p = values + (r * tile.width + c)
-            store(p, select(kept(head, tile, r, c, values), load(p) * factor, 0.0))
+            store(p, select(not_dropped(head, tile, r, c, values), load(p) * factor, 0.0))
 
 
 @inner
-def kept(head, tile, r, c, like):
-    """Return which lanes of the vector at ``c`` of a tile's row ``r`` are not dropped."""
+def not_dropped(head, tile, r, c, like):
+    """Return which lanes of the vector at ``c`` of a tile's row ``r`` stay."""
     threshold = np.uint32(head.dropout * 4294967296.0)
     lane = iota(like, np.uint32)
     if tile.keys_in_rows:

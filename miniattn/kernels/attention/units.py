@@ -1,9 +1,9 @@
 """Who computes a call of attention: units, in one list, tried in order.
 
-A unit is a pair of kernels, forward and backward, that do all that attention promises in a way of
-their own. Each says what it `supports`, and for which of that it is the one to take (`pays`). A
-call goes to the first in the list of which both are true, unless somebody has chosen by name
-(`use`): then to that one where it supports the call, and otherwise as the list says.
+A unit is some kernels, forward, backward and for the weights, that do all that attention promises
+in a way of their own. Each says what it `supports`, and for which of that it is the one to take
+(`pays`). A call goes to the first in the list of which both are true, unless somebody has chosen by
+name (`use`): then to that one where it supports the call, and otherwise as the list says.
 
 What numbers there are, only a kernel sees. One that finds them UNFIT leaves the call to its unit's
 `fallback`; where there is none, it is done again in float64.
@@ -15,6 +15,7 @@ steps.
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+from miniattn.kernels.attention import weights
 from miniattn.kernels.attention.decode import backward as decode_backward
 from miniattn.kernels.attention.decode import forward as decode_forward
 from miniattn.kernels.attention.matrix import backward as matrix_backward
@@ -22,8 +23,11 @@ from miniattn.kernels.attention.matrix import forward as matrix_forward
 from miniattn.kernels.attention.problem import Problem
 from miniattn.kernels.attention.scalar import backward as scalar_backward
 from miniattn.kernels.attention.scalar import forward as scalar_forward
+from miniattn.kernels.attention.scalar import weights as scalar_weights
 from miniattn.kernels.attention.vector import backward as vector_backward
+from miniattn.kernels.attention.vector import bias as vector_bias
 from miniattn.kernels.attention.vector import forward as vector_forward
+from miniattn.kernels.attention.vector import sums as vector_sums
 from miniattn.kernels.compile.target import LANES, UNIT
 from miniattn.kernels.registers.matrix_unit import CHUNK
 
@@ -42,6 +46,8 @@ class Outline(NamedTuple):
     parts: list[Part]
     sums: Shape | None = None
     """The shape of what parts leave for later ones."""
+    remakes: tuple[str, ...] = ()
+    """Operands that parts write once more on the way: they are to work on copies of them."""
 
 
 class Unit(NamedTuple):
@@ -59,6 +65,8 @@ class Unit(NamedTuple):
 
     They read STATS, which another unit may have written.
     """
+    weights: Callable[[Problem, int], Outline]
+    """Of a kernel that adds the weights, whole or pooled, to OUT, which then is their map."""
     fallback: str | None = None
     """Who does a call whose numbers its kernels find UNFIT, in the same dtype."""
 
@@ -81,7 +89,7 @@ def _has_matrix_unit(problem: Problem, lanes: int) -> bool:
 def _pays_to_split(problem: Problem, lanes: int) -> bool:
     """Return whether it is faster: splitting numbers has to pay for itself.
 
-    Below this, and with fewer features than a pair of blocks holds, the vector registers are.
+    Below this, and with fewer features than a pair of squares holds, the vector registers are.
     """
     features, pairs = min(problem.D, problem.Dv), min(problem.T, problem.S)
     worth = features >= CHUNK and pairs >= 128 and features * pairs >= WORTH_SPLITTING
@@ -125,6 +133,8 @@ def _decode_backward(problem: Problem, lanes: int, bias: Shape | None) -> Outlin
     if bias is not None:  # its scores are summed up in another order, and want maxima of their own
         parts += _vector_forward(problem, lanes).parts
         parts.append(_vector_bias(problem, lanes, bias))
+        # They write these on the way, which belong to the context.
+        return Outline(problem, parts, kernels.sums(problem, lanes), ("out", "lse", "stats"))
     return Outline(problem, parts, kernels.sums(problem, lanes))
 
 
@@ -144,16 +154,21 @@ def _vector_backward(problem: Problem, lanes: int, bias: Shape | None) -> Outlin
     kernels, problem = vector_backward, problem._replace(parts=_query_parts(problem))
     parts, sums = [(kernels.backward, kernels.plan(problem, lanes))], None
     if problem.parts > 1:
-        parts.append((kernels.add_sums, kernels.plan_sums(problem, lanes)))
+        parts.append((vector_sums.add_sums, vector_sums.plan_sums(problem, lanes)))
         pieces = problem.B * problem.G * problem.parts
-        sums = 1, pieces, kernels.sums_size(problem, lanes)
+        sums = 1, pieces, vector_sums.sums_size(problem, lanes)
     if bias is not None:
         parts.append(_vector_bias(problem, lanes, bias))
     return Outline(problem, parts, sums)
 
 
 def _vector_bias(problem: Problem, lanes: int, bias: Shape) -> Part:
-    return vector_backward.bias_backward, vector_backward.plan_bias(problem, lanes, bias)
+    return vector_bias.bias_backward, vector_bias.plan(problem, lanes, bias)
+
+
+def _vector_weights(problem: Problem, lanes: int) -> Outline:
+    """No other unit but the plain loops has a way of its own."""
+    return Outline(problem, [(weights.attention_map, weights.plan(problem, lanes))])
 
 
 def _query_parts(problem: Problem) -> int:
@@ -162,8 +177,8 @@ def _query_parts(problem: Problem) -> int:
     It depends on the shape alone, so that the order of summation does. Each part holds its own
     sums of dk and dv: at most four.
     """
-    blocks = problem.H // problem.G * -(-problem.T // 64)
-    return max(1, min(4, blocks, -(-8 // max(1, problem.B * problem.G))))
+    runs = problem.H // problem.G * -(-problem.T // 64)
+    return max(1, min(4, runs, -(-8 // max(1, problem.B * problem.G))))
 
 
 # --- Plain loops ---------------------------------------------------------------------------------
@@ -181,6 +196,10 @@ def _scalar_backward(problem: Problem, lanes: int, bias: Shape | None) -> Outlin
     return Outline(problem, parts)
 
 
+def _scalar_weights(problem: Problem, lanes: int) -> Outline:
+    return Outline(problem, [(scalar_weights.attention_map, scalar_weights.plan(problem, lanes))])
+
+
 # --- The list ------------------------------------------------------------------------------------
 
 UNITS = (
@@ -190,11 +209,12 @@ UNITS = (
         _pays_to_split,
         _matrix_forward,
         _matrix_backward,
+        _vector_weights,
         "vector",
     ),
-    Unit("decode", _has_few_queries, _always, _decode_forward, _decode_backward),
-    Unit("vector", _always, _always, _vector_forward, _vector_backward),
-    Unit("scalar", _always, _never, _scalar_forward, _scalar_backward),
+    Unit("decode", _has_few_queries, _always, _decode_forward, _decode_backward, _vector_weights),
+    Unit("vector", _always, _always, _vector_forward, _vector_backward, _vector_weights),
+    Unit("scalar", _always, _never, _scalar_forward, _scalar_backward, _scalar_weights),
 )
 
 

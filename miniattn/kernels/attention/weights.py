@@ -5,7 +5,7 @@ bin c of the weights: how much of their attention these queries pay to these key
 as queries and keys it is the exact matrix of weights; with fewer, a map of any size is computed in
 the memory of the bins. One piece of work owns whole rows of bins.
 
-Each block of queries is walked over twice, first for the maxima and sums of its scores, as in
+Each run of queries is walked over twice, first for the maxima and sums of its scores, as in
 `vector.forward`, then for the weights themselves.
 """
 
@@ -25,18 +25,24 @@ from miniattn.kernels.attention.online import base_of, overflows, power, within_
 from miniattn.kernels.attention.problem import (
     OUT,
     UNFIT,
+    Call,
     K,
     Problem,
     Q,
+    Run,
+    bin_of,
+    first_of,
+    key_head,
     lines_of,
     problem_of,
 )
 from miniattn.kernels.attention.scores import finish_scores, head_of
 from miniattn.kernels.attention.vector.forward import KEYS, QUERIES, exponentiate, row_width
 from miniattn.kernels.attention.vector.products import multiply_keys
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.dense.panels import ROW_GROUP, fill, pack_transposed
+from miniattn.kernels.dense.places import Lines, line, lines_from
 from miniattn.kernels.registers import lanes, load, select, splat, store
 
 
@@ -50,18 +56,19 @@ def attention_map(sizes, factors, operands, queue, scratch):
     ``problem.columns``, are at most T and S; bin r holds the queries
     ``r * T // rows <= i < (r + 1) * T // rows``. Arguments: as in `vector.forward.forward`.
     """
-    problem = problem_of(sizes, factors)
-    bins = _bins(problem)
+    each_piece(queue, _add_rows, Call(problem_of(sizes, factors), operands, scratch))
+
+
+@inner
+def _add_rows(call, piece):
+    """Add the weights of the queries of some rows of bins."""
+    problem, bins = call.problem, _bins(call.problem)
     groups = (problem.rows + bins - 1) // bins
-    piece = take(queue)
-    while piece < problem.tasks:
-        b, h = piece // groups // problem.H, piece // groups % problem.H
-        first = piece % groups * bins
-        stop = min(problem.rows, first + bins) * problem.T // problem.rows
-        for i0 in range(first * problem.T // problem.rows, stop, QUERIES):
-            n = min(QUERIES, stop - i0)
-            _add_weights(problem, operands, b, h, i0, n, scratch)
-        piece = take(queue)
+    b, h = piece // groups // problem.H, piece // groups % problem.H
+    first = piece % groups * bins
+    stop = min(problem.rows, first + bins) * problem.T // problem.rows
+    for i0 in range(first * problem.T // problem.rows, stop, QUERIES):
+        _add_weights(call, Run(b, h, i0, min(QUERIES, stop - i0)))
 
 
 @inner
@@ -79,10 +86,8 @@ def plan(problem: Problem, lanes: int) -> tuple[int, int]:
 class Room(NamedTuple):
     """The scratch memory of ``n`` queries."""
 
-    width: int
-    """Of a row of scores: n and padding."""
-    q: Any
-    """Turned."""
+    q: Lines
+    """Turned; its step is the width of a row of scores: n and padding."""
     s: Any
     slopes: Any
     top: Any
@@ -104,22 +109,21 @@ def lay_out(problem, n, w, start):
     total = top + width
     decay = total + width
     sums = decay + width
-    return Room(width, q, s, slopes, top, total, decay, sums, sums + width)
+    return Room(Lines(q, width), s, slopes, top, total, decay, sums, sums + width)
 
 
 @inner
-def _add_weights(problem, operands, b, h, i0, n, scratch):
-    """Add the weights of queries ``i0 <= i < i0 + n`` to their bins."""
-    D, S, rows, columns = problem.D, problem.S, problem.rows, problem.columns
+def _add_weights(call, run):
+    """Add the weights of a run of queries to their bins."""
+    problem, operands, scratch = call
+    b, h, i0, n = run
     room = lay_out(problem, n, lanes(scratch), scratch)
-    width, s, top, total, sums = room.width, room.s, room.top, room.total, room.sums
+    width, s, top, total = room.q.step, room.s, room.top, room.total
     head = head_of(problem, operands, b, h, scratch)
-    g = h // (problem.H // problem.G)
-    q, q_row = lines_of(operands, Q, b, h, i0, scratch)
-    k, k_row = lines_of(operands, K, b, g, 0, scratch)
-    out, out_row = lines_of(operands, OUT, b, h, 0, scratch)
+    k = lines_of(operands, K, b, key_head(problem, h), 0, scratch)
+    out = lines_of(operands, OUT, b, h, 0, scratch)
 
-    pack_transposed(room.q, width, q, q_row, n, D)
+    pack_transposed(room.q, lines_of(operands, Q, b, h, i0, scratch), n, problem.D)
     fill(top, width, -np.inf)
     fill(total, width, 0.0)
     stop = end_of_keys(head.rule, i0 + n)
@@ -128,10 +132,10 @@ def _add_weights(problem, operands, b, h, i0, n, scratch):
             operands[UNFIT] = 1
         for j0 in range(first_key(head.rule, i0, KEYS), stop, KEYS):
             m = min(KEYS, stop - j0)
-            tile = tile_of(head.rule, b, h, i0, n, j0, m, width, True)
+            tile = tile_of(head.rule, run, j0, m, width, True)
             if tile.kind == HIDDEN:
                 continue
-            multiply_keys(s, k + j0 * k_row, k_row, room.q, D, head.rule, tile)
+            multiply_keys(s, lines_from(k, j0), room.q.start, problem.D, head.rule, tile)
             if adds == 0 and overflows(s, head.rule, tile):
                 operands[UNFIT] = 1
             finish_scores(s, head, tile, room.slopes)
@@ -139,17 +143,23 @@ def _add_weights(problem, operands, b, h, i0, n, scratch):
                 exponentiate(s, head, tile, top, total, room.decay)
                 continue
             _weigh(s, head, tile, top, total)
-            start = j0
-            while start < j0 + m:  # key bin by key bin
-                column = ((start + 1) * columns - 1) // S
-                end = min(j0 + m, (column + 1) * S // columns)
-                _sum_keys(sums, s + (start - j0) * width, end - start, width)
-                for i in range(n):
-                    row = ((i0 + i + 1) * rows - 1) // problem.T
-                    members = (row + 1) * problem.T // rows - row * problem.T // rows
-                    at = row * out_row + column
-                    out[at] = out[at] + sums[i] / members
-                start = end
+            _add_to_bins(problem, tile, s, room.sums, out)
+
+
+@inner
+def _add_to_bins(problem, tile, s, sums, out):
+    """Add the weights of a tile to the map, one bin of keys after the other."""
+    T, S, rows, columns = problem.T, problem.S, problem.rows, problem.columns
+    start, stop = tile.j0, tile.j0 + tile.m
+    while start < stop:
+        column = bin_of(start, S, columns)
+        end = min(stop, first_of(column + 1, S, columns))
+        _sum_keys(sums, s + (start - tile.j0) * tile.width, end - start, tile.width)
+        for i in range(tile.n):
+            row = bin_of(tile.i0 + i, T, rows)
+            place = line(out, row) + column
+            place[0] = place[0] + sums[i] / (first_of(row + 1, T, rows) - first_of(row, T, rows))
+        start = end
 
 
 @inner

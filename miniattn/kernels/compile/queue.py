@@ -37,3 +37,13 @@ def take(queue):
         if start + front + back < stop:
             return start + front if i == 0 else stop - 1 - back
     return pieces
+
+
+@inner
+def each_piece(queue, work, job):
+    """Do ``work(job, piece)`` for each piece that this worker can get."""
+    pieces = queue[PIECES]
+    piece = take(queue)
+    while piece < pieces:
+        work(job, piece)
+        piece = take(queue)

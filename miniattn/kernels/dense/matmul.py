@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from miniattn.kernels.compile.queue import take
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.dense.panels import WIDE, pack
+from miniattn.kernels.dense.places import Extent, Grid, Lines
 from miniattn.kernels.registers import (
     LANES,
     address,
@@ -124,14 +125,6 @@ class Term(NamedTuple):
     a_step: int
     b_row: int
     b_step: int
-
-
-class Left(NamedTuple):
-    """Where the rows of A begin: a pointer, and the steps along its axes in elements."""
-
-    at: int
-    row: int
-    step: int
 
 
 class Block(NamedTuple):
@@ -252,7 +245,7 @@ def _fill(head, terms, operands, piece, part, packed, edge):
         for k in range(term.start, max(term.stop, term.start + 1), DEPTH):
             depth = min(DEPTH, term.stop - k)
             _pack(packed, width, b + k * term.b_row, term.b_row, term.b_step, columns, depth)
-            left = Left(a + k * term.a_step, term.a_row, term.a_step)
+            left = Grid(a + k * term.a_step, term.a_row, term.a_step)
             block = Block(rows, columns, depth, term.stop - k - depth)
             _pass(c, n, left, packed, edge, block, begun)
             begun = True
@@ -301,10 +294,9 @@ def _pass(c, c_row, a, packed, edge, block, begun):
             _copy(edge, width, c + row * c_row, c_row, valid, columns)
         _fetch(a, row, block)
         _fetch_tile(place, step)
-        tile = a.at + row * a.row
-        product(
-            TILE, WIDE, place, step, tile, a.row, a.step, packed, width, block.depth, valid, begun
-        )  # fmt: skip
+        left = Grid(a.start + row * a.down, a.down, a.across)
+        to, right = Lines(place, step), Lines(packed, width)
+        product(TILE, WIDE, to, left, right, Extent(valid, block.depth), begun)
         if not whole:
             _copy(c + row * c_row, c_row, edge, width, valid, columns)
 
@@ -326,16 +318,16 @@ def _fetch(a, row, block):
     Where A's rows are contiguous that is the next tile; where its columns are, a share of the
     next pass.
     """
-    w, rows, depth = lanes(a.at), block.rows, block.depth
-    if a.step == 1:
+    w, rows, depth = lanes(a.start), block.rows, block.depth
+    if a.across == 1:
         for i in range(row + TILE, min(row + 2 * TILE, rows)):
             for k in range(0, depth, w):
-                prefetch(a.at + (i * a.row + k))
+                prefetch(a.start + (i * a.down + k))
     else:
         ahead = min(depth, block.later)
         for k in range(ahead * row // rows, min(ahead, ahead * (row + TILE) // rows)):
             for i in range(0, rows, w):
-                prefetch(a.at + ((depth + k) * a.step + i * a.row))
+                prefetch(a.start + ((depth + k) * a.across + i * a.down))
 
 
 @inner
@@ -350,7 +342,7 @@ def _fetch_tile(c, c_row):
 def _pack(target, width, b, b_row, b_step, n, depth):
     """Write ``target[k * width + i] = B[k, i]``, 0 for ``n <= i < width``."""
     if b_step == 1:
-        pack(target, width, b, b_row, depth, n)
+        pack(Lines(target, width), Lines(b, b_row), depth, n)
         return
     w = lanes(target)
     for i in range(0, width, w):

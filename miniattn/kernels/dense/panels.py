@@ -1,11 +1,12 @@
-"""Products and copies of small tiles: the dense work of the attention kernels.
+"""Products and copies of some rows: the dense work of the attention kernels.
 
-A tile is a pointer to its first element and the distance between its rows. Tiles of scratch memory
-have rows of a whole number of vectors, and a multiple of `ROW_GROUP` rows, so that they can be
-written in whole registers; tiles of the user's arrays are read only where they exist.
+Rows are `Lines`. Those of scratch memory are a whole number of vectors wide, and a multiple of
+`ROW_GROUP` in number, so that they can be written in whole *panels*, which is what a product keeps
+in registers; rows of the user's arrays are read only where they exist.
 """
 
 from miniattn.kernels.compile.settings import inner
+from miniattn.kernels.dense.places import Extent, Grid, Lines, line
 from miniattn.kernels.registers import (
     LANES,
     any_true,
@@ -23,7 +24,7 @@ from miniattn.kernels.registers import (
 )
 
 ROW_GROUP = 8
-# Vectors in a row of a product's register tile, which has 6 rows (and 4 where the number of rows
+# Vectors in a row of a product's panel, which has 6 rows (and 4 where the number of rows
 # is no multiple of 6). AVX-512 has 32 registers, older processors 16. Six rows rather than four
 # make up for rows of B that straddle cache lines: 170 against 149 GFLOP/s.
 WIDE = 4 if LANES == 16 else 2
@@ -36,89 +37,85 @@ def round_up(n, step):
 
 
 @inner
-def multiply(c, c_row, a, a_row, a_step, b, b_row, rows, vectors, depth, accumulate):
-    """Compute ``C = A B``, or ``C += A B``, for a tile C of scratch memory.
+def multiply(c, a, b, extent, vectors, accumulate):
+    """Compute ``C = A B``, or ``C += A B``, panel by panel.
 
-    ``C[m, n] = sum_k a[m * a_row + k * a_step] * b[k * b_row + n]`` for ``m < rows`` and
-    ``n < vectors * lanes``. A is read by broadcasts, so either of its axes may be the contiguous
-    one: both A and its transpose are read in place. Up to the next multiple of `ROW_GROUP`, rows
-    of C are overwritten with copies of the last row's product.
+    ``C[m, n] = sum_k A[m, k] * B[k, n]`` for ``m < extent.rows``, ``k < extent.depth`` and ``n <
+    vectors * lanes``. C and B are `Lines`, C of scratch memory; A is a `Grid`, read by broadcasts,
+    so either of its axes may be the contiguous one: both A and its transpose are read in place. Up
+    to the next multiple of `ROW_GROUP`, rows of C are overwritten with copies of the last row's
+    product.
     """
-    w = lanes(c)
+    w, rows = lanes(c.start), extent.rows
     n = 0
-    # Of 5 vectors, 3 and 2 are faster than 4 and 1: a tile one vector wide waits for its loads.
+    # Of 5 vectors, 3 and 2 are faster than 4 and 1: a panel one vector wide waits for its loads.
     while vectors - n >= WIDE and not (WIDE == 4 and vectors - n == 5):
-        c_n, b_n = c + n * w, b + n * w
         m = 0
         while m < rows:
-            a_m, c_m, left = a + m * a_row, c_n + m * c_row, rows - m
+            c_mn, a_m, b_n, left = _corner(c, a, b, extent, m, n * w)
             if (round_up(rows, 4) - m) % 6 == 0:
-                product(
-                    6, WIDE, c_m, c_row, a_m, a_row, a_step, b_n, b_row, depth, left, accumulate
-                )
+                product(6, WIDE, c_mn, a_m, b_n, left, accumulate)
                 m += 6
             else:
-                product(
-                    4, WIDE, c_m, c_row, a_m, a_row, a_step, b_n, b_row, depth, left, accumulate
-                )
+                product(4, WIDE, c_mn, a_m, b_n, left, accumulate)
                 m += 4
         n += WIDE
     if WIDE == 4 and (vectors - n == 3 or vectors - n == 5):
-        c_n, b_n = c + n * w, b + n * w
         for m in range(0, rows, 8):
-            a_m, c_m, left = a + m * a_row, c_n + m * c_row, rows - m
-            product(8, 3, c_m, c_row, a_m, a_row, a_step, b_n, b_row, depth, left, accumulate)
+            c_mn, a_m, b_n, left = _corner(c, a, b, extent, m, n * w)
+            product(8, 3, c_mn, a_m, b_n, left, accumulate)
         n += 3
     if WIDE == 4 and vectors - n >= 2:
-        c_n, b_n = c + n * w, b + n * w
         m = 0
         while m < rows:
-            a_m, c_m, left = a + m * a_row, c_n + m * c_row, rows - m
-            if left > 4:
-                product(8, 2, c_m, c_row, a_m, a_row, a_step, b_n, b_row, depth, left, accumulate)
+            c_mn, a_m, b_n, left = _corner(c, a, b, extent, m, n * w)
+            if left.rows > 4:
+                product(8, 2, c_mn, a_m, b_n, left, accumulate)
                 m += 8
             else:
-                product(4, 2, c_m, c_row, a_m, a_row, a_step, b_n, b_row, depth, left, accumulate)
+                product(4, 2, c_mn, a_m, b_n, left, accumulate)
                 m += 4
         n += 2
     if vectors - n >= 1:
         for m in range(0, rows, 8):
-            product(
-                8,
-                1,
-                c + (m * c_row + n * w),
-                c_row,
-                a + m * a_row,
-                a_row,
-                a_step,
-                b + n * w,
-                b_row,
-                depth,
-                rows - m,
-                accumulate,
-            )
+            c_mn, a_m, b_n, left = _corner(c, a, b, extent, m, n * w)
+            product(8, 1, c_mn, a_m, b_n, left, accumulate)
 
 
 @inner
-def pack_transposed(target, width, source, row, n, depth):
-    """Write ``target[d * width + i] = source[i * row + d]``; anything for ``n <= i < width``."""
-    w = lanes(target)
+def _corner(c, a, b, extent, m, n):
+    """Return what lies from row ``m`` and column ``n`` of a product on."""
+    return (
+        Lines(c.start + (m * c.step + n), c.step),
+        Grid(a.start + m * a.down, a.down, a.across),
+        Lines(b.start + n, b.step),
+        Extent(extent.rows - m, extent.depth),
+    )
+
+
+@inner
+def pack_transposed(target, source, n, depth):
+    """Write ``target[d, i] = source[i, d]``; anything for ``n <= i < target.step``."""
+    w, width = lanes(target.start), target.step
     whole = depth - depth % w
     for c in range(0, width, w):
+        row = line(source, c)
         for d in range(0, whole, w):
-            transpose(target + (d * width + c), width, source + (c * row + d), row, min(w, n - c))
+            to = target.start + (d * width + c)
+            transpose(to, width, row + d, source.step, min(w, n - c))
         for d in range(whole, depth):
-            column = gather(source + (c * row + d), row, n - c, target)
-            store(target + (d * width + c), column)
+            column = gather(row + d, source.step, n - c, target.start)
+            store(target.start + (d * width + c), column)
 
 
 @inner
-def pack(target, width, source, row, n, depth):
-    """Write ``target[i * width + d] = source[i * row + d]``, 0 for ``depth <= d < width``."""
-    w = lanes(target)
+def pack(target, source, n, depth):
+    """Write ``target[i, d] = source[i, d]``, 0 for ``depth <= d < target.step``."""
+    w, width = lanes(target.start), target.step
     for i in range(n):
         for d in range(0, width, w):
-            store(target + (i * width + d), load_first(source + (i * row + d), depth - d))
+            row = line(source, i)
+            store(target.start + (i * width + d), load_first(row + d, depth - d))
 
 
 @inner
@@ -130,33 +127,35 @@ def fill(target, n, value):
 
 
 @inner
-def is_finite(source, row, n, depth):
+def is_finite(source, n, depth):
     """Return whether rows of the user's memory hold neither NaN nor infinity."""
-    w = lanes(source)
+    w = lanes(source.start)
     whole = depth - depth % w
-    total = splat(0.0, source)  # 0 * x is 0 or NaN, and NaN stays
+    total = splat(0.0, source.start)  # 0 * x is 0 or NaN, and NaN stays
     for i in range(n):
+        row = line(source, i)
         for d in range(0, whole, w):
-            total = fma(load(source + (i * row + d)), 0.0, total)
+            total = fma(load(row + d), 0.0, total)
         if whole < depth:
-            total = fma(load_first(source + (i * row + whole), depth - whole), 0.0, total)
+            total = fma(load_first(row + whole, depth - whole), 0.0, total)
     return not any_true(total != total)
 
 
 @inner
-def sum_of_squares(source, row, n, depth):
+def sum_of_squares(source, n, depth):
     """Return the sum of the squares of rows of the user's memory, taken in fours."""
-    zero = one = two = three = splat(0.0, source)
+    start, row = source
+    zero = one = two = three = splat(0.0, start)
     for i in range(0, n - n % 4, 4):
-        for d in range(0, depth, lanes(source)):
-            p, left = source + (i * row + d), depth - d
+        for d in range(0, depth, lanes(start)):
+            p, left = start + (i * row + d), depth - d
             zero = _add_square(p, left, zero)
             one = _add_square(p + row, left, one)
             two = _add_square(p + 2 * row, left, two)
             three = _add_square(p + 3 * row, left, three)
     for i in range(n - n % 4, n):
-        for d in range(0, depth, lanes(source)):
-            zero = _add_square(source + (i * row + d), depth - d, zero)
+        for d in range(0, depth, lanes(start)):
+            zero = _add_square(start + (i * row + d), depth - d, zero)
     return horizontal_sum((zero + one) + (two + three))
 
 
@@ -168,14 +167,14 @@ def _add_square(p, n, total):
 
 
 @inner
-def write_rows(target, row, source, width, n, columns, factor):
+def write_rows(target, source, n, columns, factor):
     """Write ``target = factor * source`` for ``n`` rows of the user's memory.
 
     Returns whether all of it is finite.
     """
-    total = splat(0.0, source)
+    total = splat(0.0, source.start)
     for i in range(n):
-        total = write_row(target + i * row, source + i * width, columns, factor, total)
+        total = write_row(line(target, i), line(source, i), columns, factor, total)
     return not any_true(total != total)
 
 

@@ -1,9 +1,9 @@
 """The matrix unit of Intel processors (AMX), and float32 products on it. Emits LLVM IR.
 
-The unit has eight tile registers of 16 x 16 words of 32 bits. One instruction multiplies a tile of
-pairs of bfloat16 numbers by another and adds to a tile of float32: 16 times the multiply-adds of
-the vector registers. bfloat16 is the upper half of float32, with 8 bits of precision, and three of
-them make up the 24 of a float32 number exactly::
+The unit has eight registers (Intel calls them tiles) of 16 x 16 words of 32 bits: a *square*. One
+instruction multiplies a square of pairs of bfloat16 numbers by another and adds to a square of
+float32: 16 times the multiply-adds of the vector registers. bfloat16 is the upper half of
+float32, with 8 bits of precision, and three of them make up the 24 of a float32 number exactly::
 
     x = x1 + x2 + x3        |x2| <= 2^-8 |x|        |x3| <= 2^-15 |x|
 
@@ -15,7 +15,7 @@ x y but for the unluckiest of numbers, and sums are kept in float32 by either un
 What the three parts cannot hold are numbers near either end of float32: the unit takes numbers
 below 2^-126 for 0, and the parts of infinity and NaN are no good. `fits` says what may be split.
 
-Operands of a product are laid out in *blocks* of 16 x 16 pairs, one for each part, side by side:
+Operands of a product are laid out in squares of 16 x 16 pairs, one for each part, side by side:
 `PARTS` words for 16 rows (of A) or columns (of B) and 32 terms of the sum. The terms of a pair are
 16 apart, so that the pairs of 16 numbers are made from two vectors, with no exchange of lanes::
 
@@ -46,22 +46,22 @@ from miniattn.kernels.compile.target import UNIT
 from miniattn.kernels.registers import Pointer, Vector, build
 
 __all__ = [
-    "BLOCK",
     "CHUNK",
     "EMULATED",
     "PARTS",
+    "SIDE",
     "STEPS",
+    "add_squares",
     "configure",
     "release",
     "store_parts",
-    "tile_add",
-    "tile_store",
-    "tile_zero",
+    "store_squares",
+    "zero_squares",
 ]
 
-BLOCK = 16  # rows of a tile register, and words in each
-CHUNK = 2 * BLOCK  # terms of the sum that one instruction adds up
-PARTS = 3 * BLOCK * BLOCK  # words of a block's three parts
+SIDE = 16  # rows of a square, and words in each
+CHUNK = 2 * SIDE  # terms of the sum that one instruction adds up
+PARTS = 3 * SIDE * SIDE  # words of the squares of three parts
 
 EMULATED = UNIT.emulated  # a part of the cache's keys
 
@@ -108,17 +108,17 @@ def release(typing_context):
 
 @intrinsic
 def store_parts(typing_context, p, low, high):
-    """Write a row of a block: its pairs are of ``low`` and ``high``, its parts ``BLOCK**2`` apart.
+    """Write a row of squares: its pairs are of ``low`` and ``high``, its parts ``SIDE**2`` apart.
 
     ``low`` and ``high`` are float32 vectors of finite numbers.
     """
-    vector = Vector(types.float32, BLOCK)
+    vector = Vector(types.float32, SIDE)
     if not (isinstance(p, Pointer) and low == vector and high == vector):
         return None
-    floats, words = ir.VectorType(ir.FloatType(), BLOCK), ir.VectorType(_I32, BLOCK)
+    floats, words = ir.VectorType(ir.FloatType(), SIDE), ir.VectorType(_I32, SIDE)
 
     def constant(n):
-        return ir.Constant(words, [ir.Constant(_I32, n)] * BLOCK)
+        return ir.Constant(words, [ir.Constant(_I32, n)] * SIDE)
 
     upper, half, sixteen = constant(0xFFFF0000), constant(0x8000), constant(16)
 
@@ -135,7 +135,7 @@ def store_parts(typing_context, p, low, high):
         lows, highs = (parts(builder, x) for x in args[1:])
         for n, (a, b) in enumerate(zip(lows, highs, strict=True)):
             pairs = builder.or_(builder.lshr(a, sixteen), builder.and_(b, upper))
-            place = builder.gep(args[0], [ir.Constant(_I64, n * BLOCK * BLOCK)])
+            place = builder.gep(args[0], [ir.Constant(_I64, n * SIDE * SIDE)])
             builder.store(pairs, builder.bitcast(place, words.as_pointer()), align=4)
         return context.get_dummy_value()
 
@@ -149,8 +149,8 @@ STEPS = len(_PRODUCTS)
 _A, _B = 4, 6  # registers of A and of B, two each; those before are of C
 
 
-def _tiles(rows: Any, columns: Any) -> list[tuple[int, int, int]] | None:
-    """Return the row, the column and the register of the tiles of C; sizes are constants."""
+def _squares(rows: Any, columns: Any) -> list[tuple[int, int, int]] | None:
+    """Return the row, the column and the register of the squares of C; sizes are constants."""
     if not all(isinstance(t, types.IntegerLiteral) for t in (rows, columns)):
         return None
     return [
@@ -159,17 +159,17 @@ def _tiles(rows: Any, columns: Any) -> list[tuple[int, int, int]] | None:
 
 
 @intrinsic(prefer_literal=True)
-def tile_zero(typing_context, rows, columns):
-    """Begin a product ``C = A B`` of ``rows * BLOCK`` by ``columns * BLOCK`` numbers of C.
+def zero_squares(typing_context, rows, columns):
+    """Begin a product ``C = A B`` of ``rows * SIDE`` by ``columns * SIDE`` numbers of C.
 
-    ``rows`` and ``columns`` are 1 or 2; up to four tiles of C stay in the unit's registers.
+    ``rows`` and ``columns`` are 1 or 2; up to four squares of C stay in the unit's registers.
     """
-    tiles = _tiles(rows, columns)
-    if tiles is None:
+    squares = _squares(rows, columns)
+    if squares is None:
         return None
 
     def emit(context, builder, signature, args):
-        for _, _, register in tiles:
+        for _, _, register in squares:
             _instruction(builder, "tilezero", register)
         return context.get_dummy_value()
 
@@ -177,30 +177,29 @@ def tile_zero(typing_context, rows, columns):
 
 
 @intrinsic(prefer_literal=True)
-def tile_add(typing_context, rows, columns, start, stop, a, a_step, b, b_step):
+def add_squares(typing_context, rows, columns, start, stop, a, b):
     """Add the products of 32 terms of the sum: the steps ``start`` to ``stop`` of six.
 
     Parameters
     ----------
     rows, columns, start, stop
-        Integer constants. Steps are taken in order, and by the same blocks.
-    a, a_step, b, b_step
-        Where the block of A and that of B lie, and how far behind it that of the next row of
-        blocks (of A) or column (of B).
+        Integer constants. Steps are taken in order, and by the same squares.
+    a, b
+        `Lines` of packed squares: where those of A and of B lie, and how far behind them those of
+        the next row of squares (of A) or column (of B).
     """
-    tiles = _tiles(rows, columns)
-    if tiles is None or not all(isinstance(t, types.IntegerLiteral) for t in (start, stop)):
+    squares = _squares(rows, columns)
+    if squares is None or not all(isinstance(t, types.IntegerLiteral) for t in (start, stop)):
         return None
     first, last = start.literal_value, stop.literal_value
-    wide = types.intp
 
     def emit(context, builder, signature, args):
-        a0, a_stride, b0, b_stride = args[4:]
-        row = ir.Constant(_I64, 4 * BLOCK)
+        (a0, a_stride), (b0, b_stride) = (cgutils.unpack_tuple(builder, x) for x in args[4:])
+        row = ir.Constant(_I64, 4 * SIDE)
 
         def load(register, base, stride, i, part):
             away = builder.mul(stride, ir.Constant(_I64, i))
-            place = builder.gep(base, [builder.add(away, ir.Constant(_I64, part * BLOCK * BLOCK))])
+            place = builder.gep(base, [builder.add(away, ir.Constant(_I64, part * SIDE * SIDE))])
             _instruction(builder, "tileloadd64", register, builder.bitcast(place, _ANYTHING), row)
 
         for step in range(first, last):
@@ -210,101 +209,102 @@ def tile_add(typing_context, rows, columns, start, stop, a, a_step, b, b_step):
                 load(_A + m, a0, a_stride, m, part_a)
             for n in range(columns.literal_value if part_b != before_b else 0):
                 load(_B + n, b0, b_stride, n, part_b)
-            for m, n, register in tiles:
+            for m, n, register in squares:
                 _instruction(builder, "tdpbf16ps", register, _A + m, _B + n)
         return context.get_dummy_value()
 
-    return types.none(rows, columns, start, stop, a, wide, b, wide), emit
+    return types.none(rows, columns, start, stop, a, b), emit
 
 
 @intrinsic(prefer_literal=True)
-def tile_store(typing_context, rows, columns, c, c_row):
-    """Write the tiles of C to ``c``, whose rows are ``c_row`` numbers apart."""
-    tiles = _tiles(rows, columns)
-    if tiles is None:
+def store_squares(typing_context, rows, columns, c):
+    """Write the squares of C to the rows of `Lines`."""
+    squares = _squares(rows, columns)
+    if squares is None:
         return None
 
     def emit(context, builder, signature, args):
-        bytes_apart = builder.mul(args[3], ir.Constant(_I64, 4))
-        for m, n, register in tiles:
-            down = builder.mul(args[3], ir.Constant(_I64, m * BLOCK))
-            place = builder.gep(args[2], [builder.add(down, ir.Constant(_I64, n * BLOCK))])
+        start, step = cgutils.unpack_tuple(builder, args[2])
+        bytes_apart = builder.mul(step, ir.Constant(_I64, 4))
+        for m, n, register in squares:
+            down = builder.mul(step, ir.Constant(_I64, m * SIDE))
+            place = builder.gep(start, [builder.add(down, ir.Constant(_I64, n * SIDE))])
             place = builder.bitcast(place, _ANYTHING)
             _instruction(builder, "tilestored64", register, place, bytes_apart)
         return context.get_dummy_value()
 
-    return types.none(rows, columns, c, types.intp), emit
+    return types.none(rows, columns, c), emit
 
 
 # --- The unit, emulated --------------------------------------------------------------------------
 
-_ROW = ir.VectorType(_I32, BLOCK)
-_FLOATS = ir.VectorType(ir.FloatType(), BLOCK)
-_TILE = ir.ArrayType(_ROW, BLOCK)
+_ROW = ir.VectorType(_I32, SIDE)
+_FLOATS = ir.VectorType(ir.FloatType(), SIDE)
+_SQUARE = ir.ArrayType(_ROW, SIDE)
 _REGISTERS = 8
 
 
 def _register(builder: Any, number: int) -> Any:
-    """Emit the place of a tile register: on the stack of the function that is being compiled.
+    """Emit the place of a register: on the stack of the function that is being compiled.
 
     So a product has to begin and to end in one function, as it does.
     """
     function = builder.function
-    if not hasattr(function, "tile_registers"):
+    if not hasattr(function, "unit_registers"):
         with builder.goto_entry_block():
-            function.tile_registers = builder.alloca(ir.ArrayType(_TILE, _REGISTERS))
-        function.tile_registers.align = 64
-    return builder.gep(function.tile_registers, [ir.Constant(_I64, 0), ir.Constant(_I64, number)])
+            function.unit_registers = builder.alloca(ir.ArrayType(_SQUARE, _REGISTERS))
+        function.unit_registers.align = 64
+    return builder.gep(function.unit_registers, [ir.Constant(_I64, 0), ir.Constant(_I64, number)])
 
 
-def _row_of(builder: Any, tile: Any, row: Any) -> Any:
-    return builder.gep(tile, [ir.Constant(_I64, 0), row])
+def _row_of(builder: Any, square: Any, row: Any) -> Any:
+    return builder.gep(square, [ir.Constant(_I64, 0), row])
 
 
 def _each(builder: Any) -> Any:
-    """Emit a loop over the rows of a tile, or over the words of a row."""
-    return cgutils.for_range(builder, ir.Constant(_I64, BLOCK))
+    """Emit a loop over the rows of a square, or over the words of a row."""
+    return cgutils.for_range(builder, ir.Constant(_I64, SIDE))
 
 
 def _in_memory(builder: Any, place: Any, stride: Any, row: Any) -> Any:
-    """Emit the place of a row of a tile in memory, whose rows are ``stride`` bytes apart."""
+    """Emit the place of a row of a square in memory, whose rows are ``stride`` bytes apart."""
     return builder.bitcast(builder.gep(place, [builder.mul(row, stride)]), _ROW.as_pointer())
 
 
 def _zero(builder: Any, register: int) -> None:
-    tile = _register(builder, register)
+    square = _register(builder, register)
     with _each(builder) as loop:
-        builder.store(ir.Constant(_ROW, [0] * BLOCK), _row_of(builder, tile, loop.index))
+        builder.store(ir.Constant(_ROW, [0] * SIDE), _row_of(builder, square, loop.index))
 
 
 def _load(builder: Any, register: int, place: Any, stride: Any) -> None:
-    tile = _register(builder, register)
+    square = _register(builder, register)
     with _each(builder) as loop:
         words = builder.load(_in_memory(builder, place, stride, loop.index), align=4)
-        builder.store(words, _row_of(builder, tile, loop.index))
+        builder.store(words, _row_of(builder, square, loop.index))
 
 
 def _save(builder: Any, register: int, place: Any, stride: Any) -> None:
-    tile = _register(builder, register)
+    square = _register(builder, register)
     with _each(builder) as loop:
-        words = builder.load(_row_of(builder, tile, loop.index))
+        words = builder.load(_row_of(builder, square, loop.index))
         builder.store(words, _in_memory(builder, place, stride, loop.index), align=4)
 
 
 def _multiply(builder: Any, c: int, a: int, b: int) -> None:
     """Emit ``C += A B`` as a call: it is long, and it is wanted often."""
-    tiles = [_register(builder, n) for n in (c, a, b)]
-    kind = ir.FunctionType(ir.VoidType(), [tile.type for tile in tiles])
+    squares = [_register(builder, n) for n in (c, a, b)]
+    kind = ir.FunctionType(ir.VoidType(), [square.type for square in squares])
     function = cgutils.get_or_insert_function(builder.module, kind, "miniattn.tdpbf16ps")
     if function.is_declaration:
         function.linkage = "linkonce_odr"
         function.attributes.add("noinline")
         _define_product(function)
-    builder.call(function, tiles)
+    builder.call(function, squares)
 
 
 def _define_product(function: Any) -> None:
-    """Write the function ``C += A B`` of tiles.
+    """Write the function ``C += A B`` of squares.
 
     The first numbers of pairs and the second are added up apart, then one to the other, and that to
     C. Products of two bfloat16 numbers are exact.
@@ -314,12 +314,12 @@ def _define_product(function: Any) -> None:
     sums = [builder.alloca(_FLOATS) for _ in range(2)]
     with _each(builder) as rows:
         for place in sums:
-            builder.store(ir.Constant(_FLOATS, [0.0] * BLOCK), place)
+            builder.store(ir.Constant(_FLOATS, [0.0] * SIDE), place)
         with _each(builder) as terms:
             word = builder.extract_element(
                 builder.load(_row_of(builder, a, rows.index)), terms.index
             )
-            left = _halves(builder, build.repeat(builder, word, BLOCK))
+            left = _halves(builder, build.repeat(builder, word, SIDE))
             right = _halves(builder, builder.load(_row_of(builder, b, terms.index)))
             for place, x, y in zip(sums, left, right, strict=True):
                 total = builder.fadd(builder.load(place), builder.fmul(x, y))
@@ -333,16 +333,16 @@ def _define_product(function: Any) -> None:
 
 def _halves(builder: Any, words: Any) -> list[Any]:
     """Emit the two bfloat16 numbers of each word as float32."""
-    upper = ir.Constant(_ROW, [0xFFFF0000] * BLOCK)
-    both = builder.shl(words, ir.Constant(_ROW, [16] * BLOCK)), builder.and_(words, upper)
+    upper = ir.Constant(_ROW, [0xFFFF0000] * SIDE)
+    both = builder.shl(words, ir.Constant(_ROW, [16] * SIDE)), builder.and_(words, upper)
     return [_flushed(builder, builder.bitcast(bits, _FLOATS)) for bits in both]
 
 
 def _flushed(builder: Any, numbers: Any) -> Any:
     """Emit numbers with 0 for those below 2^-126, as the unit reads and writes them."""
-    zero = ir.Constant(_ROW, [0] * BLOCK)
+    zero = ir.Constant(_ROW, [0] * SIDE)
     bits = builder.bitcast(numbers, _ROW)
-    exponents = builder.and_(bits, ir.Constant(_ROW, [0x7F800000] * BLOCK))
+    exponents = builder.and_(bits, ir.Constant(_ROW, [0x7F800000] * SIDE))
     tiny = builder.icmp_unsigned("==", exponents, zero)
     return builder.bitcast(builder.select(tiny, zero, bits), _FLOATS)
 

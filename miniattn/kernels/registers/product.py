@@ -2,43 +2,48 @@
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from miniattn.kernels.registers import build
-from miniattn.kernels.registers.types import full
+from miniattn.kernels.registers.types import Pointer, full
 
 
 @intrinsic(prefer_literal=True)
-def product(
-    typing_context, rows, columns, c, c_row, a, a_row, a_step, b, b_step, depth, valid, accumulate
-):
-    """Compute one register tile of a matrix product: ``C = A B``, or ``C += A B``.
+def product(typing_context, rows, columns, c, a, b, extent, accumulate):
+    """Compute one panel of a matrix product: ``C = A B``, or ``C += A B``.
 
-    ``C[m, n] = sum_k a[m * a_row + k * a_step] * b[k * b_step + n]`` for ``m < rows`` and ``n <
-    columns * lanes``, written to ``c[m * c_row + n]``. All ``rows * columns`` registers of C stay
-    in the processor over the loop on ``k < depth``: an element of A is broadcast, a row of B is
-    loaded as ``columns`` vectors.
+    ``C[m, n] = sum_k A[m, k] * B[k, n]`` for ``m < rows`` and ``n < columns * lanes``. All ``rows *
+    columns`` registers of C stay in the processor over the loop on ``k < extent.depth``: an element
+    of A is broadcast, a row of B is loaded as ``columns`` vectors.
 
     Parameters
     ----------
     rows, columns
-        The tile in rows and vectors; integer constants.
-    valid
-        How many rows of A exist: rows past it read the last valid row again, so that C is written
-        in whole tiles while nothing past the end of A is touched.
+        The panel in rows and vectors; integer constants.
+    c, a, b
+        C and B by `Lines` of contiguous rows, A by a `Grid`: either of its axes may be contiguous.
+    extent
+        How many terms each sum has, and how many rows of A exist: rows past those read the last
+        again, so that C is written in whole panels while nothing past the end of A is touched.
     accumulate
-        Whether the tile starts from C rather than from zero.
+        Whether what C held is added.
     """
     if not all(isinstance(t, types.IntegerLiteral) for t in (rows, columns)):
         return None
+    if not all(isinstance(t, types.BaseTuple) for t in (c, a, b, extent)):
+        return None
     height, width = rows.literal_value, columns.literal_value
-    vector = full(c.dtype)
+    vector = full(c.types[0].dtype)
     count = vector.count
-    wide = types.intp
-    kinds = (rows, columns, c, wide, a, wide, wide, b, wide, wide, wide, types.boolean)
+    kinds = (rows, columns, c, a, b, extent, types.boolean)
 
     def emit(context, builder, signature, args):
-        _, _, c0, c_step, a0, a_stride, a_inner, b0, b_inner, n_depth, n_valid, again = args
+        c0, c_step = _fields(context, builder, c, args[2])
+        a0, a_stride, a_inner = _fields(context, builder, a, args[3])
+        b0, b_inner = _fields(context, builder, b, args[4])
+        n_valid, n_depth = _fields(context, builder, extent, args[5])
+        again = args[6]
         integer = ir.IntType(64)
         last = builder.sub(n_valid, ir.Constant(integer, 1))
         c_places, a_places = [], []
@@ -91,8 +96,8 @@ def product(
                 results.append((c_places[m][n], result))
         builder.cbranch(again, add, done)
 
-        # What C held is added last: a chain of additions is as long as one tile, not as the sum of
-        # all tiles, and its rounding errors grow with that length.
+        # What C held is added last: a chain of additions is as long as one panel, not as the sum of
+        # all panels, and its rounding errors grow with that length.
         builder.position_at_end(add)
         sums_with_c = [
             builder.fadd(build.load(builder, c, vector), result) for c, result in results
@@ -108,3 +113,12 @@ def product(
         return context.get_dummy_value()
 
     return types.none(*kinds), emit
+
+
+def _fields(context, builder, kind, value):
+    """Emit what a NamedTuple holds: pointers as they are, numbers as 64 bits."""
+    parts = zip(kind.types, cgutils.unpack_tuple(builder, value), strict=True)
+    return [
+        part if isinstance(t, Pointer) else context.cast(builder, part, t, types.intp)
+        for t, part in parts
+    ]

@@ -1,8 +1,9 @@
 """Attention backward for very few queries: K and V are read once, dK and dV written once.
 
-The blocks of `vector.backward` would be nearly empty, and their sums of dk and dv, of the length
-of the keys, would pass through memory several times. Here a piece of work owns a run of keys of one
-key/value head, so it writes their rows of dk and dv at once, for all queries that share the head.
+The runs of 64 queries of `vector.backward` would be nearly empty, and their sums of dk and dv, of
+the length of the keys, would pass through memory several times. Here a piece of work owns a run of
+keys of one key/value head, so it writes their rows of dk and dv at once, for all queries that share
+the head.
 What it adds to dq stays in the operand SUMS; `add_queries` adds those sums in order.
 
 Scores are kept queries x keys, as in `decode.forward`, whose products these are.
@@ -13,11 +14,11 @@ from typing import Any, NamedTuple
 from miniattn.kernels.attention.decode.forward import KEYS, add_rows, multiply_rows
 from miniattn.kernels.attention.masking import FULL, HIDDEN, tile_of
 from miniattn.kernels.attention.online import (
-    Rows,
     Stats,
     add_visible,
     dlse_of,
     read_stats,
+    stats_from,
     weight_and_dscore,
 )
 from miniattn.kernels.attention.problem import (
@@ -28,18 +29,20 @@ from miniattn.kernels.attention.problem import (
     OUT,
     SUMS,
     UNFIT,
+    Call,
     K,
-    Lines,
     Problem,
     Q,
+    Run,
     V,
+    key_head,
     lines_of,
     part_of,
     problem_of,
     step_of,
 )
 from miniattn.kernels.attention.scores import drop, finish_scores, head_of
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.dense.panels import (
     ROW_GROUP,
@@ -52,6 +55,15 @@ from miniattn.kernels.dense.panels import (
     pack,
     round_up,
     write_rows,
+)
+from miniattn.kernels.dense.places import (
+    Extent,
+    Grid,
+    Lines,
+    by_column,
+    by_row,
+    line,
+    lines_from,
 )
 from miniattn.kernels.registers import lanes, load, store
 
@@ -66,7 +78,7 @@ class Room(NamedTuple):
     slopes: Any
     stats: Stats
     partial: Any
-    """A square of sums that are still to be added up."""
+    """As many vectors of sums, still to be added up, as they have lanes."""
     rows: Any
     """Rows of dk or dv."""
     k: Lines
@@ -114,7 +126,7 @@ def sums_at(problem, w, start):
     return dq, dq.start + queries_of(problem) * dq.step
 
 
-class Place(NamedTuple):
+class Keys(NamedTuple):
     """Some keys of one key/value head, and where they and their gradients are."""
 
     b: int
@@ -135,38 +147,13 @@ def decode_backward(sizes, factors, operands, queue, scratch):
 
     Pieces and arguments: as in `decode.forward.decode`.
     """
-    problem = problem_of(sizes, factors)
-    parts, tiles = problem.parts, (problem.S + KEYS - 1) // KEYS
-    w = lanes(scratch)
-    room = lay_out(problem, w, scratch)
-    piece = take(queue)
-    while piece < problem.tasks:
-        b, g = piece // parts // problem.G, piece // parts % problem.G
-        finite = _prepare(problem, operands, b, g, room)
-        dq, _ = sums_at(problem, w, part_of(operands, SUMS, 0, piece, scratch))
-        fill(dq.start, queries_of(problem) * dq.step, 0.0)
-        for number in range(piece % parts * tiles // parts, (piece % parts + 1) * tiles // parts):
-            _add_tile(problem, operands, b, g, number * KEYS, room, finite, dq)
-        piece = take(queue)
+    each_piece(queue, _add_keys, Call(problem_of(sizes, factors), operands, scratch))
 
 
 @task
 def add_queries(sizes, factors, operands, queue, scratch):
     """Write dq from the sums that the pieces of `decode_backward` left."""
-    problem = problem_of(sizes, factors)
-    group, size = problem.H // problem.G, step_of(operands, SUMS, 1)
-    piece = take(queue)
-    while piece < problem.tasks:
-        b, h = piece // problem.H, piece % problem.H
-        first = (b * problem.G + h // group) * problem.parts
-        sums, _ = sums_at(problem, lanes(scratch), part_of(operands, SUMS, 0, first, scratch))
-        own, width = sums.start + h % group * problem.T * sums.step, sums.step
-        for part in range(1, problem.parts):
-            add(own, own + part * size, problem.T * width)
-        dq, row = lines_of(operands, DQ, b, h, 0, scratch)
-        if not write_rows(dq, row, own, width, problem.T, problem.D, problem.scale):
-            operands[UNFIT] = 1
-        piece = take(queue)
+    each_piece(queue, _write_head, Call(problem_of(sizes, factors), operands, scratch))
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
@@ -186,89 +173,129 @@ def sums(problem: Problem, lanes: int) -> tuple[int, int, int]:
 
 
 @inner
+def _add_keys(call, piece):
+    """Write dk and dv of the keys of a piece of work, and leave its sums of dq."""
+    problem, operands, scratch = call
+    w, parts, tiles = lanes(scratch), problem.parts, (problem.S + KEYS - 1) // KEYS
+    b, g, part = piece // parts // problem.G, piece // parts % problem.G, piece % parts
+    room = lay_out(problem, w, scratch)
+    finite = _prepare(problem, operands, b, g, room)
+    dq, _ = sums_at(problem, w, part_of(operands, SUMS, 0, piece, scratch))
+    fill(dq.start, queries_of(problem) * dq.step, 0.0)
+    for number in range(part * tiles // parts, (part + 1) * tiles // parts):
+        keys = _keys_of(problem, operands, b, g, number * KEYS, scratch)
+        _add_tile(problem, operands, keys, room, finite, dq)
+
+
+@inner
+def _write_head(call, piece):
+    """Write dq of one head, from the sums of all parts, added in order."""
+    problem, operands, scratch = call
+    T, size = problem.T, step_of(operands, SUMS, 1)
+    b, h = piece // problem.H, piece % problem.H
+    first = (b * problem.G + key_head(problem, h)) * problem.parts
+    sums, _ = sums_at(problem, lanes(scratch), part_of(operands, SUMS, 0, first, scratch))
+    own = lines_from(sums, h % (problem.H // problem.G) * T)
+    for part in range(1, problem.parts):
+        add(own.start, own.start + part * size, T * own.step)
+    dq = lines_of(operands, DQ, b, h, 0, scratch)
+    if not write_rows(dq, own, T, problem.D, problem.scale):
+        operands[UNFIT] = 1
+
+
+@inner
 def _prepare(problem, operands, b, g, room):
     """Copy q and dout of a group's heads into whole vectors; compute delta = sum_e dout out.
 
     Returns whether q and dout are finite.
     """
     T, D, Dv, group = problem.T, problem.D, problem.Dv, problem.H // problem.G
-    stats, finite = room.stats, True
+    finite = True
     for member in range(group):
-        h, first = g * group + member, member * T
-        q, q_row = lines_of(operands, Q, b, h, 0, room.rows)
-        dout, dout_row = lines_of(operands, DOUT, b, h, 0, room.rows)
-        out, out_row = lines_of(operands, OUT, b, h, 0, room.rows)
-        pack(room.q.start + first * room.q.step, room.q.step, q, q_row, T, D)
-        pack(room.dout.start + first * room.dout.step, room.dout.step, dout, dout_row, T, Dv)
-        finite = finite and is_finite(q, q_row, T, D) and is_finite(dout, dout_row, T, Dv)
-        read_stats(operands, b, h, 0, T, T, stats.base + first, stats.log_sum + first)
+        run, first = Run(b, g * group + member, 0, T), member * T
+        q = lines_of(operands, Q, b, run.h, 0, room.rows)
+        dout = lines_of(operands, DOUT, b, run.h, 0, room.rows)
+        out = lines_of(operands, OUT, b, run.h, 0, room.rows)
+        pack(lines_from(room.q, first), q, T, D)
+        pack(lines_from(room.dout, first), dout, T, Dv)
+        finite = finite and is_finite(q, T, D) and is_finite(dout, T, Dv)
+        stats = stats_from(room.stats, first)
+        read_stats(operands, run, T, stats)
         for i in range(T):
-            delta = dot(dout + i * dout_row, out + i * out_row, Dv)
-            stats.delta[first + i] = delta - dlse_of(operands, b, h, i, dout)
+            delta = dot(line(dout, i), line(out, i), Dv)
+            stats.delta[i] = delta - dlse_of(operands, b, run.h, i, room.rows)
     return finite
 
 
 @inner
-def _add_tile(problem, operands, b, g, j0, room, finite, dq):
-    """Write dk and dv of the keys from ``j0`` on, and add what they give to dq."""
-    T, D, Dv, group = problem.T, problem.D, problem.Dv, problem.H // problem.G
-    m, rows = min(KEYS, problem.S - j0), room.rows
-    place = Place(
+def _keys_of(problem, operands, b, g, j0, like):
+    """Return the `Keys` of a tile."""
+    return Keys(
         b=b,
         g=g,
         j0=j0,
-        m=m,
-        k=lines_of(operands, K, b, g, j0, rows),
-        v=lines_of(operands, V, b, g, j0, rows),
-        dk=lines_of(operands, DK, b, g, j0, rows),
-        dv=lines_of(operands, DV, b, g, j0, rows),
+        m=min(KEYS, problem.S - j0),
+        k=lines_of(operands, K, b, g, j0, like),
+        v=lines_of(operands, V, b, g, j0, like),
+        dk=lines_of(operands, DK, b, g, j0, like),
+        dv=lines_of(operands, DV, b, g, j0, like),
     )
-    partial = False
-    for member in range(group):
-        h = g * group + member
-        head = head_of(problem, operands, b, h, rows)
-        tile = tile_of(head.rule, b, h, 0, T, j0, m, KEYS, False)
-        partial = partial or tile.kind != FULL
-        _score_gradients(problem, room, member * T, head, tile, place)
-    k, k_row = place.k
-    if partial and not (finite and is_finite(k, k_row, m, D)):
-        _add_visible(problem, operands, place, room, dq)
-        return
-    w, n = lanes(rows), queries_of(problem)
-    q, d_width = room.q
-    dout, v_width = room.dout
-    multiply(rows, v_width, room.weights, 1, KEYS, dout, v_width, m, v_width // w, n, False)
-    fits = write_rows(place.dv.start, place.dv.step, rows, v_width, m, Dv, 1.0)
-    multiply(rows, d_width, room.dscores, 1, KEYS, q, d_width, m, d_width // w, n, False)
-    if not (write_rows(place.dk.start, place.dk.step, rows, d_width, m, D, problem.scale) and fits):
-        operands[UNFIT] = 1
-    if d_width != D:
-        pack(room.k.start, d_width, k, k_row, m, D)
-        k, k_row = room.k
-    for i in range(n):
-        add_rows(dq.start + i * d_width, room.dscores + i * KEYS, k, k_row, d_width, m)
 
 
 @inner
-def _score_gradients(problem, room, first, head, tile, place):
+def _tile_of(problem, operands, keys, member, like):
+    """Return a head that shares some keys, and the tile of its queries with them."""
+    T, h = problem.T, keys.g * (problem.H // problem.G) + member
+    head = head_of(problem, operands, keys.b, h, like)
+    run = Run(keys.b, h, 0, T)
+    return head, tile_of(head.rule, run, keys.j0, keys.m, KEYS, False)
+
+
+@inner
+def _add_tile(problem, operands, keys, room, finite, dq):
+    """Write dk and dv of a tile's keys, and add what they give to dq."""
+    T, D, Dv, m = problem.T, problem.D, problem.Dv, keys.m
+    partial = False
+    for member in range(problem.H // problem.G):
+        head, tile = _tile_of(problem, operands, keys, member, room.rows)
+        partial = partial or tile.kind != FULL
+        _score_gradients(problem, room, member * T, head, tile, keys)
+    k = keys.k
+    if partial and not (finite and is_finite(k, m, D)):
+        _add_visible(problem, operands, keys, room, dq)
+        return
+    w, n = lanes(room.rows), queries_of(problem)
+    dv, dk = Lines(room.rows, room.dout.step), Lines(room.rows, room.q.step)
+    weights, dscores = Grid(room.weights, 1, KEYS), Grid(room.dscores, 1, KEYS)
+    multiply(dv, weights, room.dout, Extent(m, n), dv.step // w, False)
+    fits = write_rows(keys.dv, dv, m, Dv, 1.0)
+    multiply(dk, dscores, room.q, Extent(m, n), dk.step // w, False)
+    if not (write_rows(keys.dk, dk, m, D, problem.scale) and fits):
+        operands[UNFIT] = 1
+    if room.k.step != D:
+        pack(room.k, k, m, D)
+        k = room.k
+    for i in range(n):
+        add_rows(line(dq, i), room.dscores + i * KEYS, k, dq.step, m)
+
+
+@inner
+def _score_gradients(problem, room, first, head, tile, keys):
     """Leave the weights of one head's queries, with dropout, and the gradients of their scores."""
     weights, dscores = room.weights + first * KEYS, room.dscores + first * KEYS
-    slopes, stats, w = room.slopes + first * KEYS, room.stats, lanes(room.weights)
+    slopes, stats, w = room.slopes + first * KEYS, stats_from(room.stats, first), lanes(weights)
     if tile.kind == HIDDEN:
         fill(weights, tile.n * KEYS, 0.0)
         fill(dscores, tile.n * KEYS, 0.0)
         return
-    q, d_width = room.q
-    dout, v_width = room.dout
-    k, v, D, Dv, partial = place.k, place.v, problem.D, problem.Dv, room.partial
-    multiply_rows(weights, q + first * d_width, d_width, k.start, k.step, tile, D, partial)
-    multiply_rows(dscores, dout + first * v_width, v_width, v.start, v.step, tile, Dv, partial)
+    q, dout = lines_from(room.q, first), lines_from(room.dout, first)
+    multiply_rows(weights, q, keys.k, tile, problem.D, room.partial)
+    multiply_rows(dscores, dout, keys.v, tile, problem.Dv, room.partial)
     finish_scores(weights, head, tile, slopes)
     if head.dropout > 0.0:
         drop(dscores, head, tile)
     for i in range(tile.n):
-        base, log_sum = stats.base[first + i], stats.log_sum[first + i]
-        delta = stats.delta[first + i]
+        base, log_sum, delta = stats.base[i], stats.log_sum[i], stats.delta[i]
         for c in range(i * KEYS, i * KEYS + tile.m, w):
             score, dweight = load(weights + c), load(dscores + c)
             # Masked: hidden keys, and rows that see nothing.
@@ -294,32 +321,22 @@ def _clear(row, m):
 
 
 @inner
-def _add_visible(problem, operands, place, room, dq):
+def _add_visible(problem, operands, keys, room, dq):
     """Write a tile pair by pair, where NaN or infinity must not pass through a hidden pair."""
-    T, D, Dv, group = problem.T, problem.D, problem.Dv, problem.H // problem.G
-    dk, dv, rows, m = place.dk, place.dv, room.rows, place.m
-    q, d_width = room.q
-    dout, v_width = room.dout
-    fill(rows, m * v_width, 0.0)
+    T, D, Dv, group, m = problem.T, problem.D, problem.Dv, problem.H // problem.G, keys.m
+    dv, dk = Lines(room.rows, room.dout.step), Lines(room.rows, room.q.step)
+    fill(dv.start, m * dv.step, 0.0)
     for member in range(group):
-        weights, rule, tile = _pairs(problem, operands, place, member, room.weights)
-        source = Rows(dout + member * T * v_width, v_width, 0)
-        add_visible(Rows(rows, 0, v_width), weights, source, Dv, rule, tile)
-    write_rows(dv.start, dv.step, rows, v_width, m, Dv, 1.0)
-    fill(rows, m * d_width, 0.0)
+        head, tile = _tile_of(problem, operands, keys, member, room.rows)
+        weights = Grid(room.weights + member * T * KEYS, KEYS, 1)
+        dout = by_row(lines_from(room.dout, member * T))
+        add_visible(by_column(dv), weights, dout, Dv, head.rule, tile)
+    write_rows(keys.dv, dv, m, Dv, 1.0)
+    fill(dk.start, m * dk.step, 0.0)
     for member in range(group):
-        dscores, rule, tile = _pairs(problem, operands, place, member, room.dscores)
-        source = Rows(q + member * T * d_width, d_width, 0)
-        add_visible(Rows(rows, 0, d_width), dscores, source, D, rule, tile)
-        own = Rows(dq.start + member * T * d_width, d_width, 0)
-        add_visible(own, dscores, Rows(place.k.start, 0, place.k.step), D, rule, tile)
-    write_rows(dk.start, dk.step, rows, d_width, m, D, problem.scale)
-
-
-@inner
-def _pairs(problem, operands, place, member, values):
-    """Return one head's part of a tile of ``values``, its rule and its tile."""
-    T, h = problem.T, place.g * (problem.H // problem.G) + member
-    rule = head_of(problem, operands, place.b, h, values).rule
-    tile = tile_of(rule, place.b, h, 0, T, place.j0, place.m, KEYS, False)
-    return Rows(values + member * T * KEYS, KEYS, 1), rule, tile
+        head, tile = _tile_of(problem, operands, keys, member, room.rows)
+        dscores = Grid(room.dscores + member * T * KEYS, KEYS, 1)
+        q, own = by_row(lines_from(room.q, member * T)), by_row(lines_from(dq, member * T))
+        add_visible(by_column(dk), dscores, q, D, head.rule, tile)
+        add_visible(own, dscores, by_column(keys.k), D, head.rule, tile)
+    write_rows(keys.dk, dk, m, D, problem.scale)

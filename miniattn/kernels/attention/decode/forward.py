@@ -1,6 +1,6 @@
 """Attention forward for very few queries: the decode step, T = 1 with a long cache of keys.
 
-There the work is to read K and V once, and the blocks of queries of `vector.forward` would be
+There the work is to read K and V once, and the runs of queries of `vector.forward` would be
 nearly empty. One piece of work owns a run of keys of one key/value head, for all queries that share
 it, so that both K and V pass through the processor once per group of heads; long caches are dealt
 among several pieces, as the shape alone decides. Each piece leaves the running maximum, sum and
@@ -19,7 +19,6 @@ import numpy as np
 
 from miniattn.kernels.attention.masking import HIDDEN, PARTIAL, tile_of
 from miniattn.kernels.attention.online import (
-    Rows,
     add_visible,
     overflows,
     power,
@@ -31,20 +30,30 @@ from miniattn.kernels.attention.problem import (
     OUT,
     SUMS,
     UNFIT,
+    Call,
     K,
-    Lines,
     Problem,
     Q,
+    Run,
     V,
+    key_head,
     lines_of,
     part_of,
     problem_of,
     step_of,
 )
 from miniattn.kernels.attention.scores import drop, finish_scores, head_of
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.dense.panels import WIDE, fill, is_finite, pack, round_up, write_rows
+from miniattn.kernels.dense.places import (
+    Extent,
+    Grid,
+    Lines,
+    by_column,
+    by_row,
+    line,
+)
 from miniattn.kernels.registers import (
     fma,
     horizontal_max,
@@ -72,26 +81,13 @@ def decode(sizes, factors, operands, queue, scratch):
     ``problem.parts`` says among how many pieces of work the keys of one key/value head are dealt.
     What each knows of its keys stays in the operand SUMS, for `merge`. Arguments: as there.
     """
-    problem = problem_of(sizes, factors)
-    parts, tiles = problem.parts, (problem.S + KEYS - 1) // KEYS
-    piece = take(queue)
-    while piece < problem.tasks:
-        b, g = piece // parts // problem.G, piece // parts % problem.G
-        start = piece % parts * tiles // parts * KEYS
-        stop = min(problem.S, (piece % parts + 1) * tiles // parts * KEYS)
-        states = part_of(operands, SUMS, 0, piece, scratch)
-        _keys(problem, operands, b, g, start, stop, states, scratch)
-        piece = take(queue)
+    each_piece(queue, _keys, Call(problem_of(sizes, factors), operands, scratch))
 
 
 @task
 def merge(sizes, factors, operands, queue, scratch):
     """Write out, lse and its parts from what the pieces of `decode` left."""
-    problem = problem_of(sizes, factors)
-    piece = take(queue)
-    while piece < problem.tasks:
-        _merge_head(problem, operands, piece, scratch)
-        piece = take(queue)
+    each_piece(queue, _merge_head, Call(problem_of(sizes, factors), operands, scratch))
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
@@ -134,7 +130,7 @@ class Room(NamedTuple):
     s: Any
     slopes: Any
     partial: Any
-    """A square of sums that are still to be added up."""
+    """As many vectors of sums, still to be added up, as they have lanes."""
     v: Lines
     """Of a tile, where whole vectors of them cannot be read in place."""
     end: Any
@@ -152,110 +148,117 @@ def lay_out(problem, w, start):
 
 
 @inner
-def _merge_head(problem, operands, piece, like):
+def _merge_head(call, piece):
     """Write out, lse and its parts of the queries of one head."""
+    problem, operands, like = call
     b, h = piece // problem.H, piece % problem.H
-    group = problem.H // problem.G
-    first = (b * problem.G + h // group) * problem.parts
+    first = (b * problem.G + key_head(problem, h)) * problem.parts
+    member = h % (problem.H // problem.G)
     state = state_at(problem, lanes(like), 0).end
     factor = head_of(problem, operands, b, h, like).factor
     merged = registers(2, like)
     for i in range(problem.T):
-        known = part_of(operands, SUMS, 0, first, like) + (h % group * problem.T + i) * state
-        out, _ = lines_of(operands, OUT, b, h, i, like)
+        known = part_of(operands, SUMS, 0, first, like) + (member * problem.T + i) * state
+        out = lines_of(operands, OUT, b, h, i, like).start
         if not _merge(problem, operands, out, known, factor, merged):
             operands[UNFIT] = 1
-        write_stats(problem, operands, b, h, i, 1, merged, merged + 1)
+        write_stats(problem, operands, Run(b, h, i, 1), merged, merged + 1)
 
 
 @inner
-def _keys(problem, operands, b, g, start, stop, states, scratch):
-    """Attend from all queries of a group to keys ``start <= j < stop``."""
-    w = lanes(scratch)
-    T, D, Dv = problem.T, problem.D, problem.Dv
-    room = lay_out(problem, w, scratch)
-    s, v_width = room.s, room.v.step
-    k, k_row = lines_of(operands, K, b, g, 0, scratch)
-    v, v_row = lines_of(operands, V, b, g, 0, scratch)
+def _keys(call, piece):
+    """Attend from all queries of a group to the keys of one piece of work."""
+    problem, operands, scratch = call
+    w, parts, tiles = lanes(scratch), problem.parts, (problem.S + KEYS - 1) // KEYS
+    b, g, part = piece // parts // problem.G, piece // parts % problem.G, piece % parts
+    states = part_of(operands, SUMS, 0, piece, scratch)
     state = state_at(problem, w, 0).end
-    group = problem.H // problem.G
+    group, T = problem.H // problem.G, problem.T
     for query in range(group * T):
         fill(states + query * state, state, 0.0)
         state_at(problem, w, states + query * state).top[0] = -np.inf
-    for j0 in range(start, stop, KEYS):
+    stop = min(problem.S, (part + 1) * tiles // parts * KEYS)
+    for j0 in range(part * tiles // parts * KEYS, stop, KEYS):
         m = min(KEYS, stop - j0)
         for member in range(group):
-            h = g * group + member
-            head = head_of(problem, operands, b, h, scratch)
-            tile = tile_of(head.rule, b, h, 0, T, j0, m, KEYS, False)
-            if tile.kind == HIDDEN:
-                continue
-            q, q_row = lines_of(operands, Q, b, h, 0, scratch)
-            k_tile, v_tile = k + j0 * k_row, v + j0 * v_row
-            pack(room.q.start, room.q.step, q, q_row, T, D)
-            multiply_rows(s, room.q.start, room.q.step, k_tile, k_row, tile, D, room.partial)
-            if overflows(s, head.rule, tile):
-                operands[UNFIT] = 1
-            finish_scores(s, head, tile, room.slopes)
-            own = states + member * T * state
-            _exponentiate(problem, s, head.factor, tile, own)
-            if head.dropout > 0.0:
-                drop(s, head, tile)
-            if tile.kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
-                sums = Rows(own, state, 0)
-                add_visible(sums, Rows(s, KEYS, 1), Rows(v_tile, 0, v_row), Dv, head.rule, tile)
-                continue
-            if Dv != v_width:
-                pack(room.v.start, v_width, v_tile, v_row, m, Dv)
-                v_tile = room.v.start
-            width = v_width if Dv != v_width else v_row
-            for i in range(T):
-                o = state_at(problem, w, own + i * state).o
-                add_rows(o, s + i * KEYS, v_tile, width, v_width, m)
+            own = Lines(states + member * T * state, state)
+            _attend(call, Run(b, g * group + member, 0, T), j0, m, own)
 
 
 @inner
-def multiply_rows(s, q, d_width, k, k_row, tile, D, partial):
+def _attend(call, run, j0, m, states):
+    """Attend from the queries of one head to the keys of a tile."""
+    problem, operands, scratch = call
+    D, Dv = problem.D, problem.Dv
+    head, g = head_of(problem, operands, run.b, run.h, scratch), key_head(problem, run.h)
+    tile = tile_of(head.rule, run, j0, m, KEYS, False)
+    if tile.kind == HIDDEN:
+        return
+    room = lay_out(problem, lanes(scratch), scratch)
+    s = room.s
+    k = lines_of(operands, K, run.b, g, j0, scratch)
+    v = lines_of(operands, V, run.b, g, j0, scratch)
+    pack(room.q, lines_of(operands, Q, run.b, run.h, 0, scratch), run.n, D)
+    multiply_rows(s, room.q, k, tile, D, room.partial)
+    if overflows(s, head.rule, tile):
+        operands[UNFIT] = 1
+    finish_scores(s, head, tile, room.slopes)
+    _exponentiate(problem, s, head.factor, tile, states)
+    if head.dropout > 0.0:
+        drop(s, head, tile)
+    if tile.kind == PARTIAL and not is_finite(v, m, Dv):
+        add_visible(by_row(states), Grid(s, KEYS, 1), by_column(v), Dv, head.rule, tile)
+        return
+    v_width = room.v.step
+    if Dv != v_width:
+        pack(room.v, v, m, Dv)
+        v = room.v
+    for i in range(run.n):
+        add_rows(line(states, i), s + i * KEYS, v, v_width, m)
+
+
+@inner
+def multiply_rows(s, q, k, tile, D, partial):
     """Set ``s[i, j] = sum_d q[i, d] k[j, d]``, by vectors of keys."""
     w = lanes(s)
     whole = D - D % w
     for j in range(0, tile.m, w):
         for i in range(tile.n):
+            query = line(q, i)
             for n in range(w):
-                at = min(j + n, tile.m - 1)
-                row = k + at * k_row
+                row = line(k, min(j + n, tile.m - 1))
                 if i == 0:
                     for d in range(0, D, w):
-                        prefetch(row + (AHEAD * k_row + d))
+                        prefetch(row + (AHEAD * k.step + d))
                 total = splat(0.0, s)
                 for d in range(0, whole, w):
-                    total = fma(load(row + d), load(q + (i * d_width + d)), total)
+                    total = fma(load(row + d), load(query + d), total)
                 if whole < D:
                     tail = load_first(row + whole, D - whole)
-                    total = fma(tail, load(q + (i * d_width + whole)), total)
+                    total = fma(tail, load(query + whole), total)
                 store(partial + n * w, total)
             store(s + (i * tile.width + j), horizontal_sums(partial))
 
 
 @inner
-def add_rows(o, weights, v, v_row, v_width, m):
+def add_rows(o, weights, v, v_width, m):
     """Add ``sum_j weights[j] v[j, e]`` to ``o[e]``."""
-    w = lanes(o)
+    w, a, extent = lanes(o), Grid(weights, 0, 1), Extent(1, m)
     e = 0
     while e + WIDE * w <= v_width:
-        product(1, WIDE, o + e, 0, weights, 0, 1, v + e, v_row, m, 1, True)
+        product(1, WIDE, Lines(o + e, 0), a, Lines(v.start + e, v.step), extent, True)
         e += WIDE * w
     while e < v_width:
-        product(1, 1, o + e, 0, weights, 0, 1, v + e, v_row, m, 1, True)
+        product(1, 1, Lines(o + e, 0), a, Lines(v.start + e, v.step), extent, True)
         e += w
 
 
 @inner
 def _exponentiate(problem, s, factor, tile, states):
     """Replace scores by ``exp(s - m)`` and bring each query's state up to date."""
-    w, size = lanes(s), state_at(problem, lanes(s), 0).end
+    w = lanes(s)
     for i in range(tile.n):
-        row, own = s + i * tile.width, state_at(problem, w, states + i * size)
+        row, own = s + i * tile.width, state_at(problem, w, line(states, i))
         for c in range(tile.m, round_up(tile.m, w)):
             row[c] = -np.inf
         peak = splat(-np.inf, s)
@@ -300,6 +303,6 @@ def _merge(problem, operands, out, states, factor, merged):
             decay = power(splat(own.top[0], out), base, factor)
             value = fma(load(own.o + e), decay, value)
         store(merged + w, value)
-        fits = write_rows(out + e, 0, merged + w, 0, 1, min(w, problem.Dv - e), share)
-        finite = finite and fits
+        place, columns = Lines(out + e, 0), min(w, problem.Dv - e)
+        finite = write_rows(place, Lines(merged + w, 0), 1, columns, share) and finite
     return finite

@@ -40,19 +40,23 @@ from miniattn.kernels.attention.online import base_of, power, raise_tops, share_
 from miniattn.kernels.attention.problem import (
     OUT,
     UNFIT,
+    Call,
     K,
-    Lines,
     Problem,
     Q,
     V,
+    key_head,
     lines_of,
     problem_of,
+    run_of_piece,
+    runs_of,
 )
-from miniattn.kernels.attention.scores import Head, finish_scores, head_of, kept
+from miniattn.kernels.attention.scores import Head, finish_scores, head_of, not_dropped
 from miniattn.kernels.attention.vector.forward import QUERIES
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.dense.panels import add, fill, round_up
+from miniattn.kernels.dense.places import Lines
 from miniattn.kernels.registers import (
     aligned,
     any_true,
@@ -62,16 +66,16 @@ from miniattn.kernels.registers import (
     store,
 )
 from miniattn.kernels.registers.matrix_unit import (
-    BLOCK,
     CHUNK,
     PARTS,
+    SIDE,
     configure,
     release,
     store_parts,
 )
 
-UNITS = 8  # pieces of work in a packed square of weights
-ROWS = BLOCK // UNITS
+PORTIONS = 8  # of the work on a packed square of weights
+ROWS = SIDE // PORTIONS
 
 
 class Room(NamedTuple):
@@ -105,7 +109,7 @@ class Weighing(NamedTuple):
     tile: Tile
     squares: Any
     """Numbers of the squares of p that are to be filled."""
-    units: int
+    portions: int
 
 
 class Weighed(NamedTuple):
@@ -142,7 +146,7 @@ def lay_out(problem, start):
     s = p_next + packed_size(QUERIES, KEYS)
     slopes = s + tile
     o = slopes + tile
-    top = o + QUERIES * round_up(problem.Dv, BLOCK)
+    top = o + QUERIES * round_up(problem.Dv, SIDE)
     total = top + QUERIES
     added = total + QUERIES
     decay = added + QUERIES
@@ -169,46 +173,42 @@ def lay_out(problem, start):
 def forward(sizes, factors, operands, queue, scratch):
     """Write what `vector.forward.forward` does; arguments as there."""
     problem = problem_of(sizes, factors)
-    runs = (problem.T + QUERIES - 1) // QUERIES
     room = lay_out(problem, aligned(scratch))
     forget(room.tiles)
     configure()
-    piece = take(queue)
-    while piece < problem.tasks:
-        run = runs - 1 - piece % runs
-        b, h = piece // runs // problem.H, piece // runs % problem.H
-        _attend(problem, operands, b, h, run * QUERIES, room)
-        piece = take(queue)
+    each_piece(queue, _attend, Call(problem, operands, room))
     release()
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of a call, and the elements of scratch memory of a thread."""
-    pieces = problem.B * problem.H * -(-problem.T // QUERIES)
+    pieces = problem.B * problem.H * runs_of(problem, QUERIES)
     # It begins at a whole cache line.
-    return pieces, BLOCK + lay_out(problem, 0).end
+    return pieces, SIDE + lay_out(problem, 0).end
 
 
 @inner
-def _attend(problem, operands, b, h, i0, room):
-    """Compute the output of queries ``i0 <= i < i0 + QUERIES`` of one head.
+def _attend(call, piece):
+    """Compute the output of one run of queries.
 
     o is one tile behind: while the vector registers weigh the scores of a tile, the unit multiplies
     the weights of the one before with their values::
 
+        stage       _score           _weigh       _score           _add_values       _score
         unit        S_0 = K_0 q^T    -            S_1 = K_1 q^T    o += v_0^T P_0    S_2 ...
-        registers   -                P_0 of S_0   -                P_1 of S_1        -
+        registers   maxima of S_0    P_0 of S_0   maxima of S_1    P_1 of S_1        ...
 
     The stages of a tile are `_score`, `_add_values` (of the tile before, with `_weigh` of this one
     meanwhile) and `_rescale`; the last tile's values are added when no further scores wait.
     """
-    n, v_rows = min(QUERIES, problem.T - i0), round_up(problem.Dv, BLOCK)
-    width = round_up(n, BLOCK)
+    problem, operands, room = call
+    run, v_rows = run_of_piece(problem, piece, QUERIES), round_up(problem.Dv, SIDE)
+    b, h, i0, n = run
+    width = round_up(n, SIDE)
     head = head_of(problem, operands, b, h, room.s)
     rule, o = head.rule, room.o
 
-    q, q_row = lines_of(operands, Q, b, h, i0, room.s)
-    if not pack(room.q, q, q_row, n, problem.D, True, True):
+    if not pack(room.q, lines_of(operands, Q, b, h, i0, room.s), n, problem.D, True, True):
         operands[UNFIT] = 1
     fill(room.top, width, -np.inf)
     fill(room.total, width, 0.0)
@@ -217,7 +217,7 @@ def _attend(problem, operands, b, h, i0, room):
     before, p = Weighed(nothing, room.p, room.s, False), room.p_next
     begun = False  # o holds something
     for j0 in range(first_key(rule, i0, KEYS), stop, KEYS):
-        tile = tile_of(rule, b, h, i0, n, j0, min(KEYS, stop - j0), width, True)
+        tile = tile_of(rule, run, j0, min(KEYS, stop - j0), width, True)
         if tile.kind == HIDDEN:
             continue
         keys = _packed_tile(problem, operands, b, h, j0, room.tiles)
@@ -230,13 +230,13 @@ def _attend(problem, operands, b, h, i0, room):
             head=head,
             tile=tile,
             squares=room.squares,
-            units=UNITS * _list_squares(room.squares, rule, tile),
+            portions=PORTIONS * _list_squares(room.squares, rule, tile),
         )
-        unit = 0
+        portion = 0
         if before.waits:
-            unit = _add_values(problem, before, rule, QuerySums(o, v_rows, begun), _weigh, job)
+            portion = _add_values(problem, before, rule, QuerySums(o, v_rows, begun), _weigh, job)
             begun = True
-        finish(_weigh, job, unit, job.units)
+        finish(_weigh, job, portion, job.portions)
         add(room.total, room.added, width)
         if begun:
             _rescale(o, width, v_rows, room.decay)
@@ -245,7 +245,7 @@ def _attend(problem, operands, b, h, i0, room):
         _add_values(problem, before, rule, QuerySums(o, v_rows, begun), idle, 0)
     else:
         fill(o, width * v_rows, 0.0)
-    _write(problem, operands, before.tile, room)
+    _write(problem, operands, run, width, room)
 
 
 @inner
@@ -265,29 +265,27 @@ def _add_values(problem, weighed, rule, sums, work, job):
 
 
 @inner
-def _write(problem, operands, tile, room):
-    """Write out, lse and its parts of a tile's queries."""
-    b, h, i0, n = tile.b, tile.h, tile.i0, tile.n
-    write_stats(problem, operands, b, h, i0, n, room.top, room.total)
-    for i in range(n):
+def _write(problem, operands, run, width, room):
+    """Write out, lse and its parts of a run of queries."""
+    write_stats(problem, operands, run, room.top, room.total)
+    for i in range(run.n):
         room.decay[i] = share_of(room.total[i], room.top[i])
-    out = lines_of(operands, OUT, b, h, i0, room.o)
-    if not write_turned(out, Lines(room.o, tile.width), n, problem.Dv, room.decay):
+    out = lines_of(operands, OUT, run.b, run.h, run.i0, room.o)
+    if not write_turned(out, Lines(room.o, width), run.n, problem.Dv, room.decay):
         operands[UNFIT] = 1
 
 
 @inner
 def _packed_tile(problem, operands, b, h, j0, tiles):
     """Return a tile's keys, and its values turned, packed."""
-    g = h // (problem.H // problem.G)
+    g = key_head(problem, h)
     place, missing = find(tiles, b * problem.G + g, j0 // KEYS)
     keys = keys_at(problem, place)
     if missing:
         m = min(KEYS, problem.S - j0)
-        k, k_row = lines_of(operands, K, b, g, j0, place)
-        v, v_row = lines_of(operands, V, b, g, j0, place)
-        fits = pack(keys.k, k, k_row, m, problem.D, True, False)
-        if not (pack(keys.v, v, v_row, m, problem.Dv, False, True) and fits):
+        k, v = lines_of(operands, K, b, g, j0, place), lines_of(operands, V, b, g, j0, place)
+        fits = pack(keys.k, k, m, problem.D, True, False)
+        if not (pack(keys.v, v, m, problem.Dv, False, True) and fits):
             operands[UNFIT] = 1
     return keys
 
@@ -298,7 +296,7 @@ def _raise_tops(s, head, tile, room):
 
     ``room.decay`` receives what older sums are multiplied by.
     """
-    for c in range(0, tile.width, BLOCK):
+    for c in range(0, tile.width, SIDE):
         start, stop = chunk_rows(head.rule, tile, c)
         _, ratio = raise_tops(s, head, tile, room.top, c, start, stop)
         store(room.decay + c, ratio)
@@ -310,42 +308,42 @@ def _raise_tops(s, head, tile, room):
 def _list_squares(squares, rule, tile):
     """List the squares of packed weights that products read; return how many they are."""
     count, chunks = 0, chunks_of(tile.m)
-    for c in range(0, tile.width, BLOCK):
+    for c in range(0, tile.width, SIDE):
         start, stop = chunk_rows(rule, tile, c)
         for r in range(start, stop, CHUNK):
-            squares[count] = c // BLOCK * chunks + r // CHUNK
+            squares[count] = c // SIDE * chunks + r // CHUNK
             count += 1
     return count
 
 
 @inner(forceinline=True)
-def _weigh(job, unit):
+def _weigh(job, portion):
     """Turn some scores into ``exp(s - m)``, add them up, and pack them."""
     s, head, tile = job.s, job.head, job.tile
     chunks, width = chunks_of(tile.m), tile.width
-    if unit < job.units:
-        square, row = int(job.squares[unit // UNITS]), unit % UNITS * ROWS
-        c, j = square // chunks * BLOCK, square % chunks * CHUNK + row
+    if portion < job.portions:
+        square, row = int(job.squares[portion // PORTIONS]), portion % PORTIONS * ROWS
+        c, j = square // chunks * SIDE, square % chunks * CHUNK + row
         base = base_of(load(job.top + c))
-        place = job.p + (square * PARTS + row * BLOCK)
+        place = job.p + (square * PARTS + row * SIDE)
         p = s + (j * width + c)
         added = load(job.added + c)
         for r in range(ROWS):
             low = power(load(p + r * width), base, head.factor)
-            high = power(load(p + (r + BLOCK) * width), base, head.factor)
+            high = power(load(p + (r + SIDE) * width), base, head.factor)
             added = added + (low + high)
             if head.dropout > 0.0:
                 factor = 1.0 / (1.0 - head.dropout)
-                low = select(kept(head, tile, j + r, c, s), low * factor, 0.0)
-                high = select(kept(head, tile, j + r + BLOCK, c, s), high * factor, 0.0)
-            store_parts(place + r * BLOCK, low, high)
+                low = select(not_dropped(head, tile, j + r, c, s), low * factor, 0.0)
+                high = select(not_dropped(head, tile, j + r + SIDE, c, s), high * factor, 0.0)
+            store_parts(place + r * SIDE, low, high)
         store(job.added + c, added)
 
 
 @inner
 def _rescale(o, width, rows, decay):
     """Multiply the sums of each query by its ``decay``, where that is not 1."""
-    for c in range(0, width, BLOCK):
+    for c in range(0, width, SIDE):
         factor = load(decay + c)
         if any_true(factor != 1.0):
             for e in range(rows):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.panels import fill, round_up
-from miniattn.kernels.registers.matrix_unit import BLOCK
+from miniattn.kernels.registers.matrix_unit import SIDE
 
 KEYS = 64  # of one tile
 MOST = 6 * 2**20  # words that are kept; further tiles of a head share two places
@@ -53,7 +53,7 @@ def places_at(problem, queries, size, start):
 @inner
 def owners_size(places):
     """Return the words of the owners of so many places."""
-    return round_up(2 * places + 1, BLOCK)
+    return round_up(2 * places + 1, SIDE)
 
 
 @inner

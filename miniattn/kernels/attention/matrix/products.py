@@ -11,17 +11,17 @@ import numpy as np
 from miniattn.kernels.attention.masking import FULL, PARTIAL, Tile, classify, keys_seen
 from miniattn.kernels.attention.matrix.packed import KEYS
 from miniattn.kernels.attention.matrix.squares import (
-    Extent,
-    blocks_of,
+    Squares,
     chunks_of,
     idle,
     multiply,
+    squares_of,
 )
-from miniattn.kernels.attention.problem import Lines
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.panels import round_up
+from miniattn.kernels.dense.places import Lines
 from miniattn.kernels.registers import splat, store
-from miniattn.kernels.registers.matrix_unit import BLOCK, CHUNK, PARTS
+from miniattn.kernels.registers.matrix_unit import CHUNK, PARTS, SIDE
 
 
 @inner
@@ -30,12 +30,12 @@ def multiply_keys(s, keys, packed, depth, rule, tile):
     step = chunks_of(depth) * PARTS
     for c in range(0, tile.width, CHUNK):
         start, stop = keys_seen(rule, tile, c, CHUNK)
-        blocks = min(CHUNK, tile.width - c) // BLOCK
+        squares = min(CHUNK, tile.width - c) // SIDE
         multiply(
             Lines(s + (start * tile.width + c), tile.width),
-            Lines(keys + start // BLOCK * step, step),
-            Lines(packed + c // BLOCK * step, step),
-            Extent(rows=blocks_of(stop - start), columns=blocks, chunks=chunks_of(depth)),
+            Lines(keys + start // SIDE * step, step),
+            Lines(packed + c // SIDE * step, step),
+            Squares(rows=squares_of(stop - start), columns=squares, chunks=chunks_of(depth)),
             False,
             idle,
             0,
@@ -52,7 +52,7 @@ class QuerySums(NamedTuple):
 
 
 @inner
-def multiply_queries(sums, columns, packed, rule, tile, work, job, unit):
+def multiply_queries(sums, columns, packed, rule, tile, work, job, portion):
     """Set ``sums[e, i] = sum_j columns[e, j] packed[j, i]``, or add that, for the pairs left.
 
     For the output, ``v^T P``, and for dq, ``k^T dS``. With other work meanwhile: see `multiply`.
@@ -61,28 +61,28 @@ def multiply_queries(sums, columns, packed, rule, tile, work, job, unit):
     for c in range(0, tile.width, CHUNK):
         start, stop = chunk_rows(rule, tile, c)
         first, chunks = start // CHUNK, (stop - start) // CHUNK
-        blocks = min(CHUNK, tile.width - c) // BLOCK
+        squares = min(CHUNK, tile.width - c) // SIDE
         if chunks > 0:
-            unit = multiply(
+            portion = multiply(
                 Lines(sums.start + c, tile.width),
                 Lines(columns.start + first * PARTS, columns.step),
-                Lines(packed + (c // BLOCK * own + first * PARTS), own),
-                Extent(rows=sums.rows // BLOCK, columns=blocks, chunks=chunks),
+                Lines(packed + (c // SIDE * own + first * PARTS), own),
+                Squares(rows=sums.rows // SIDE, columns=squares, chunks=chunks),
                 sums.begun,
                 work,
                 job,
-                unit,
+                portion,
             )
         elif not sums.begun:
             for e in range(sums.rows):
-                for x in range(c, c + blocks * BLOCK, BLOCK):
+                for x in range(c, c + squares * SIDE, SIDE):
                     store(sums.start + (e * tile.width + x), splat(0.0, sums.start))
-    return unit
+    return portion
 
 
 @inner
 def key_step(problem, tile):
-    """Return how far apart the blocks of a packed operand lie whose terms are a tile's keys."""
+    """Return how far apart the squares of a packed operand lie whose terms are a tile's keys."""
     return chunks_of(min(KEYS, problem.S - tile.j0)) * PARTS
 
 
@@ -103,8 +103,8 @@ def hide_rest(s, rule, tile):
     Up to a whole chunk of rows these become -inf, whose weight is 0.
     """
     hidden, end = splat(-np.inf, s), round_up(tile.m, CHUNK)
-    for c in range(0, tile.width, BLOCK):
-        start, stop = keys_seen(rule, tile, c, BLOCK) if c < tile.n else (0, 0)
+    for c in range(0, tile.width, SIDE):
+        start, stop = keys_seen(rule, tile, c, SIDE) if c < tile.n else (0, 0)
         for r in range(min(start, end)):
             store(s + (r * tile.width + c), hidden)
         for r in range(max(start, stop), end):
@@ -115,19 +115,19 @@ def hide_rest(s, rule, tile):
 def add_to_keys(sums, packed, source, rule, tile):
     """Add ``sum_i packed[j, i] source[i, e]`` to ``sums[j, e]``, for the pairs that are left.
 
-    For dv, ``P^T dout``, and for dk, ``dS^T q``. The rows of ``sums`` are whole blocks.
+    For dv, ``P^T dout``, and for dk, ``dS^T q``. The rows of ``sums`` are whole squares.
     """
     step, row = chunks_of(tile.width) * PARTS, sums.step
     at_once = CHUNK if tile.kind == PARTIAL else tile.width
     for c in range(0, tile.width, at_once):
         start, stop = chunk_rows(rule, tile, c)
         for r in range(start, stop, CHUNK):
-            blocks = blocks_of(min(CHUNK, tile.m - r))
+            squares = squares_of(min(CHUNK, tile.m - r))
             multiply(
                 Lines(sums.start + r * row, row),
-                Lines(packed + (r // BLOCK * step + c // CHUNK * PARTS), step),
+                Lines(packed + (r // SIDE * step + c // CHUNK * PARTS), step),
                 Lines(source + c // CHUNK * PARTS, step),
-                Extent(rows=blocks, columns=row // BLOCK, chunks=chunks_of(at_once)),
+                Squares(rows=squares, columns=row // SIDE, chunks=chunks_of(at_once)),
                 True,
                 idle,
                 0,
@@ -136,8 +136,11 @@ def add_to_keys(sums, packed, source, rule, tile):
 
 
 @inner
-def square_of(tile, rule, r, c):
-    """Return the square of a tile at row ``r`` and column ``c``; what is hidden is PARTIAL too."""
+def small_tile(tile, rule, r, c):
+    """Return the part of a tile that is at row ``r`` and column ``c``, of `CHUNK` of each.
+
+    It is PARTIAL also where it is hidden.
+    """
     i0, n, j0, m = tile.i0 + c, min(CHUNK, tile.n - c), tile.j0 + r, min(CHUNK, tile.m - r)
     kind = FULL if tile.kind == FULL else max(PARTIAL, classify(rule, i0, i0 + n, j0, j0 + m))
     return Tile(tile.b, tile.h, i0, n, j0, m, CHUNK, True, kind)

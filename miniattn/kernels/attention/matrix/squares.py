@@ -1,16 +1,16 @@
-"""Tiles for the matrix unit: operands packed into its blocks, products of them, results written.
+"""Operands packed into squares for the matrix unit, products of them, and results written.
 
-See `matrix_unit` for what a block is. A product of tiles takes both operands packed, and writes
-rows of scratch memory as wide as the tile.
+See `matrix_unit` for what a square is. A product takes both operands packed, and writes rows of
+scratch memory.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from miniattn.kernels.attention.problem import Lines
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.panels import round_up, write_rows
+from miniattn.kernels.dense.places import Lines, line, lines_from
 from miniattn.kernels.registers import (
     as_integer,
     horizontal_max,
@@ -23,32 +23,32 @@ from miniattn.kernels.registers import (
     transpose,
 )
 from miniattn.kernels.registers.matrix_unit import (
-    BLOCK,
     CHUNK,
     PARTS,
+    SIDE,
     STEPS,
+    add_squares,
     store_parts,
-    tile_add,
-    tile_store,
-    tile_zero,
+    store_squares,
+    zero_squares,
 )
 
-# What may be split in three: the largest number of a tile is within these bounds, or 0. Products of
+# What may be split in three: the largest number packed is within these bounds, or 0. Products of
 # two such numbers, and their last parts, keep clear of both ends of float32.
 _LEAST = int(np.float32(2.0**-50).view(np.uint32))
 _MOST = int(np.float32(2.0**40).view(np.uint32))
-_FOUR = 4 * BLOCK  # vectors in four blocks of C
+_FOUR = 4 * SIDE  # vectors in four squares of C
 
 
 @inner
-def blocks_of(n):
-    """Return how many blocks hold ``n`` rows or columns."""
-    return (n + BLOCK - 1) // BLOCK
+def squares_of(n):
+    """Return how many squares hold ``n`` rows or columns."""
+    return (n + SIDE - 1) // SIDE
 
 
 @inner
 def chunks_of(n):
-    """Return how many blocks hold ``n`` terms of a sum."""
+    """Return how many squares hold ``n`` terms of a sum."""
     return (n + CHUNK - 1) // CHUNK
 
 
@@ -59,38 +59,39 @@ def packed_size(n, terms):
 
 
 @inner
-def pack(target, source, row, n, columns, along, turned):
+def pack(target, source, n, columns, along, turned):
     """Pack ``n`` rows of ``columns`` numbers; return whether the unit can multiply them.
 
     Parameters
     ----------
     along
-        The terms of the sum are the columns, else the rows. The rest of the last block is 0.
+        The terms of the sum are the columns, else the rows. The rest of the last square is 0.
     turned
         Pack the transpose: with ``along`` as B rather than A, else as A rather than B.
     """
     terms, others = (columns, n) if along else (n, columns)
+    row = source.step
     across, down = (row, 1) if along else (1, row)  # steps to the next of others and of terms
     largest = as_integer(splat(0.0, target))
-    lows, highs = registers(BLOCK, target), registers(BLOCK, target)
+    lows, highs = registers(SIDE, target), registers(SIDE, target)
     place = target
     # Keys and queries are taken in squares of whole chunks: there is nothing else to be read there.
-    for i in range(0, round_up(others, CHUNK) if along else others, BLOCK):
+    for i in range(0, round_up(others, CHUNK) if along else others, SIDE):
         for t in range(0, terms, CHUNK):
-            first = source + (i * across + t * down)
+            first = source.start + (i * across + t * down)
             left, right = (n - i, columns - t) if along else (n - t, columns - i)
             low, low_row = _square(lows, first, row, left, right, turned)
-            second = first + BLOCK * down
+            second = first + SIDE * down
             if along:
-                right -= BLOCK
+                right -= SIDE
             else:
-                left -= BLOCK
+                left -= SIDE
             high, high_row = _square(highs, second, row, left, right, turned)
-            for r in range(BLOCK):
+            for r in range(SIDE):
                 x, y = load(low + r * low_row), load(high + r * high_row)
                 largest = maximum(largest, as_integer(x) & 0x7FFFFFFF)
                 largest = maximum(largest, as_integer(y) & 0x7FFFFFFF)
-                store_parts(place + r * BLOCK, x, y)
+                store_parts(place + r * SIDE, x, y)
             place = place + PARTS
     top = horizontal_max(largest)
     return top == 0 or _LEAST <= top < _MOST
@@ -102,20 +103,20 @@ def _square(square, source, row, n, columns, turned):
 
     It is in place, or copied to ``square``: of what the source has not, zeros.
     """
-    if n < BLOCK or columns < BLOCK:
-        for r in range(BLOCK):
+    if n < SIDE or columns < SIDE:
+        for r in range(SIDE):
             # Nothing is read where no columns are left.
             value = load_first(source + r * row, columns) if r < n else splat(0.0, source)
-            store(square + r * BLOCK, value)
-        source, row = square, BLOCK
+            store(square + r * SIDE, value)
+        source, row = square, SIDE
     if turned:
-        transpose(square, BLOCK, source, row, BLOCK)
-        source, row = square, BLOCK
+        transpose(square, SIDE, source, row, SIDE)
+        source, row = square, SIDE
     return source, row
 
 
-class Extent(NamedTuple):
-    """How many blocks of rows and of columns C has, and how many each sum is over."""
+class Squares(NamedTuple):
+    """How many squares of rows and of columns C has, and how many each sum is over."""
 
     rows: int
     columns: int
@@ -123,106 +124,112 @@ class Extent(NamedTuple):
 
 
 @inner
-def multiply_square(c, a, b, step, work, job, unit):
-    """Compute a square ``C = A B`` of `CHUNK` rows and columns, of packed operands.
+def multiply_small(c, a, b, step, work, job, portion):
+    """Compute ``C = A B`` of `CHUNK` rows and columns, of packed operands.
 
-    The blocks of the second row of A, and of the second column of B, begin ``step`` words after
+    The squares of the second row of A, and of the second column of B, begin ``step`` words after
     the first's, with which they end.
 
     While the matrix unit multiplies, the vector registers are free for other work: they do
-    ``work(job, unit)`` for one ``unit`` after the other. Returned is the first that is not done.
+    ``work(job, portion)`` for one ``portion`` after the other. Returned is the first that is left.
     """
     to, a_lines, b_lines = Lines(c, CHUNK), Lines(a, step), Lines(b, step)
-    return _four_tiles(to, a_lines, b_lines, step // PARTS, work, job, unit)
+    return _four_squares(to, a_lines, b_lines, step // PARTS, work, job, portion)
 
 
 @inner
-def multiply(c, a, b, extent, accumulate, work, job, unit):
+def multiply(c, a, b, size, accumulate, work, job, portion):
     """Compute ``C = A B``, or ``C += A B``, of packed operands, with other work meanwhile.
 
-    C has ``rows * BLOCK`` rows and ``columns * BLOCK`` columns of scratch memory; the `Lines` of a
-    packed operand are its blocks of one row of C, or of one column.
+    C has ``rows * SIDE`` rows and ``columns * SIDE`` columns of scratch memory; the `Lines` of a
+    packed operand are its squares of one row of C, or of one column.
     """
-    square = registers(_FOUR, c.start)
-    rows, columns, chunks = extent
+    four = registers(_FOUR, c.start)
+    rows, columns, chunks = size
     for m in range(0, rows, 2):
         for n in range(0, columns, 2):
-            corner = c.start + (m * BLOCK * c.step + n * BLOCK)
+            corner = c.start + (m * SIDE * c.step + n * SIDE)
             height, width = min(2, rows - m), min(2, columns - n)
             # What C held is added last: it rounds once, not with each instruction.
-            to = Lines(square, 2 * BLOCK) if accumulate else Lines(corner, c.step)
-            a_m, b_n = Lines(a.start + m * a.step, a.step), Lines(b.start + n * b.step, b.step)
+            to = Lines(four, 2 * SIDE) if accumulate else Lines(corner, c.step)
+            a_m, b_n = lines_from(a, m), lines_from(b, n)
             if height == 2 and width == 2:
-                unit = _four_tiles(to, a_m, b_n, chunks, work, job, unit)
+                portion = _four_squares(to, a_m, b_n, chunks, work, job, portion)
             else:
-                _fewer_tiles(to, a_m, b_n, height, width, chunks)
+                _fewer_squares(to, a_m, b_n, height, width, chunks)
             if accumulate:
-                for r in range(height * BLOCK):
-                    for x in range(0, width * BLOCK, BLOCK):
+                for r in range(height * SIDE):
+                    for x in range(0, width * SIDE, SIDE):
                         p = corner + (r * c.step + x)
-                        store(p, load(p) + load(square + (r * 2 * BLOCK + x)))
-    return unit
+                        store(p, load(p) + load(four + (r * 2 * SIDE + x)))
+    return portion
 
 
 @inner(forceinline=True)
-def _four_tiles(c, a, b, chunks, work, job, unit):
-    """Compute 2 x 2 tiles of C, with work in between.
+def _four_squares(c, a, b, chunks, work, job, portion):
+    """Compute 2 x 2 squares of C, with work in between.
 
     In small portions: the processor looks some 500 instructions ahead, and the next of the unit's
     has to be among them.
     """
-    tile_zero(2, 2)
+    zero_squares(2, 2)
     for k in range(chunks):
-        a_k, b_k = a.start + k * PARTS, b.start + k * PARTS
-        tile_add(2, 2, 0, 1, a_k, a.step, b_k, b.step)
-        work(job, unit)
-        tile_add(2, 2, 1, 2, a_k, a.step, b_k, b.step)
-        work(job, unit + 1)
-        tile_add(2, 2, 2, 3, a_k, a.step, b_k, b.step)
-        work(job, unit + 2)
-        work(job, unit + 3)
-        tile_add(2, 2, 3, 4, a_k, a.step, b_k, b.step)
-        work(job, unit + 4)
-        tile_add(2, 2, 4, 5, a_k, a.step, b_k, b.step)
-        work(job, unit + 5)
-        tile_add(2, 2, 5, STEPS, a_k, a.step, b_k, b.step)
-        work(job, unit + 6)
-        work(job, unit + 7)
-        unit += 8
-    tile_store(2, 2, c.start, c.step)
-    return unit
+        a_k, b_k = _chunk(a, k), _chunk(b, k)
+        add_squares(2, 2, 0, 1, a_k, b_k)
+        work(job, portion)
+        add_squares(2, 2, 1, 2, a_k, b_k)
+        work(job, portion + 1)
+        add_squares(2, 2, 2, 3, a_k, b_k)
+        work(job, portion + 2)
+        work(job, portion + 3)
+        add_squares(2, 2, 3, 4, a_k, b_k)
+        work(job, portion + 4)
+        add_squares(2, 2, 4, 5, a_k, b_k)
+        work(job, portion + 5)
+        add_squares(2, 2, 5, STEPS, a_k, b_k)
+        work(job, portion + 6)
+        work(job, portion + 7)
+        portion += 8
+    store_squares(2, 2, c)
+    return portion
 
 
 @inner
-def _fewer_tiles(c, a, b, height, width, chunks):
-    """Compute the tiles at the lower or right edge of C."""
+def _fewer_squares(c, a, b, height, width, chunks):
+    """Compute the squares at the lower or right edge of C."""
     if height == 2:
-        tile_zero(2, 1)
+        zero_squares(2, 1)
         for k in range(chunks):
-            tile_add(2, 1, 0, STEPS, a.start + k * PARTS, a.step, b.start + k * PARTS, b.step)
-        tile_store(2, 1, c.start, c.step)
+            add_squares(2, 1, 0, STEPS, _chunk(a, k), _chunk(b, k))
+        store_squares(2, 1, c)
     elif width == 2:
-        tile_zero(1, 2)
+        zero_squares(1, 2)
         for k in range(chunks):
-            tile_add(1, 2, 0, STEPS, a.start + k * PARTS, a.step, b.start + k * PARTS, b.step)
-        tile_store(1, 2, c.start, c.step)
+            add_squares(1, 2, 0, STEPS, _chunk(a, k), _chunk(b, k))
+        store_squares(1, 2, c)
     else:
-        tile_zero(1, 1)
+        zero_squares(1, 1)
         for k in range(chunks):
-            tile_add(1, 1, 0, STEPS, a.start + k * PARTS, a.step, b.start + k * PARTS, b.step)
-        tile_store(1, 1, c.start, c.step)
+            add_squares(1, 1, 0, STEPS, _chunk(a, k), _chunk(b, k))
+        store_squares(1, 1, c)
 
 
 @inner
-def idle(job, unit):
+def _chunk(packed, k):
+    """Return the squares of the `k`-th chunk of terms of a packed operand."""
+    return Lines(packed.start + k * PARTS, packed.step)
+
+
+@inner
+def idle(job, portion):
     """No work."""
 
 
 @inner
-def finish(work, job, unit, units):
+def finish(work, job, portion, portions):
     """Do the work that is left."""
-    for u in range(unit, units):
-        work(job, u)
+    for p in range(portion, portions):
+        work(job, p)
 
 
 @inner
@@ -231,15 +238,15 @@ def write_turned(target, source, n, columns, factors):
 
     Returns whether all of it is finite.
     """
-    square = registers(BLOCK, source.start)
+    square = registers(SIDE, source.start)
     finite = True
-    for i in range(0, n, BLOCK):
+    for i in range(0, n, SIDE):
         factor = load(factors + i)
-        for e in range(0, columns, BLOCK):
-            for r in range(BLOCK):
-                store(square + r * BLOCK, load(source.start + ((e + r) * source.step + i)) * factor)
-            transpose(square, BLOCK, square, BLOCK, BLOCK)
-            p, rows = target.start + (i * target.step + e), min(BLOCK, n - i)
-            if not write_rows(p, target.step, square, BLOCK, rows, min(BLOCK, columns - e), 1.0):
-                finite = False
+        for e in range(0, columns, SIDE):
+            for r in range(SIDE):
+                store(square + r * SIDE, load(source.start + ((e + r) * source.step + i)) * factor)
+            transpose(square, SIDE, square, SIDE, SIDE)
+            to = Lines(line(target, i) + e, target.step)
+            rows, width = min(SIDE, n - i), min(SIDE, columns - e)
+            finite = write_rows(to, Lines(square, SIDE), rows, width, 1.0) and finite
     return finite

@@ -14,7 +14,7 @@ Dao et al. "FlashAttention" (2022), appendix B.2.
 
 from typing import Any, NamedTuple
 
-from miniattn.kernels.attention.online import dlse_of, read_stats, weight_and_dscore
+from miniattn.kernels.attention.online import Stats, dlse_of, read_stats, weight_and_dscore
 from miniattn.kernels.attention.problem import (
     DBIAS,
     DK,
@@ -23,8 +23,11 @@ from miniattn.kernels.attention.problem import (
     DV,
     OUT,
     UNFIT,
+    Call,
     Problem,
-    part_of,
+    Run,
+    grid_of,
+    lines_of,
     problem_of,
     step_of,
 )
@@ -39,8 +42,9 @@ from miniattn.kernels.attention.scalar.pairs import (
     score_of,
     sees,
 )
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task
+from miniattn.kernels.dense.places import entry, line
 from miniattn.kernels.registers.single import number, single
 
 
@@ -66,11 +70,7 @@ class Gradients(NamedTuple):
 @task
 def backward(sizes, factors, operands, queue, scratch):
     """Write dq, dk and dv; where finite numbers led to others, the operands are UNFIT."""
-    problem = problem_of(sizes, factors)
-    piece = take(queue)
-    while piece < problem.tasks:
-        _key_head(problem, operands, piece // problem.G, piece % problem.G, scratch)
-        piece = take(queue)
+    each_piece(queue, _key_head, Call(problem_of(sizes, factors), operands, scratch))
 
 
 @task
@@ -79,15 +79,7 @@ def bias_backward(sizes, factors, operands, queue, scratch):
 
     A piece of work owns one batch row and head of dbias.
     """
-    problem = problem_of(sizes, factors)
-    batch = problem.B if step_of(operands, DBIAS, 0) != 0 else 1
-    heads = problem.H if step_of(operands, DBIAS, 1) != 0 else 1
-    piece = take(queue)
-    while piece < problem.tasks:
-        for b in range(piece // heads, problem.B, batch):
-            for h in range(piece % heads, problem.H, heads):
-                _add_to_bias(problem, operands, b, h, scratch)
-        piece = take(queue)
+    each_piece(queue, _add_heads, Call(problem_of(sizes, factors), operands, scratch))
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
@@ -101,24 +93,23 @@ def plan_bias(problem: Problem, lanes: int, shape: tuple[int, ...]) -> tuple[int
 
 
 @inner
-def _key_head(problem, operands, b, g, scratch):
+def _key_head(call, piece):
     """Write dk and dv of one key/value head, and dq of its queries."""
-    D, Dv = problem.D, problem.Dv
-    dk, dv = part_of(operands, DK, b, g, scratch), part_of(operands, DV, b, g, scratch)
-    dk_row, dv_row = step_of(operands, DK, 2), step_of(operands, DV, 2)
+    problem, operands, scratch = call
+    b, g, group = piece // problem.G, piece % problem.G, problem.H // problem.G
+    dk = lines_of(operands, DK, b, g, 0, scratch)
+    dv = lines_of(operands, DV, b, g, 0, scratch)
     for j in range(problem.S):
-        clear(dk + j * dk_row, D)
-        clear(dv + j * dv_row, Dv)
-    group = problem.H // problem.G
+        clear(line(dk, j), problem.D)
+        clear(line(dv, j), problem.Dv)
     for h in range(g * group, (g + 1) * group):
-        dq, dq_row = part_of(operands, DQ, b, h, scratch), step_of(operands, DQ, 2)
         for i in range(problem.T):
             row = _row_of(problem, operands, b, h, i, scratch)
-            _query(problem, operands, row, dq + i * dq_row, dk, dk_row, dv, dv_row)
+            _query(problem, operands, row, lines_of(operands, DQ, b, h, i, scratch).start, dk, dv)
     fits = True
     for j in range(problem.S):
-        fits = scale_and_check(dk + j * dk_row, problem.scale, D) and fits
-        fits = scale_and_check(dv + j * dv_row, 1.0, Dv) and fits
+        fits = scale_and_check(line(dk, j), problem.scale, problem.D) and fits
+        fits = scale_and_check(line(dv, j), 1.0, problem.Dv) and fits
     if not fits:
         operands[UNFIT] = 1
 
@@ -126,10 +117,10 @@ def _key_head(problem, operands, b, g, scratch):
 @inner
 def _row_of(problem, operands, b, h, i, scratch):
     """Return what there is of query ``i`` of a head."""
-    dout = part_of(operands, DOUT, b, h, scratch) + i * step_of(operands, DOUT, 2)
-    out = part_of(operands, OUT, b, h, scratch) + i * step_of(operands, OUT, 2)
+    dout = lines_of(operands, DOUT, b, h, i, scratch).start
+    out = lines_of(operands, OUT, b, h, i, scratch).start
     base, log_sum = scratch, scratch + 1
-    read_stats(operands, b, h, i, 1, 1, base, log_sum)
+    read_stats(operands, Run(b, h, i, 1), 1, Stats(base, log_sum, base))
     # tiled: delta = (dout[rows] * out[rows]).sum(axis=1)
     delta = inner_product(dout, out, problem.Dv) - dlse_of(operands, b, h, i, scratch)
     query = query_of(problem, operands, b, h, i, scratch)
@@ -137,7 +128,7 @@ def _row_of(problem, operands, b, h, i, scratch):
 
 
 @inner
-def _query(problem, operands, row, dq, dk, dk_row, dv, dv_row):
+def _query(problem, operands, row, dq, dk, dv):
     """Write dq of one query, and add what it gives to dk and dv."""
     query, D, Dv = row.query, problem.D, problem.Dv
     clear(dq, D)
@@ -146,11 +137,11 @@ def _query(problem, operands, row, dq, dk, dk_row, dv, dv_row):
             pair = _gradients(problem, operands, row, j)
             ds = pair.dscore * pair.slope
             # tiled: dv[tile] += weight.T @ dout[rows]
-            add_multiple(dv + j * dv_row, pair.weight, row.dout, Dv)
+            add_multiple(line(dv, j), pair.weight, row.dout, Dv)
             # tiled: dq[rows] += scale * (ds @ k[tile])
-            add_multiple(dq, ds, query.k + j * query.k_row, D)
+            add_multiple(dq, ds, line(query.k, j), D)
             # tiled: dk[tile] += scale * (ds.T @ q[rows])
-            add_multiple(dk + j * dk_row, ds, query.q, D)
+            add_multiple(line(dk, j), ds, query.q, D)
     if not scale_and_check(dq, problem.scale, D):
         operands[UNFIT] = 1
 
@@ -162,7 +153,7 @@ def _gradients(problem, operands, row, j):
     # tiled: s = scores(q[rows], k[tile], seen, scale)
     score, slope = score_of(problem, operands, query, j)
     # tiled: dweight = dout[rows] @ v[tile].T
-    dweight = inner_product(row.dout, query.v + j * query.v_row, problem.Dv)
+    dweight = inner_product(row.dout, line(query.v, j), problem.Dv)
     dweight = dropped(dweight, query.head, query.i, j)
     # A bias may still hide the key.
     weight, dscore = weight_and_dscore(
@@ -172,13 +163,23 @@ def _gradients(problem, operands, row, j):
 
 
 @inner
+def _add_heads(call, piece):
+    """Add the dscores of all heads to which a piece of the bias was broadcast."""
+    problem, operands, scratch = call
+    batch = problem.B if step_of(operands, DBIAS, 0) != 0 else 1
+    heads = problem.H if step_of(operands, DBIAS, 1) != 0 else 1
+    for b in range(piece // heads, problem.B, batch):
+        for h in range(piece % heads, problem.H, heads):
+            _add_to_bias(problem, operands, b, h, scratch)
+
+
+@inner
 def _add_to_bias(problem, operands, b, h, scratch):
     """Add the dscores of one head to the part of dbias that it was given."""
-    dbias = part_of(operands, DBIAS, b, h, scratch)
-    i_step, j_step = step_of(operands, DBIAS, 2), step_of(operands, DBIAS, 3)
+    dbias = grid_of(operands, DBIAS, b, h, scratch)
     for i in range(problem.T):
         row = _row_of(problem, operands, b, h, i, scratch)
         for j in range(problem.S):
             if sees(row.query, j):
-                at = i * i_step + j * j_step
-                dbias[at] = dbias[at] + number(_gradients(problem, operands, row, j).dscore)
+                place = entry(dbias, i, j)
+                place[0] = place[0] + number(_gradients(problem, operands, row, j).dscore)

@@ -21,8 +21,8 @@ Milakov, Gimelshein. "Online normalizer calculation for softmax" (2018), algorit
 
 import numpy as np
 
-from miniattn.kernels.attention.online import power, raised, share_of, write_stats
-from miniattn.kernels.attention.problem import OUT, UNFIT, Problem, part_of, problem_of, step_of
+from miniattn.kernels.attention.online import share_of, write_stats
+from miniattn.kernels.attention.problem import OUT, UNFIT, Call, Problem, Run, lines_of, problem_of
 from miniattn.kernels.attention.scalar.pairs import (
     add_multiple,
     clear,
@@ -31,22 +31,18 @@ from miniattn.kernels.attention.scalar.pairs import (
     scale_and_check,
     score_of,
     sees,
+    take_in,
 )
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task
-from miniattn.kernels.registers import fma
-from miniattn.kernels.registers.single import number, single
+from miniattn.kernels.dense.places import line
+from miniattn.kernels.registers.single import number
 
 
 @task
 def forward(sizes, factors, operands, queue, scratch):
     """Write what `vector.forward.forward` does; arguments as there."""
-    problem = problem_of(sizes, factors)
-    piece = take(queue)
-    while piece < problem.tasks:
-        i, head = piece % problem.T, piece // problem.T
-        _query(problem, operands, head // problem.H, head % problem.H, i, scratch)
-        piece = take(queue)
+    each_piece(queue, _query, Call(problem_of(sizes, factors), operands, scratch))
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
@@ -55,11 +51,14 @@ def plan(problem: Problem, lanes: int) -> tuple[int, int]:
 
 
 @inner
-def _query(problem, operands, b, h, i, scratch):
+def _query(call, piece):
     """Compute the output of one query."""
+    problem, operands, scratch = call
+    i, head = piece % problem.T, piece // problem.T
+    b, h = head // problem.H, head % problem.H
     query = query_of(problem, operands, b, h, i, scratch)
     factor = query.head.factor
-    out = part_of(operands, OUT, b, h, scratch) + i * step_of(operands, OUT, 2)
+    out = lines_of(operands, OUT, b, h, i, scratch).start
     top, total = scratch, scratch + 1
     top[0], total[0] = -np.inf, 0.0
     clear(out, problem.Dv)
@@ -69,19 +68,12 @@ def _query(problem, operands, b, h, i, scratch):
         score, _ = score_of(problem, operands, query, j)
         if number(score) == -np.inf:
             continue
-        # tiled: old, top = top, np.maximum(top, s.max(axis=1))
-        new, base, decay = raised(single(top[0], top), score, factor)
-        # tiled: weight = np.exp(s - base[:, None])
-        weight = power(score, base, factor)
-        # tiled: total = decay * total + weight.sum(axis=1)
-        total[0] = number(fma(decay, total[0], weight))
-        top[0] = number(new)
+        weight, decay = take_in(score, factor, top, total)
         # tiled: o = decay[:, None] * o + weight @ v[tile]
         if number(decay) != 1.0:
             scale_and_check(out, number(decay), problem.Dv)
-        v = query.v + j * query.v_row
-        add_multiple(out, dropped(weight, query.head, i, j), v, problem.Dv)
+        add_multiple(out, dropped(weight, query.head, i, j), line(query.v, j), problem.Dv)
     # tiled: share = np.divide(1.0, total, where=seen, out=np.zeros_like(total))
     if not scale_and_check(out, share_of(total[0], top[0]), problem.Dv):
         operands[UNFIT] = 1
-    write_stats(problem, operands, b, h, i, 1, top, total)
+    write_stats(problem, operands, Run(b, h, i, 1), top, total)

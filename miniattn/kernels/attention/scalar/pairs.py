@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn.kernels.attention.masking import visible
-from miniattn.kernels.attention.problem import UNFIT, K, Q, V, part_of, step_of
+from miniattn.kernels.attention.online import power, raised
+from miniattn.kernels.attention.problem import UNFIT, K, Q, V, key_head, lines_of
 from miniattn.kernels.attention.scores import Head, head_of, not_below
 from miniattn.kernels.compile.settings import inner
+from miniattn.kernels.dense.places import Lines, entry, line
 from miniattn.kernels.random import threefry
 from miniattn.kernels.registers import fma, select, tanh
 from miniattn.kernels.registers.single import number, single
@@ -23,24 +25,20 @@ class Query(NamedTuple):
     i: int
     head: Head
     q: Any
-    k: Any
-    k_row: int
-    v: Any
-    v_row: int
+    k: Lines
+    v: Lines
 
 
 @inner
 def query_of(problem, operands, b, h, i, like):
     """Return query ``i`` of batch row ``b`` and head ``h``."""
-    g = h // (problem.H // problem.G)  # the head of keys and values that it shares with others
+    g = key_head(problem, h)
     return Query(
         i,
         head_of(problem, operands, b, h, like),
-        part_of(operands, Q, b, h, like) + i * step_of(operands, Q, 2),
-        part_of(operands, K, b, g, like),
-        step_of(operands, K, 2),
-        part_of(operands, V, b, g, like),
-        step_of(operands, V, 2),
+        lines_of(operands, Q, b, h, i, like).start,
+        lines_of(operands, K, b, g, 0, like),
+        lines_of(operands, V, b, g, 0, like),
     )
 
 
@@ -59,7 +57,7 @@ def score_of(problem, operands, query, j):
     """
     head, like = query.head, query.q
     # tiled: return np.where(visible, scale * (q @ k.T), -np.inf)
-    score = inner_product(query.q, query.k + j * query.k_row, problem.D)
+    score = inner_product(query.q, line(query.k, j), problem.D)
     if not np.isfinite(number(score)):
         operands[UNFIT] = 1
     slope = single(1.0, like)
@@ -69,9 +67,25 @@ def score_of(problem, operands, query, j):
     elif head.scale != 1.0:
         score = not_below(score * head.scale, like)
     if head.has_bias:
-        entry = single(head.bias[query.i * head.bias_i + j * head.bias_j], like)
-        score = select(entry == -np.inf, entry, not_below(score + entry, like))
+        bias = single(entry(head.bias, query.i, j)[0], like)
+        score = select(bias == -np.inf, bias, not_below(score + bias, like))
     return score, slope
+
+
+@inner
+def take_in(score, factor, top, total):
+    """Bring what a query knows up to date with one score that is not hidden, nor -inf.
+
+    Returns its weight so far, and what older sums shrink by.
+    """
+    # tiled: old, top = top, np.maximum(top, s.max(axis=1))
+    new, base, decay = raised(single(top[0], top), score, factor)
+    # tiled: weight = np.exp(s - base[:, None])
+    weight = power(score, base, factor)
+    # tiled: total = decay * total + weight.sum(axis=1)
+    total[0] = number(fma(decay, total[0], weight))
+    top[0] = number(new)
+    return weight, decay
 
 
 @inner

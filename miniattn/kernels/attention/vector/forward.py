@@ -6,7 +6,7 @@ the sum of values so weighted; when the maximum grows, the sums are rescaled (on
 
 Scores of a tile are kept transposed, keys x queries: a vector holds the scores of one key for 16
 queries, so that maxima, sums and rescaling are element-wise vector operations, and K is read in
-place. The query block is packed once, transposed.
+place. The run of queries is packed once, transposed.
 
 References
 ----------
@@ -28,7 +28,6 @@ from miniattn.kernels.attention.masking import (
     tile_of,
 )
 from miniattn.kernels.attention.online import (
-    Rows,
     add_visible,
     far_from_overflow,
     overflows,
@@ -40,16 +39,20 @@ from miniattn.kernels.attention.online import (
 from miniattn.kernels.attention.problem import (
     OUT,
     UNFIT,
+    Call,
     K,
     Problem,
     Q,
     V,
+    key_head,
     lines_of,
     problem_of,
+    run_of_piece,
+    runs_of,
 )
 from miniattn.kernels.attention.scores import drop, finish_scores, head_of
 from miniattn.kernels.attention.vector.products import multiply_keys, multiply_queries
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.dense.panels import (
     ROW_GROUP,
@@ -61,6 +64,7 @@ from miniattn.kernels.dense.panels import (
     sum_of_squares,
     write_row,
 )
+from miniattn.kernels.dense.places import Grid, Lines, by_column, by_row, line, lines_from
 from miniattn.kernels.registers import any_true, lanes, load, splat, store
 
 QUERIES = 64  # of one piece of work
@@ -84,38 +88,27 @@ def forward(sizes, factors, operands, queue, scratch):
     scratch
         Memory of this thread alone.
     """
-    problem = problem_of(sizes, factors)
-    blocks = (problem.T + QUERIES - 1) // QUERIES
-    piece = take(queue)
-    while piece < problem.tasks:
-        # Under a causal mask the last block is the longest: start with it.
-        block = blocks - 1 - piece % blocks
-        b, h = piece // blocks // problem.H, piece // blocks % problem.H
-        _attend(problem, operands, b, h, block * QUERIES, scratch)
-        piece = take(queue)
+    each_piece(queue, _attend, Call(problem_of(sizes, factors), operands, scratch))
 
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of a call, and the elements of scratch memory of a thread."""
-    pieces = problem.B * problem.H * -(-problem.T // QUERIES)
+    pieces = problem.B * problem.H * runs_of(problem, QUERIES)
     return pieces, lay_out(problem, QUERIES, lanes, 0).end
 
 
 class Room(NamedTuple):
     """The scratch memory of ``n`` queries."""
 
-    width: int
-    """Of a row of scores: n and padding."""
-    v_width: int
-    q: Any
-    """Turned."""
+    q: Lines
+    """Turned; its step is the width of a row of scores: n and padding."""
     s: Any
     slopes: Any
-    o: Any
+    o: Lines
     top: Any
     total: Any
     decay: Any
-    v: Any
+    v: Lines
     """A tile of values, where whole vectors of them cannot be read in place."""
     end: Any
 
@@ -136,8 +129,17 @@ def lay_out(problem, n, w, start):
     total = top + width
     decay = total + width
     v = decay + width
-    end = v + KEYS * v_width
-    return Room(width, v_width, q, s, slopes, o, top, total, decay, v, end)
+    return Room(
+        q=Lines(q, width),
+        s=s,
+        slopes=slopes,
+        o=Lines(o, v_width),
+        top=top,
+        total=total,
+        decay=decay,
+        v=Lines(v, v_width),
+        end=v + KEYS * v_width,
+    )
 
 
 @inner
@@ -147,66 +149,76 @@ def row_width(n, w):
 
 
 @inner
-def _attend(problem, operands, b, h, i0, scratch):
-    """Compute the output of queries ``i0 <= i < i0 + QUERIES`` of one head."""
-    D, Dv = problem.D, problem.Dv
-    n = min(QUERIES, problem.T - i0)
+def _attend(call, piece):
+    """Compute the output of one run of queries."""
+    problem, operands, scratch = call
+    run, D, Dv = run_of_piece(problem, piece, QUERIES), problem.D, problem.Dv
+    n, g = run.n, key_head(problem, run.h)
     room = lay_out(problem, n, lanes(scratch), scratch)
-    width, v_width, s, slopes, o = room.width, room.v_width, room.s, room.slopes, room.o
-    top, total, decay = room.top, room.total, room.decay
-    g = h // (problem.H // problem.G)
-    head = head_of(problem, operands, b, h, scratch)
-    q, q_row = lines_of(operands, Q, b, h, i0, scratch)
-    k, k_row = lines_of(operands, K, b, g, 0, scratch)
-    v, v_row = lines_of(operands, V, b, g, 0, scratch)
+    width, s, o, top, total, decay = (
+        room.q.step,
+        room.s,
+        room.o,
+        room.top,
+        room.total,
+        room.decay,
+    )
+    head = head_of(problem, operands, run.b, run.h, scratch)
+    q = lines_of(operands, Q, run.b, run.h, run.i0, scratch)
+    k = lines_of(operands, K, run.b, g, 0, scratch)
+    v = lines_of(operands, V, run.b, g, 0, scratch)
 
-    pack_transposed(room.q, width, q, q_row, n, D)
+    pack_transposed(room.q, q, n, D)
     narrow = n > D
-    squares = sum_of_squares(q, q_row, n, D) if narrow else 0.0
+    squares = sum_of_squares(q, n, D) if narrow else 0.0
     fill(top, width, -np.inf)
     fill(total, width, 0.0)
     fresh = True  # o holds nothing yet
-    stop = end_of_keys(head.rule, i0 + n)
+    stop = end_of_keys(head.rule, run.i0 + n)
     # tiled: for j0 in range(0, len(k), KEYS):
-    for j0 in range(first_key(head.rule, i0, KEYS), stop, KEYS):
+    for j0 in range(first_key(head.rule, run.i0, KEYS), stop, KEYS):
         m = min(KEYS, stop - j0)
-        tile = tile_of(head.rule, b, h, i0, n, j0, m, width, True)
+        tile = tile_of(head.rule, run, j0, m, width, True)
         # tiled: if not visible[:, tile].any():
         if tile.kind == HIDDEN:
             continue
-        k_tile = k + j0 * k_row
+        k_tile = lines_from(k, j0)
         # tiled: s = scores(q, k[tile], visible[:, tile], scale)
-        multiply_keys(s, k_tile, k_row, room.q, D, head.rule, tile)
-        bounded = narrow and far_from_overflow(k_tile, k_row, m, D, squares)
+        multiply_keys(s, k_tile, room.q.start, D, head.rule, tile)
+        bounded = narrow and far_from_overflow(k_tile, m, D, squares)
         if not bounded and overflows(s, head.rule, tile):
             operands[UNFIT] = 1
-        finish_scores(s, head, tile, slopes)
+        finish_scores(s, head, tile, room.slopes)
         exponentiate(s, head, tile, top, total, decay)
         # tiled: o = decay[:, None] * o + weight @ v[tile]
         if not fresh:
-            _rescale(o, n, v_width, decay)
+            _rescale(o, n, decay)
         if head.dropout > 0.0:
             drop(s, head, tile)
-        v_tile = v + j0 * v_row
-        if tile.kind == PARTIAL and not is_finite(v_tile, v_row, m, Dv):
-            if fresh:
-                fill(o, width * v_width, 0.0)
-            sums = Rows(o, v_width, 0)
-            add_visible(sums, Rows(s, 1, width), Rows(v_tile, 0, v_row), Dv, head.rule, tile)
-        else:
-            row = v_row
-            if Dv != v_width:
-                pack(room.v, v_width, v_tile, v_row, m, Dv)
-                v_tile, row = room.v, v_width
-            multiply_queries(o, v_width, s, v_tile, row, head.rule, tile, not fresh)
+        _add_values(problem, room, head.rule, tile, lines_from(v, j0), fresh)
         fresh = False
     if fresh:
-        fill(o, width * v_width, 0.0)
+        fill(o.start, width * o.step, 0.0)
 
-    out, out_row = lines_of(operands, OUT, b, h, i0, scratch)
-    if not _normalise(out, out_row, o, v_width, n, Dv, top, total):
+    out = lines_of(operands, OUT, run.b, run.h, run.i0, scratch)
+    if not _normalise(out, o, n, Dv, top, total):
         operands[UNFIT] = 1
-    write_stats(problem, operands, b, h, i0, n, top, total)
+    write_stats(problem, operands, run, top, total)
+
+
+@inner
+def _add_values(problem, room, rule, tile, v, fresh):
+    """Add a tile's values, by their weights, to o, or begin it where it is ``fresh``."""
+    o, s, Dv = room.o, room.s, problem.Dv
+    if tile.kind == PARTIAL and not is_finite(v, tile.m, Dv):
+        if fresh:
+            fill(o.start, tile.width * o.step, 0.0)
+        add_visible(by_row(o), Grid(s, 1, tile.width), by_column(v), Dv, rule, tile)
+        return
+    if Dv != o.step:
+        pack(room.v, v, tile.m, Dv)
+        v = room.v
+    multiply_queries(o, s, v, rule, tile, not fresh)
 
 
 @inner
@@ -235,23 +247,23 @@ def exponentiate(s, head, tile, top, total, decay):
 
 
 @inner
-def _rescale(o, n, v_width, decay):
+def _rescale(o, n, decay):
     """Multiply the sums of each query by its ``decay``, where that is not 1."""
-    w = lanes(o)
+    w = lanes(decay)
     for c in range(0, n, w):
         if any_true(load(decay + c) != 1.0):
             for i in range(c, min(c + w, n)):
-                for e in range(0, v_width, w):
-                    p = o + (i * v_width + e)
+                for e in range(0, o.step, w):
+                    p = line(o, i) + e
                     store(p, load(p) * decay[i])
 
 
 @inner
-def _normalise(out, out_row, o, v_width, n, Dv, top, total):
+def _normalise(out, o, n, Dv, top, total):
     """Write ``out = o / l``, 0 where a query saw nothing; return whether that is finite."""
-    sums = splat(0.0, o)
+    sums = splat(0.0, top)
     for i in range(n):
         # tiled: share = np.divide(1.0, total, where=seen, out=np.zeros_like(total))
         factor = share_of(total[i], top[i])
-        sums = write_row(out + i * out_row, o + i * v_width, Dv, factor, sums)
+        sums = write_row(line(out, i), line(o, i), Dv, factor, sums)
     return not any_true(sums != sums)

@@ -1,0 +1,29 @@
+"""Scaled dot-product attention: forward, backward, its weights and its map.
+
+`operation` is attention itself and `weights` its weights; both check what they are given and lay it
+out by `inputs`, and hand it to ``functional._attention_calls``. `context` is what passes between
+them and their caller.
+"""
+
+from miniattn.functional._attention.context import (
+    AttentionContext,
+    AttentionGrads,
+    maxima_and_sums,
+)
+from miniattn.functional._attention.operation import (
+    attention,
+    attention_backward,
+    attention_forward,
+)
+from miniattn.functional._attention.weights import attention_map, attention_weights
+
+__all__ = [
+    "AttentionContext",
+    "AttentionGrads",
+    "attention",
+    "attention_backward",
+    "attention_forward",
+    "attention_map",
+    "attention_weights",
+    "maxima_and_sums",
+]

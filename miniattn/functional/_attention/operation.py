@@ -1,0 +1,327 @@
+"""Attention, forward and backward: arguments checked, laid out, and handed to the kernels."""
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict, Unpack, overload
+
+import numpy as np
+
+from miniattn import _checks, masks
+from miniattn._memory import zeros
+from miniattn._typing import Array, MaskLike
+from miniattn.functional._attention.context import (
+    INPUTS,
+    AttentionContext,
+    AttentionGrads,
+    Input,
+)
+from miniattn.functional._attention.inputs import (
+    add_bias,
+    check_keys,
+    check_values,
+    checked_bias,
+    checked_scale,
+    checked_softcap,
+    drop_axes,
+    empty_like,
+    four_axes,
+)
+from miniattn.functional._attention.weights import attention_weights
+from miniattn.functional._attention_calls import Options
+from miniattn.functional._doubles import run, run_in_doubles
+from miniattn.kernels.compile.tables import strided
+
+
+class _Options(TypedDict, total=False):
+    """Options of `attention`, for its overloads."""
+
+    mask: MaskLike
+    bias: Array | None
+    scale: float | None
+    softcap: float | None
+    dropout: float
+    rng: np.random.Generator | None
+
+
+@overload
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    return_weights: Literal[False] = False,
+    **options: Unpack[_Options],
+) -> Array: ...
+
+
+@overload
+def attention(
+    q: Array, k: Array, v: Array, *, return_weights: Literal[True], **options: Unpack[_Options]
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def attention(
+    q: Array, k: Array, v: Array, *, return_weights: bool, **options: Unpack[_Options]
+) -> Array | tuple[Array, Array]: ...
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: MaskLike = None,
+    bias: Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+    return_weights: bool = False,
+) -> Array | tuple[Array, Array]:
+    r"""Attention: ``out = dropout(softmax(cap(scale * q @ k^T) + bias + mask)) @ v``.
+
+    Parameters
+    ----------
+    q : (B, H, T, D) float32 or float64
+        Queries. Leading axes may be missing in q, k and v alike: (H, T, D) or (T, D).
+    k : (B, G, S, D)
+        Keys, of the same dtype. G divides H: query head h uses key/value head h // (H // G).
+    v : (B, G, S, Dv)
+        Values.
+    mask : Mask, bool array or None
+        What each query may attend to (True = may attend): ``masks.causal()``,
+        ``masks.padding(lengths)``, ..., or a bool array that broadcasts to (B, H, T, S).
+    bias : float array, optional
+        Added to the scores; broadcasts to (B, H, T, S). A -inf gives that key weight 0.
+    scale : float, optional
+        Default 1 / sqrt(D).
+    softcap : float > 0, optional
+        c in ``c * tanh(scores / c)``, applied before bias and mask.
+    dropout : float in [0, 1)
+        The probability that a weight is set to 0; the others are divided by ``1 - dropout``.
+    rng : numpy.random.Generator
+        Required where ``dropout > 0``.
+    return_weights : bool
+        Return ``(out, weights)``: weights (B, H, T, S) before dropout. It takes T x S memory, and
+        ``out`` has the same bits with and without.
+
+    Returns
+    -------
+    (B, H, T, Dv) array, or a pair of arrays
+
+    Raises
+    ------
+    TypeError
+        If an array is not float32 or float64, or the dtypes differ; for a mask of another kind.
+    ValueError
+        If shapes don't fit or a number is out of its range.
+
+    Notes
+    -----
+    A query that may attend to nothing gets exactly 0. What a hidden key or value holds, NaN
+    included, cannot reach the queries that it is hidden from. A row whose scores contain +inf
+    is NaN. The result has the same bits for any number of threads; docs/bits.md says what
+    may change them.
+
+    Finite numbers of every size give what float64 says, rounded. A float32 call with scores beyond
+    1,024, or with numbers that float32 cannot hold on the way, is therefore done once more in
+    float64. A bias of -1e9 for all keys of a query makes it one; a mask doesn't. Derivation and
+    kernel: docs/derivations/attention.md, docs/kernel.md.
+
+    References
+    ----------
+    Vaswani et al. "Attention Is All You Need" (2017), section 3.2.1.
+    Ainslie et al. "GQA" (2023), section 2.2 (grouped heads).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import masks
+    >>> from miniattn.functional import attention
+    >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> attention(x, x, x, mask=masks.causal()).round(2)
+    array([[1.  , 0.  ],
+           [0.33, 0.67],
+           [0.75, 0.75]])
+    """
+    return_weights = _checks.flag("return_weights", return_weights)
+    out, ctx = attention_forward(
+        q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap, dropout=dropout, rng=rng
+    )
+    if not return_weights:
+        return out
+    weights = attention_weights(
+        ctx.q, ctx.k, mask=ctx.mask, bias=ctx.bias, scale=ctx.scale, softcap=ctx.softcap
+    )
+    return out, weights
+
+
+def attention_forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: MaskLike = None,
+    bias: Array | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> tuple[Array, AttentionContext]:
+    """Compute `attention` and keep what its backward needs: O(T) beside inputs and output.
+
+    Parameters
+    ----------
+    q, k, v, mask, bias, scale, softcap, dropout, rng
+        As in `attention`.
+
+    Returns
+    -------
+    out : (B, H, T, Dv) array
+        Laid out in memory like q: heads interleaved where q's are.
+    ctx : AttentionContext
+        ``ctx.lse`` (B, H, T) is the log-sum-exp of each row of scores, -inf for an empty row.
+        `merge_attention` combines attention over disjoint sets of keys.
+        The context holds q, k, v, bias and out themselves: before the backward, write to a copy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn.functional import attention_forward
+    >>> zero = np.zeros((2, 4))
+    >>> out, ctx = attention_forward(zero, zero, np.eye(2))
+    >>> out, ctx.lse.round(4)
+    (array([[0.5, 0.5],
+           [0.5, 0.5]]), array([0.6931, 0.6931]))
+    """
+    q, k, v = (_checks.float_array(*x) for x in (("q", q), ("k", k), ("v", v)))
+    _checks.same_dtype(q=q, k=k, v=v)
+    check_keys(q.shape, k.shape)
+    check_values(q.shape, k.shape, v.shape)
+    bias = checked_bias(bias, q, k)
+    scale, softcap = checked_scale(scale, q), checked_softcap(softcap)
+    dropout = _checks.probability("dropout", dropout)
+    if dropout or rng is not None:
+        rng = _checks.generator("rng", rng)
+    seed = int(rng.integers(2**63)) if rng is not None and dropout else 0
+    mask = masks.as_mask(mask)
+
+    four_q, four_k, four_v = four_axes(q), four_axes(k), four_axes(v)
+    out = empty_like(four_q, v.shape[-1])
+    lse, stats = np.empty(out.shape[:3], q.dtype), np.empty((2, *out.shape[:3]), q.dtype)
+    arrays = {"q": four_q, "k": four_k, "v": four_v, "out": out, "lse": lse, "stats": stats}
+    add_bias(arrays, bias)
+    options = Options(scale, softcap, dropout)
+    used = run("forward", arrays, ["out", "lse", "stats"], options, mask, seed)
+    ctx = AttentionContext(
+        q,
+        k,
+        v,
+        drop_axes(out, 4 - q.ndim),
+        drop_axes(lse, 4 - q.ndim),
+        used["stats"],
+        mask,
+        bias,
+        scale,
+        softcap,
+        dropout,
+        seed,
+    )
+    return ctx.out, ctx
+
+
+def attention_backward(
+    dout: Array,
+    ctx: AttentionContext,
+    *,
+    dlse: Array | None = None,
+    needs: Sequence[Input] = INPUTS,
+) -> AttentionGrads:
+    """Return the gradients of `attention_forward`.
+
+    With P the weights and delta_i = sum_e dout_ie out_ie::
+
+        dv = P^T dout    dS = P * (dout v^T - delta)    dq = scale dS k    dk = scale dS^T q
+
+    and dbias the sum of dS over what was broadcast (dS before the softcap's slope; dropout keeps
+    in P^T dout and dout v^T what it kept in the forward direction). Where lse was used, too, dS
+    gets ``P * dlse`` on top.
+
+    Parameters
+    ----------
+    dout : (B, H, T, Dv) array
+        The gradient with respect to out.
+    ctx : AttentionContext
+        From `attention_forward`, whose inputs and output must not have changed since.
+    dlse : (B, H, T) array, optional
+        The gradient with respect to ``ctx.lse``, as from `merge_attention_backward`.
+    needs : names of inputs
+        Those whose gradients are wanted: all of ``("q", "k", "v", "bias")``. That of a bias costs
+        two products more; the others come from one pass, and to leave some of them out saves
+        nothing but their memory.
+
+    Returns
+    -------
+    AttentionGrads
+        ``(dq, dk, dv, dbias)``, each of its input's shape; None for what is not needed, and for a
+        bias that was not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dout has not the dtype and the shape of out, or dlse those of lse, or ``needs`` are not
+        names of inputs.
+
+    Notes
+    -----
+    Weights are recomputed tile by tile from ``ctx.stats``: nothing of size T x S exists. The
+    gradients of rows that see nothing are 0. Derivation: docs/derivations/attention.md.
+
+    References
+    ----------
+    Dao et al. "FlashAttention" (2022), appendix B.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn.functional import attention_backward, attention_forward
+    >>> x = np.eye(2)
+    >>> out, ctx = attention_forward(x, x, x)
+    >>> attention_backward(np.ones((2, 2)), ctx).dv.round(4)
+    array([[1., 1.],
+           [1., 1.]])
+    """
+    ctx = _checks.context(ctx, AttentionContext)
+    of_q, of_k, of_v, of_bias = _checks.needs(needs, INPUTS)
+    dout = _checks.gradient("dout", dout, ctx.out.shape, ctx.out.dtype)
+    q, k, v = (four_axes(x) for x in (ctx.q, ctx.k, ctx.v))
+    arrays = {
+        "q": q,
+        "k": k,
+        "v": v,
+        "out": four_axes(ctx.out),
+        "lse": ctx.lse.reshape(q.shape[:-1]),
+        "stats": ctx.stats,
+        "dout": four_axes(dout),
+    }
+    dq, dk, dv = (empty_like(x, x.shape[-1]) for x in (q, k, v))
+    arrays |= {"dq": dq, "dk": dk, "dv": dv}
+    add_bias(arrays, ctx.bias)
+    if dlse is not None:
+        dlse = _checks.gradient("dlse", dlse, ctx.lse.shape, ctx.lse.dtype)
+        arrays["dlse"] = strided(dlse.reshape(q.shape[:-1]))
+    dbias, written = None, ["dq", "dk", "dv"]
+    if ctx.bias is not None and of_bias:
+        dbias = zeros(ctx.bias.shape, q.dtype)
+        arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
+        written.append("dbias")
+    options = Options(ctx.scale, ctx.softcap, ctx.dropout)
+    way = run if ctx.stats.dtype == q.dtype else run_in_doubles
+    way("backward", arrays, written, options, ctx.mask, ctx.seed)
+    missing = 4 - ctx.q.ndim
+    return AttentionGrads(
+        drop_axes(dq, missing) if of_q else None,
+        drop_axes(dk, missing) if of_k else None,
+        drop_axes(dv, missing) if of_v else None,
+        dbias,
+    )
