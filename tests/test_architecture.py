@@ -30,6 +30,10 @@ ALLOWED = {
     "masks": {"_checks"},
     "reference": {"_checks", "masks"},
     "functional": {"_checking", "_checks", "_context", "_memory", "kernels", "masks"},
+    "distributed": {
+        *("_checks", "_command", "_context", "_memory", "functional", "kernels", "masks"),
+        "runtime",  # ranks share the cores of a machine
+    },
     "nn": {"_checks", "_context", "_memory", "functional", "masks"},
     "checkpoint": {"_checks", "_disk", "_safetensors"},
     "models": {"_checks", "_context", "_memory", "checkpoint", "functional", "masks", "nn"},

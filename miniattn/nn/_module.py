@@ -9,7 +9,7 @@ never remembers a call: whatever ``backward`` needs is in the context that ``for
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -36,6 +36,9 @@ class Parameter:
     ----------
     grad : array like data, or None
         The sum of the gradients since the last ``zero_grad``; None where there has been none.
+    on_grad : function, or None
+        Called whenever something was added to ``grad``: sums over several processes begin there,
+        while backward goes on.
 
     Examples
     --------
@@ -50,6 +53,7 @@ class Parameter:
         self.data: Array = np.array(_checks.float_array("data", data), order="C")
         self.grad: Array | None = None
         self.trainable = _checks.flag("trainable", trainable)
+        self.on_grad: Callable[[], None] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,6 +87,8 @@ class Parameter:
             self.grad = grad if fits else np.array(grad, dtype=self.dtype, order="C")
         else:
             self.grad += grad
+        if self.on_grad is not None:
+            self.on_grad()
 
     def zero_grad(self) -> None:
         """Forget the gradient."""

@@ -118,7 +118,7 @@ class EarlyStopping(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         """Go on from the last parameters, or not at all where it was waited long enough."""
-        if self.save_best_to is not None:
+        if self.save_best_to is not None and trainer.is_main:
             check_writable("save_best_to", self.save_best_to)
         if self._last:
             trainer.model.load_state_dict(self._last)
@@ -134,7 +134,7 @@ class EarlyStopping(Callback):
             self.best, self.waited = value, 0
             if self.restore_best:
                 self._best = trainer.model.state_dict()
-            if self.save_best_to is not None:
+            if self.save_best_to is not None and trainer.is_main:
                 about = {"step": trainer.step, self.metric: value}
                 checkpoint.save(self.save_best_to, trainer.model, metadata=about)
             return

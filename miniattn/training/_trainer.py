@@ -20,13 +20,15 @@ from miniattn import _checks, checkpoint
 from miniattn._disk import check_writable
 from miniattn._typing import Array
 from miniattn.checkpoint import Checkpoint, CheckpointError
-from miniattn.data import Batch, Dataset, batches, pad, shuffled, sorted_by_length
+from miniattn.data import Batch, Dataset, pad, shuffled, sorted_by_length
+from miniattn.distributed import Comm
 from miniattn.losses import CrossEntropy, Loss
 from miniattn.nn import Module
 from miniattn.optim import Optimizer, Schedule, clip_grad_norm, constant, refuse_infinite
 from miniattn.training import _saving
 from miniattn.training._callbacks import Callback, PathLike
 from miniattn.training._history import History
+from miniattn.training._parallel import Parallel
 from miniattn.training._progress import Bar, interrupt_stops
 
 Collate: TypeAlias = Callable[[Sequence[tuple[Any, Any]]], Batch]
@@ -63,6 +65,13 @@ class Trainer:
     callbacks : sequence of Callback
     progress : bool, default True
         Show a progress bar.
+    comm : Comm, optional
+        Train together with other processes, each of which makes the same trainer and the same
+        calls: ``MPI.COMM_WORLD`` of mpi4py, or what `distributed.simulate` gives. Each batch is
+        shared among them; files and the progress bar are left to rank 0.
+    pieces : int, optional
+        With ``comm``: into how many pieces each batch is cut, by default one for each rank. A power
+        of two for each rank.
 
     Attributes
     ----------
@@ -71,6 +80,14 @@ class Trainer:
     history : History
     stopped : str
         Why the last `fit` ended early; empty if it did not.
+
+    Notes
+    -----
+    With ``comm``, every rank begins a `fit` with what rank 0 has, and has the same parameters after
+    every step. A piece's gradient, its dropout and its place in the sum depend on the piece alone:
+    with the same ``pieces``, 1, 2, 4 and 8 ranks give the same bits. Cut otherwise, as the default
+    does for another number of ranks, sums are rounded otherwise and dropout draws other numbers.
+    docs/distributed.md has more.
 
     Examples
     --------
@@ -105,6 +122,8 @@ class Trainer:
         schedule: Schedule | None = None,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
+        comm: Comm | None = None,
+        pieces: int | None = None,
     ) -> None:
         self.model = _checks.having("model", model, "forward", "backward")
         self.optimizer = _checks.having("optimizer", optimizer, "step")
@@ -120,6 +139,9 @@ class Trainer:
         self.schedule = _checks.function("schedule", constant() if schedule is None else schedule)
         self.callbacks = tuple(_checks.sequence("callbacks", callbacks, "callbacks"))
         self.progress = _checks.flag("progress", progress)
+        if comm is None and pieces is not None:
+            raise ValueError(f"pieces: expected None without comm, got {pieces}")
+        self._parallel = None if comm is None else Parallel(self, comm, pieces)
 
         self.step = 0
         self.epoch = 0
@@ -177,6 +199,8 @@ class Trainer:
             and optimiser are as they were before.
         OSError
             If nothing can be saved to ``save_to``; no step was made.
+        ValueError
+            If ranks differ in an argument or a setting; it is named.
 
         Notes
         -----
@@ -192,8 +216,12 @@ class Trainer:
                 _checks.integer(name, every, least=1)
         if valid is not None:
             self._check_valid(valid)
-        if save_to is not None:
+        if save_to is not None and self.is_main:
             check_writable("save_to", save_to)
+        if self._parallel is not None:
+            given = {"epochs": epochs, "steps": steps, "evaluate_every": evaluate_every}
+            sizes = {"train": len(train), "valid": None if valid is None else len(valid)}
+            self._parallel.begin(self, {**given, **sizes, "save_every": save_every})
         self._take_up(train)
         last_step = self._last_step(len(train), epochs, steps)
         self.stopped = ""
@@ -201,9 +229,9 @@ class Trainer:
         with interrupt_stops(self), self._progress_bar(last_step):
             with self._saves_held():
                 self._call("on_start")
-            while self.step < last_step and not self.stopped:
-                examples, epoch_ended = self._next_examples(train)
-                self._update([self.collate(some) for some in examples])
+            while self.step < last_step and not self._is_stopped():
+                step, epoch_ended = self._next_examples()
+                self._update(train, step)
                 self.epoch += epoch_ended
                 with self._saves_held():
                     self._call("on_step")
@@ -217,26 +245,22 @@ class Trainer:
                 self._call("on_end")
         if save_to is not None:
             self.save(save_to)
+        if self._parallel is not None:
+            self._parallel.together()  # what rank 0 has saved, all may read
         return self.history
 
-    def _update(self, step_batches: Sequence[Batch]) -> None:
+    def _update(self, train: Dataset, step: Sequence[Array]) -> None:
         """Make one step: the gradient of the mean over all targets that count, and an update."""
         started = time.perf_counter()
-        counts = [self.loss.count(batch.targets) for batch in step_batches]
-        loss = 0.0
-        self.model.zero_grad()
-        for batch, count in zip(step_batches, counts, strict=True):
-            share = count / max(1, sum(counts))
-            self._check_keywords(batch)
-            outputs, ctx = self.model.forward(*batch.inputs, **batch.keywords, rng=self.rng)
-            batch_loss, loss_ctx = self.loss.forward(outputs, batch.targets)
-            if not math.isfinite(batch_loss):
-                raise FloatingPointError(
-                    f"loss: expected a finite number, got {batch_loss} in "
-                    f"step {self.step}; the model is as it was before"
-                )
-            self.model.backward(self.loss.backward(share, loss_ctx), ctx)
-            loss += share * batch_loss
+        if self._parallel is None:
+            loss, tokens = self._gradient(train, step)
+        else:
+            loss, tokens = self._parallel.gradient(self, train, step)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"loss: expected a finite number, got {loss} in "
+                f"step {self.step}; the model is as it was before"
+            )
 
         factor = self.schedule(self.step)
         measured = {"loss": loss, "lr": factor * self.optimizer.lr}
@@ -251,8 +275,42 @@ class Trainer:
             raise FloatingPointError(f"{error} (in step {self.step})") from None
         self.step += 1
         self.history.add(self.step, measured)
-        tokens = sum(batch.num_tokens for batch in step_batches)
         self._bar.show_step(loss, tokens, time.perf_counter() - started)
+
+    def _gradient(self, train: Dataset, step: Sequence[Array]) -> tuple[float, int]:
+        """Give every parameter the gradient of a step; return the loss and the tokens.
+
+        ``step`` has, for each batch, the numbers of its examples.
+        """
+        step_batches = [self.collate([train[int(i)] for i in part]) for part in step]
+        counts = [self.loss.count(batch.targets) for batch in step_batches]
+        loss = 0.0
+        self.model.zero_grad()
+        for batch, count in zip(step_batches, counts, strict=True):
+            loss += self._forward_backward(batch, count / max(1, sum(counts)), self.rng)
+            if not math.isfinite(loss):
+                break
+        return loss, sum(batch.num_tokens for batch in step_batches)
+
+    def _forward_backward(
+        self,
+        batch: Batch,
+        share: float,
+        rng: np.random.Generator,
+        before_backward: Callable[[], None] | None = None,
+    ) -> float:
+        """Add the gradient of a batch, weighted; return its weighted loss.
+
+        There is no backward where the loss is not finite.
+        """
+        self._check_keywords(batch)
+        outputs, ctx = self.model.forward(*batch.inputs, **batch.keywords, rng=rng)
+        loss, loss_ctx = self.loss.forward(outputs, batch.targets)
+        if math.isfinite(loss):
+            if before_backward is not None:
+                before_backward()
+            self.model.backward(self.loss.backward(share, loss_ctx), ctx)
+        return share * loss
 
     def evaluate(self, dataset: Dataset, *, batch_size: int | None = None) -> dict[str, float]:
         """Return the mean loss over a dataset, and the further metrics of the loss.
@@ -267,26 +325,34 @@ class Trainer:
         -------
         dict
             ``{"loss": ..., "accuracy": ...}``, weighted by the targets that count. Without
-            dropout; nothing in the trainer changes.
+            dropout; nothing in the trainer changes. With ``comm``, every rank calls it and does its
+            share of the batches.
         """
         _check_dataset("dataset", dataset)
         if batch_size is None:
             batch_size = self.batch_size
         _checks.integer("batch_size", batch_size, least=1)
         order, _ = sorted_by_length(dataset)
+        parts = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+        if self._parallel is None:
+            measured = [self._measure(dataset, part) for part in parts]
+        else:
+            measured = self._parallel.measured(self, dataset, parts)
         sums: dict[str, float] = {}
-        total = 0
-        for examples in batches(dataset, order, batch_size):
-            batch = self.collate(examples)
-            self._check_keywords(batch)
-            outputs = self.model(*batch.inputs, **batch.keywords)
-            loss, _ = self.loss.forward(outputs, batch.targets)
-            means = {"loss": loss, **self.loss.metrics(outputs, batch.targets)}
-            count = self.loss.count(batch.targets)
+        for count, means in measured:
             for name, mean in means.items():
                 sums[name] = sums.get(name, 0.0) + count * mean
-            total += count
-        return {name: value / max(1, total) for name, value in sums.items()}
+        total = max(1, sum(count for count, _ in measured))
+        return {name: value / total for name, value in sums.items()}
+
+    def _measure(self, dataset: Dataset, part: Array) -> tuple[int, dict[str, float]]:
+        """Return how many targets of some examples count, and the means over them."""
+        batch = self.collate([dataset[int(i)] for i in part])
+        self._check_keywords(batch)
+        outputs = self.model(*batch.inputs, **batch.keywords)
+        loss, _ = self.loss.forward(outputs, batch.targets)
+        means = {"loss": loss, **self.loss.metrics(outputs, batch.targets)}
+        return self.loss.count(batch.targets), means
 
     def _evaluate_in_training(self, valid: Dataset) -> None:
         result = self.evaluate(valid)
@@ -301,9 +367,15 @@ class Trainer:
         """
         self.stopped = reason
 
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and to the screen: rank 0, or the only one."""
+        return self._parallel is None or self._parallel.rank == 0
+
     def write(self, text: str) -> None:
-        """Print a line above the progress bar."""
-        self._bar.write(text)
+        """Print a line above the progress bar; of several ranks, rank 0 does."""
+        if self.is_main:
+            self._bar.write(text)
 
     # -- saving and going on -------------------------------------------------------------------
 
@@ -312,8 +384,11 @@ class Trainer:
 
         The file has the parts ``model``, ``optimizer``, ``history`` and ``callbacks``; its model is
         built by `models.load`. Called by a callback, it saves once all callbacks of the step were
-        called, so that what each of them remembers belongs to the same step.
+        called, so that what each of them remembers belongs to the same step. Of several ranks, rank
+        0 saves; the file goes on with any number of them.
         """
+        if not self.is_main:
+            return
         if self._held is not None:
             check_writable("path", path)
             self._held[os.fspath(path)] = None
@@ -361,15 +436,16 @@ class Trainer:
         else:
             self._order = self._draw_order(_saving.generator_in(self._drawn_from, self.rng))
 
-    def _next_examples(self, train: Dataset) -> tuple[list[list[tuple[Any, Any]]], bool]:
-        """Return the examples of each batch of the next step, and whether they end the epoch."""
+    def _next_examples(self) -> tuple[list[Array], bool]:
+        """Return which examples each batch of the next step has, and whether they end the epoch."""
         if self._at == len(self._order):
             self._drawn_from = _saving.rng_state(self.rng)
             self._order = self._draw_order(self.rng)
             self._at = 0
         taken = self._order[self._at :][: self.accumulate * self.batch_size]
         self._at += len(taken)
-        return list(batches(train, taken, self.batch_size)), self._at == len(self._order)
+        parts = [taken[at : at + self.batch_size] for at in range(0, len(taken), self.batch_size)]
+        return parts, self._at == len(self._order)
 
     def _draw_order(self, rng: np.random.Generator) -> Array:
         return shuffled(
@@ -409,6 +485,12 @@ class Trainer:
                     "partial(pad, lengths=(None,)) pads without"
                 )
 
+    def _is_stopped(self) -> bool:
+        """Return whether there is a reason to stop; where there is one on any rank, all do."""
+        if self._parallel is not None:
+            self.stopped = self._parallel.stopped(self.stopped)
+        return bool(self.stopped)
+
     def _is_due(self, every: int | None, epoch_ended: bool) -> bool:
         return epoch_ended if every is None else self.step % every == 0
 
@@ -430,7 +512,9 @@ class Trainer:
 
     @contextmanager
     def _progress_bar(self, last_step: int) -> Iterator[None]:
-        self._bar = Bar(total=last_step, initial=self.step, disable=not self.progress)
+        self._bar = Bar(
+            total=last_step, initial=self.step, disable=not (self.progress and self.is_main)
+        )
         try:
             yield
         finally:

@@ -1,0 +1,48 @@
+"""What must hold on any number of ranks: run by ``mpiexec``, and by the simulator.
+
+Each check is a function of a communicator; `main` runs all of them under MPI.
+"""
+
+import numpy as np
+from faults import ROWS, trainer
+
+from miniattn import distributed
+from miniattn.distributed._comm import gather
+
+
+def check_that_parts_make_up_the_whole(comm):
+    whole = np.arange(22).reshape(2, 11)
+    for layout in ("contiguous", "striped"):
+        part = distributed.share(whole, comm, axis=1, layout=layout)
+        places = distributed.positions(11, comm, layout=layout)
+        np.testing.assert_array_equal(part, whole[:, places])
+        np.testing.assert_array_equal(distributed.collect(part, comm, axis=1, layout=layout), whole)
+
+
+def check_that_training_has_the_bits_of_one_rank(comm):
+    def train(comm):
+        training = trainer(comm, pieces=4)
+        training.fit(ROWS, valid=ROWS, steps=5)
+        return training
+
+    alone = distributed.simulate(1).run(train)[0]
+    own = train(comm)
+    np.testing.assert_array_equal(own.model.weight.data, alone.model.weight.data)
+    for name in alone.history:
+        np.testing.assert_array_equal(own.history[name].values, alone.history[name].values)
+
+
+CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_")]
+
+
+def main():
+    comm = distributed.world()
+    for check in CHECKS:
+        check(comm)
+    gather(comm, None)
+    if comm.Get_rank() == 0:
+        print(f"{len(CHECKS)} checks passed on {comm.Get_size()} ranks")
+
+
+if __name__ == "__main__":
+    main()
