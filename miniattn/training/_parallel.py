@@ -73,7 +73,9 @@ class Parallel:
         """
         batches = [[self._batch(trainer, train, part, n) for part in step] for n in self.own]
         counts = [[_count(trainer, batch) for batch in piece] for piece in batches]
-        total = max(1, sum(gather(self.comm, sum(map(sum, counts)))))
+        # Counts may be sums of weights: added up as if exactly, in whatever order ranks have them.
+        everyone = gather(self.comm, [count for piece in counts for count in piece])
+        total = math.fsum(count for own in everyone for count in own) or 1
         seed = _seed(trainer._drawn_from)
         trainer.model.zero_grad()
         self._sums.begin()
@@ -99,7 +101,7 @@ class Parallel:
 
     def measured(
         self, trainer: Trainer, dataset: Dataset, parts: Sequence[Array]
-    ) -> list[tuple[int, dict[str, float]]]:
+    ) -> list[tuple[float, dict[str, float]]]:
         """Return what `Trainer._measure` says of each part of a dataset; they are dealt out."""
         own = [trainer._measure(dataset, part) for part in parts[self.rank :: self.size]]
         dealt = gather(self.comm, own)
@@ -121,7 +123,7 @@ def _seed(drawn_from: dict[str, Any] | None) -> int:
     return int.from_bytes(hashlib.sha256(words).digest()[:8], "little")
 
 
-def _count(trainer: Trainer, batch: Batch | None) -> int:
+def _count(trainer: Trainer, batch: Batch | None) -> float:
     return 0 if batch is None else trainer.loss.count(batch.targets)
 
 

@@ -287,7 +287,7 @@ class Trainer:
         loss = 0.0
         self.model.zero_grad()
         for batch, count in zip(step_batches, counts, strict=True):
-            loss += self._forward_backward(batch, count / max(1, sum(counts)), self.rng)
+            loss += self._forward_backward(batch, count / (sum(counts) or 1), self.rng)
             if not math.isfinite(loss):
                 break
         return loss, sum(batch.num_tokens for batch in step_batches)
@@ -342,11 +342,11 @@ class Trainer:
         for count, means in measured:
             for name, mean in means.items():
                 sums[name] = sums.get(name, 0.0) + count * mean
-        total = max(1, sum(count for count, _ in measured))
+        total = sum(count for count, _ in measured) or 1
         return {name: value / total for name, value in sums.items()}
 
-    def _measure(self, dataset: Dataset, part: Array) -> tuple[int, dict[str, float]]:
-        """Return how many targets of some examples count, and the means over them."""
+    def _measure(self, dataset: Dataset, part: Array) -> tuple[float, dict[str, float]]:
+        """Return what the targets of some examples count, and the means over them."""
         batch = self.collate([dataset[int(i)] for i in part])
         self._check_keywords(batch)
         outputs = self.model(*batch.inputs, **batch.keywords)

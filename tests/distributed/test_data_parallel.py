@@ -9,6 +9,7 @@ from test_training import Bag, examples
 from miniattn import distributed, models, nn, optim
 from miniattn.data import Windows, pad
 from miniattn.distributed import _sums
+from miniattn.losses import CrossEntropy
 from miniattn.training import Callback, EarlyStopping, Trainer
 
 simulate = distributed.simulate
@@ -301,3 +302,21 @@ def test_a_sum_is_a_tree():
     expected = ((1.0 + 1e-16) + (1e-16 + 1e-16)) + (1e-16 + 1e-16)
     assert _sums.tree_sum(parts)[0] == expected
     assert expected != sum([1.0] + 5 * [1e-16])
+
+
+@pytest.mark.parametrize("weights", [(0.01, 0.02), (0.7, 1.3)])
+def test_weights_of_classes_are_what_pieces_weigh(weights):
+    """Their sum may be far below 1, and its last bit depends on the order of summation."""
+
+    def train(comm, pieces=4):
+        pieces = None if comm is None else pieces
+        trainer = make(comm, loss=CrossEntropy(class_weights=weights), pieces=pieces)
+        trainer.fit(examples(27), steps=5)
+        return trainer.history["loss"].values, trainer.evaluate(examples(9))["loss"]
+
+    alone, evaluated = train(None)
+    one, four = (simulate(n).run(train)[0] for n in (1, 4))
+    np.testing.assert_array_equal(four[0], one[0])
+    np.testing.assert_allclose(one[0], alone, rtol=1e-12)
+    assert one[1] == four[1] == pytest.approx(evaluated)
+    assert alone[0] == pytest.approx(np.log(2), abs=0.1)

@@ -342,7 +342,7 @@ def test_mse_gradients_of_any_size(dloss):
     np.testing.assert_allclose(F.mse_backward(dloss, ctx), right, rtol=2e-7, atol=1.5e-45)
 
 
-# ------------------------------------------------- class weights, and targets that are distributions
+# ------------------------------------------------ class weights, and targets that are distributions
 
 
 def distributions(rng, shape, dtype):
