@@ -203,6 +203,12 @@ def heads(**options):
     return lambda: nn.MultiHeadAttention(8, 4, **double(), **options)
 
 
+def other(attention, **options):
+    """Attention of width 8 in 4 heads with another middle."""
+    options = {"head_dim": 4, **options}
+    return lambda: attention(8, 4, **double(), **options)
+
+
 def encoder_layer(**options):
     return lambda: nn.TransformerEncoderLayer(4, 2, ffn_dim=6, **double(), **options)
 
@@ -229,6 +235,9 @@ MEMORY = {"x": normal(2, 3, 4), "memory": normal(2, 5, 4)}
 TOKENS = {"ids": np.array([[1, 0, 4, 2], [3, 3, 1, 0]])}
 SOURCE = {"source": np.array([[1, 0, 4], [2, 3, 0]]), "target": np.array([[0, 2, 1, 1]] * 2)}
 CROSS = {"query": normal(2, 3, 8), "key": normal(2, 5, 6), "value": normal(2, 5, 7)}
+CROSS_8 = {"query": normal(2, 3, 8), "key": normal(2, 5, 8)}
+QUERY = {"query": normal(2, 3, 8)}
+FEW = {"samples": 6}  # of each array
 RAGGED = masks.causal() & masks.padding([3, 1])
 
 # (build, inputs, other arguments of forward); gradcheck also moves every trainable parameter.
@@ -300,6 +309,49 @@ MODULES = {
         (heads(rotary=nn.Rotary(), num_kv_heads=2), {"query": normal(2, 3, 8)}, {"mask": RAGGED}),
         (heads(alibi=True, window=(1, 0), sinks=1), {"query": normal(2, 4, 8)}, {}),
         (frozen(heads(), "q_proj", "v_proj.bias"), {"query": normal(2, 3, 8)}, {}),
+        (heads(head_dim=3, num_kv_heads=2, scale=0.4, bias=("q", "v")), CROSS_8, FEW),
+        (heads(qk_norm="head", gate="head", rotary=nn.Rotary(dim=2), head_dim=4), QUERY, FEW),
+        (heads(qk_norm="full", gate="full", num_kv_heads=2), QUERY, {"mask": RAGGED, **FEW}),
+        (
+            heads(value_residual=True, num_kv_heads=2),
+            {**QUERY, "first_values": normal(2, 2, 3, 2)},
+            FEW,
+        ),
+    ],
+    "DifferentialAttention": [
+        (other(nn.DifferentialAttention), QUERY, {"mask": RAGGED, **FEW}),
+        (
+            other(nn.DifferentialAttention, lambda_init=0.3, num_kv_heads=2, rotary=nn.Rotary()),
+            {**QUERY, "bias": normal(2, 1, 3, 3)},
+            FEW,
+        ),
+        (
+            frozen(other(nn.DifferentialAttention, dropout=0.3), "lambdas"),
+            QUERY,
+            {"rng": dice, **FEW},
+        ),
+    ],
+    "TalkingHeadsAttention": [
+        (other(nn.TalkingHeadsAttention), QUERY, {"mask": RAGGED, **FEW}),
+        (
+            other(nn.TalkingHeadsAttention, num_kv_heads=2, dropout=0.3, scale=0.5),
+            {**QUERY, "bias": normal(4, 1, 3)},
+            {"rng": dice, **FEW},
+        ),
+        (frozen(other(nn.TalkingHeadsAttention), "mix_scores"), CROSS_8, FEW),
+    ],
+    "MemoryAttention": [
+        (other(nn.MemoryAttention, slots=3), QUERY, {"mask": RAGGED, **FEW}),
+        (
+            other(nn.MemoryAttention, slots=2, num_kv_heads=2, softcap=2.0),
+            {**CROSS_8, "bias": normal(4, 1, 5)},
+            FEW,
+        ),
+        (
+            frozen(other(nn.MemoryAttention, slots=1, rotary=nn.Rotary()), "memory_keys"),
+            QUERY,
+            FEW,
+        ),
     ],
     "TransformerEncoderLayer": [
         (encoder_layer(), X, {"mask": RAGGED}),

@@ -412,9 +412,9 @@ WRONG = {
     "rotary dim": (lambda: F.rotary(Q, np.arange(3), dim=3), ValueError, "dim", "3"),
     "rotary frequencies": (
         lambda: F.rotary(Q, np.arange(3), frequencies=["fast"]),
-        ValueError,
+        TypeError,
         "frequencies",
-        "fast",
+        "<U4",
     ),
     "rotary magnitude": (
         lambda: F.rotary(Q, np.arange(3), magnitude=-1.0),
@@ -553,6 +553,44 @@ WRONG = {
         TypeError,
         "positions",
         "float32",
+    ),
+    "biases of attention": (
+        lambda: nn.MultiHeadAttention(8, 2, bias=("q", "o")),
+        ValueError,
+        "bias",
+        "'o'",
+    ),
+    "head width": (lambda: nn.MultiHeadAttention(8, 2, head_dim=0), ValueError, "head_dim", "0"),
+    "norm of q and k": (
+        lambda: nn.MultiHeadAttention(8, 2, qk_norm="rms"),
+        ValueError,
+        "qk_norm",
+        "'rms'",
+    ),
+    "gate": (lambda: nn.MultiHeadAttention(8, 2, gate=True), TypeError, "gate", "True"),
+    "first values of a layer that mixes none": (
+        lambda: ATTENTION(ones(2, 3, 8), first_values=ones(2, 2, 3, 4)),
+        ValueError,
+        "first_values",
+        "array",
+    ),
+    "share of the second map": (
+        lambda: nn.DifferentialAttention(8, 2, lambda_init=2.0),
+        ValueError,
+        "lambda_init",
+        "2.0",
+    ),
+    "talking heads with a softcap": (
+        lambda: nn.TalkingHeadsAttention(8, 2, softcap=3.0),
+        ValueError,
+        "softcap",
+        "3.0",
+    ),
+    "memory of nothing": (
+        lambda: nn.MemoryAttention(8, 2, slots=0),
+        ValueError,
+        "slots",
+        "0",
     ),
     "rotary wider than heads": (
         lambda: nn.MultiHeadAttention(8, 2, rotary=nn.Rotary(dim=6)),

@@ -146,16 +146,24 @@ def rotary_backward(dy: Array, ctx: RotaryContext) -> Array:
     return _turn(dy, ctx.cos, ctx.sin, ctx.interleaved, back=True)
 
 
+def checked_frequencies(frequencies: Sequence[float] | Array) -> Array:
+    """Return frequencies, checked, float64 (dim/2,)."""
+    given = _checks.any_array("frequencies", frequencies, "an array of numbers")
+    _checks.shape("frequencies", given, "dim/2")
+    if given.dtype.kind not in "fiu":
+        raise TypeError(f"frequencies: expected an array of numbers, got {given.dtype}")
+    if not np.isfinite(given).all():
+        raise ValueError(f"frequencies: expected finite numbers, got {_checks.brief(frequencies)}")
+    return given.astype(np.float64, copy=False)
+
+
 def _frequencies(
     width: int, base: float, dim: int | None, frequencies: Sequence[float] | Array | None
 ) -> Array:
     """Return what position 1 is turned by, (dim/2,) float64."""
     base = _checks.positive("base", base)
     if frequencies is not None:
-        given = _checks.any_array("frequencies", frequencies, "numbers")
-        if given.dtype.kind not in "fiu" or not np.isfinite(given).all():
-            raise ValueError(f"frequencies: expected finite numbers, got {frequencies!r}")
-        _checks.shape("frequencies", given, "dim/2")
+        given = checked_frequencies(frequencies)
         if dim is None:
             dim = 2 * given.size
         elif dim != 2 * given.size:
@@ -165,7 +173,7 @@ def _frequencies(
     elif _checks.integer("dim", dim, least=0) % 2 or dim > width:
         raise ValueError(f"dim: expected an even number up to D = {width}, got {dim}")
     if frequencies is not None:
-        return given.astype(np.float64, copy=False)
+        return given
     return base ** (-np.arange(0, dim, 2) / dim) if dim else np.empty(0)
 
 

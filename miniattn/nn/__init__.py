@@ -14,9 +14,16 @@ from miniattn.nn._adapter import (
 )
 from miniattn.nn._attention import (
     AttentionOptions,
+    DifferentialAttention,
+    DifferentialContext,
+    MemoryAttention,
+    MemoryContext,
     MultiHeadAttention,
     MultiHeadAttentionContext,
     MultiHeadAttentionGrads,
+    TalkingHeadsAttention,
+    TalkingHeadsContext,
+    ValueResidualGrads,
 )
 from miniattn.nn._cache import KVCache
 from miniattn.nn._container import Sequential, SequentialContext
@@ -58,6 +65,8 @@ __all__ = [
     "Adapter",
     "AdapterContext",
     "AttentionOptions",
+    "DifferentialAttention",
+    "DifferentialContext",
     "Dropout",
     "Embedding",
     "FeedForward",
@@ -69,6 +78,8 @@ __all__ = [
     "Linear",
     "LoRA",
     "LoRAContext",
+    "MemoryAttention",
+    "MemoryContext",
     "Module",
     "MultiHeadAttention",
     "MultiHeadAttentionContext",
@@ -85,6 +96,8 @@ __all__ = [
     "SinusoidalPositionsContext",
     "SwiGLU",
     "SwiGLUContext",
+    "TalkingHeadsAttention",
+    "TalkingHeadsContext",
     "Tanh",
     "TransformerDecoder",
     "TransformerDecoderContext",
@@ -98,6 +111,7 @@ __all__ = [
     "TransformerEncoderLayer",
     "TransformerEncoderLayerContext",
     "TransformerEncoderOptions",
+    "ValueResidualGrads",
     "add_adapters",
     "add_lora",
     "alibi_bias",

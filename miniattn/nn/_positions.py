@@ -234,7 +234,7 @@ class Rotary(Module):
         self.magnitude = _checks.positive("magnitude", magnitude)
         self.frequencies: tuple[float, ...] | None = None
         if frequencies is not None:
-            self.frequencies = tuple(np.asarray(frequencies, np.float64).tolist())
+            self.frequencies = tuple(F._rotary.checked_frequencies(frequencies).tolist())
         self.dim = None if dim is None else _checks.integer("dim", dim, least=2)
         F.rotary(  # which says what is wrong with dim and frequencies, if anything
             np.zeros((0, dim or 2 * len(self.frequencies or ()))),

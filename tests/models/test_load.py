@@ -48,6 +48,21 @@ BUILT = {
     "attention with frequencies": lambda: nn.MultiHeadAttention(
         12, 2, rotary=nn.Rotary(frequencies=nn.frequencies.ntk(4, factor=2.0), magnitude=1.1)
     ),
+    "attention with options": lambda: nn.MultiHeadAttention(
+        8,
+        2,
+        head_dim=6,
+        scale=0.5,
+        bias=("q", "out"),
+        qk_norm="head",
+        gate="full",
+        value_residual=True,
+    ),
+    "other attention": lambda: nn.Sequential(
+        nn.DifferentialAttention(8, 2, lambda_init=0.3),
+        nn.TalkingHeadsAttention(8, 2, bias=False),
+        nn.MemoryAttention(8, 2, slots=3, head_dim=3),
+    ),
     "decoder": lambda: nn.TransformerDecoder(
         2, 8, 2, memory_dim=4, causal=False, norm_eps=0.1, rotary=nn.Rotary()
     ),

@@ -1,15 +1,30 @@
-"""Multi-head attention: the module, its options, and the views of arrays that it is made of."""
+"""Multi-head attention: the module, what may be put around its middle, and other middles.
 
-from miniattn.nn._attention.multi_head import (
-    MultiHeadAttention,
+`multi_head` is the frame and the plain middle, `parts` what may be put around it; `differential`,
+`talking` and `memory` are other middles in the same frame.
+"""
+
+from miniattn.nn._attention.differential import DifferentialAttention, DifferentialContext
+from miniattn.nn._attention.memory import MemoryAttention, MemoryContext
+from miniattn.nn._attention.multi_head import MultiHeadAttention
+from miniattn.nn._attention.options import AttentionOptions
+from miniattn.nn._attention.results import (
     MultiHeadAttentionContext,
     MultiHeadAttentionGrads,
+    ValueResidualGrads,
 )
-from miniattn.nn._attention.options import AttentionOptions
+from miniattn.nn._attention.talking import TalkingHeadsAttention, TalkingHeadsContext
 
 __all__ = [
     "AttentionOptions",
+    "DifferentialAttention",
+    "DifferentialContext",
+    "MemoryAttention",
+    "MemoryContext",
     "MultiHeadAttention",
     "MultiHeadAttentionContext",
     "MultiHeadAttentionGrads",
+    "TalkingHeadsAttention",
+    "TalkingHeadsContext",
+    "ValueResidualGrads",
 ]

@@ -4,62 +4,50 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 import miniattn.functional as F
 from miniattn import _checks, masks
-from miniattn._context import context
 from miniattn._typing import Array, MaskLike
 from miniattn.nn import _init
 from miniattn.nn._attention.heads import merge, places, sized, split, sum_to
-from miniattn.nn._attention.options import checked_window
+from miniattn.nn._attention.middle import Call, MiddleGrads, attend, attend_back, attention_map
+from miniattn.nn._attention.options import (
+    Biases,
+    checked_biases,
+    checked_heads,
+    checked_window,
+)
+from miniattn.nn._attention.parts import (
+    HeadNorm,
+    OutputGate,
+    OutputGateContext,
+    ValueMix,
+    ValueMixContext,
+    Width,
+)
+from miniattn.nn._attention.projections import project, project_back
+from miniattn.nn._attention.results import (
+    MultiHeadAttentionContext,
+    MultiHeadAttentionGrads,
+    PartsContext,
+    ValueResidualGrads,
+)
 from miniattn.nn._cache import KVCache
-from miniattn.nn._linear import Linear, backward_together, forward_together
+from miniattn.nn._linear import Linear
 from miniattn.nn._module import Module
 from miniattn.nn._positions import Rotary, alibi_bias, token_positions
-
-
-@context
-class MultiHeadAttentionContext(NamedTuple):
-    """What `MultiHeadAttention.backward` needs: the contexts of its parts, and how it was called.
-
-    ``attention`` is the context of `miniattn.functional.attention_forward`: q, k, v by heads,
-    ``out`` and ``lse``.
-    """
-
-    q_proj: Any
-    k_proj: Any
-    v_proj: Any
-    rotary_q: F.RotaryContext | None
-    rotary_k: F.RotaryContext | None
-    attention: F.AttentionContext
-    out_proj: Any
-    given: int  # how many of query, key and value
-    bias_shape: tuple[int, ...] | None  # of the caller's bias
-    cached: bool
-
-
-class MultiHeadAttentionGrads(NamedTuple):
-    """Gradients of `MultiHeadAttention.forward`; None for what was not given."""
-
-    dquery: Array
-    """(B, T, E). Where no key was given it is of the keys and values, too."""
-    dkey: Array | None
-    """(B, S, kdim). Where no value was given it is of the values, too."""
-    dvalue: Array | None
-    """(B, S, vdim)."""
-    dbias: Array | None
-    """Of bias's own shape."""
 
 
 class MultiHeadAttention(Module):
     """Multi-head attention: out_proj(softmax(q kᵀ / √D + bias, masked) v), by heads.
 
     q = q_proj(query), k = k_proj(key) and v = v_proj(value) are cut into heads of width D = E / H.
-    Heads are views: nothing is copied to make them.
+    Heads are views: nothing is copied to make them. `DifferentialAttention`,
+    `TalkingHeadsAttention` and `MemoryAttention` have another middle and the same frame.
 
     Parameters
     ----------
@@ -72,8 +60,10 @@ class MultiHeadAttention(Module):
         multi-query attention.
     kdim, vdim : int, optional
         Widths of key and value where they are not E.
-    bias : bool
-        Whether the four projections add a bias.
+    head_dim : int, optional
+        Width D of a head, where it is not E / H.
+    bias : bool or collection of {"q", "k", "v", "out"}
+        Whether the four projections add a bias, or which of them do.
     dropout : float
         Probability of dropping an attention weight, where ``rng`` is given to ``forward``.
     rotary : Rotary, optional
@@ -86,6 +76,18 @@ class MultiHeadAttention(Module):
         The first ``sinks`` keys stay visible outside the window [4]_.
     softcap : float, optional
         Scores s become c · tanh(s / c).
+    scale : float, optional
+        What q kᵀ is multiplied by, instead of 1 / √D.
+    qk_norm : {"head", "full"}, optional
+        Normalises q and k before they are turned, each head alone or all as one vector
+        [5]_, by RMSNorm.
+    qk_norm_eps : float
+        What that adds to the mean square.
+    gate : {"head", "full"}, optional
+        Multiplies what the heads found by sigmoid(gate.proj(query)), one gate for each head or for
+        each entry of it [6]_.
+    value_residual : bool
+        Mixes the ``first_values`` that ``forward`` is given into the values [7]_.
     rng : numpy.random.Generator, optional
         Draws the weights; None is a fresh unseeded one.
     dtype : float32 or float64
@@ -94,6 +96,8 @@ class MultiHeadAttention(Module):
     ----------
     q_proj, k_proj, v_proj, out_proj : Linear
         ``weight`` (out, in) starts Glorot-uniform, ``bias`` at 0 (see `Linear`).
+    q_norm, k_norm, gate, mix : Module or None
+        What ``qk_norm``, ``gate`` and ``value_residual`` ask for.
 
     Notes
     -----
@@ -109,6 +113,10 @@ class MultiHeadAttention(Module):
     .. [3] Press, Smith & Lewis, "Train Short, Test Long", ICLR 2022, section 3.
     .. [4] Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023,
        section 3.2.
+    .. [5] Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023,
+       section 2.
+    .. [6] Qiu et al., "Gated Attention for Large Language Models", 2025, section 2.2.
+    .. [7] Zhou et al., "Value Residual Learning", 2024, section 3.3.
 
     Examples
     --------
@@ -124,7 +132,15 @@ class MultiHeadAttention(Module):
     """
 
     _worked_out = ("num_kv_heads", "kdim", "vdim")
-    _live = ("num_heads", "dropout", "alibi", "window", "sinks", "softcap")
+    _live: ClassVar[tuple[str, ...]] = (
+        "num_heads",
+        "dropout",
+        "alibi",
+        "window",
+        "sinks",
+        "softcap",
+        "scale",
+    )
 
     def __init__(
         self,
@@ -134,48 +150,58 @@ class MultiHeadAttention(Module):
         num_kv_heads: int | None = None,
         kdim: int | None = None,
         vdim: int | None = None,
-        bias: bool = True,
+        head_dim: int | None = None,
+        bias: Biases = True,
         dropout: float = 0.0,
         rotary: Rotary | None = None,
         alibi: bool = False,
         window: tuple[int | None, int | None] | None = None,
         sinks: int = 0,
         softcap: float | None = None,
+        scale: float | None = None,
+        qk_norm: Width | None = None,
+        qk_norm_eps: float = 1e-6,
+        gate: Width | None = None,
+        value_residual: bool = False,
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         rng = _init.generator(rng)
-        self.num_heads = _checks.integer("num_heads", num_heads, least=1)
-        self.num_kv_heads = (
-            num_heads
-            if num_kv_heads is None
-            else _checks.integer("num_kv_heads", num_kv_heads, least=1)
+        self.num_heads, self.num_kv_heads, self.head_dim = checked_heads(
+            embed_dim, num_heads, num_kv_heads, head_dim
         )
-        if num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_kv_heads: expected a divisor of num_heads = {num_heads}, got {num_kv_heads}"
-            )
-        if _checks.integer("embed_dim", embed_dim, least=1) % num_heads:
-            raise ValueError(
-                f"num_heads: expected a divisor of embed_dim = {embed_dim}, got {num_heads}"
-            )
-        self.embed_dim, self.head_dim = embed_dim, embed_dim // num_heads
+        self.embed_dim = embed_dim
         self.kdim = embed_dim if kdim is None else _checks.integer("kdim", kdim, least=1)
         self.vdim = embed_dim if vdim is None else _checks.integer("vdim", vdim, least=1)
         self.dropout = _checks.probability("dropout", dropout)
         self.softcap = None if softcap is None else _checks.positive("softcap", softcap)
+        self.scale = None if scale is None else _checks.number("scale", scale)
         self.window, self.sinks = checked_window(window), _checks.integer("sinks", sinks, least=0)
         if sinks and window is None:
             raise ValueError(f"sinks: expected 0 without a window, got {sinks}")
         self.alibi = _checks.flag("alibi", alibi)
         self.rotary = _checks.instance("rotary", rotary, Rotary, optional=True)
         if rotary is not None:
-            rotary.check_width(self.head_dim)
-        kv_dim = self.num_kv_heads * self.head_dim
-        self.q_proj = Linear(embed_dim, embed_dim, bias=bias, rng=rng, dtype=dtype)
-        self.k_proj = Linear(self.kdim, kv_dim, bias=bias, rng=rng, dtype=dtype)
-        self.v_proj = Linear(self.vdim, kv_dim, bias=bias, rng=rng, dtype=dtype)
-        self.out_proj = Linear(embed_dim, embed_dim, bias=bias, rng=rng, dtype=dtype)
+            rotary.check_width(self._turned_width())
+        width, kv_width = (n * self.head_dim for n in (self.num_heads, self.num_kv_heads))
+        of_q, of_k, of_v, of_out = checked_biases(bias)
+        self.q_proj = Linear(embed_dim, width, bias=of_q, rng=rng, dtype=dtype)
+        self.k_proj = Linear(self.kdim, kv_width, bias=of_k, rng=rng, dtype=dtype)
+        self.v_proj = Linear(self.vdim, kv_width, bias=of_v, rng=rng, dtype=dtype)
+        self.out_proj = Linear(width, embed_dim, bias=of_out, rng=rng, dtype=dtype)
+        qk_norm_eps = _checks.positive("qk_norm_eps", qk_norm_eps)
+        self.q_norm, self.k_norm = (
+            None
+            if qk_norm is None
+            else HeadNorm(heads, self.head_dim, over=qk_norm, eps=qk_norm_eps, dtype=dtype)
+            for heads in (self.num_heads, self.num_kv_heads)
+        )
+        self.gate = None
+        if gate is not None:
+            self.gate = OutputGate(
+                embed_dim, self.num_heads, self.head_dim, over=gate, rng=rng, dtype=dtype
+            )
+        self.mix = ValueMix(dtype=dtype) if _checks.flag("value_residual", value_residual) else None
 
     def forward(
         self,
@@ -186,6 +212,7 @@ class MultiHeadAttention(Module):
         mask: MaskLike = None,
         bias: Array | None = None,
         positions: Array | None = None,
+        first_values: Array | None = None,
         cache: KVCache | None = None,
         rng: np.random.Generator | None = None,
     ) -> tuple[Array, MultiHeadAttentionContext]:
@@ -205,6 +232,8 @@ class MultiHeadAttention(Module):
         positions : int array (T,) or (B, T), optional
             Where the queries are, for rotary and ALiBi: 0 to T − 1 by default. The keys of
             self-attention are where the queries are, those of cross-attention at 0 to S − 1.
+        first_values : (B, G, S, D), optional
+            ``ctx.values`` of the first layer, for ``value_residual``.
         cache : KVCache, optional
             For decoding with self-attention: the keys and values of ``query`` are appended, and
             each query sees the tokens up to itself. A cached forward has no backward.
@@ -223,74 +252,90 @@ class MultiHeadAttention(Module):
         else:
             q_at = token_positions(positions, query.shape[:2], negative=True)
 
+        k_norm = k_proj = rotary_k = v_proj = mix = None
         if isinstance(key, KVCache):
             q, q_proj = self.q_proj.forward(query)
             k, v = key.held()
-            k_at = places(k.shape[2])
-            k_proj = rotary_k = v_proj = None
+            k_at, values = places(k.shape[2]), v
         else:
             k_at = q_at if key is None else places(key.shape[1])
-            (q, q_proj), (k, k_proj), (v, v_proj) = self._project(query, key, value)
+            (q, q_proj), (k, k_proj), (v, v_proj) = project(self._projections(), query, key, value)
+            k, k_norm = _normed(self.k_norm, k)
             k, rotary_k = self._turn(split(k, self.num_kv_heads), k_at)
-            v = split(v, self.num_kv_heads)
+            values = split(v, self.num_kv_heads)
+            v, mix = self._mixed(values, first_values)
+        q, q_norm = _normed(self.q_norm, q)
         q, rotary_q = self._turn(split(q, self.num_heads), q_at)
         if cache is not None:
             k, v = cache.append(k, v)
             k_at = places(k.shape[2])
-        out, attention = F.attention_forward(
-            q,
-            k,
-            v,
+        call = Call(
             mask=self._mask(mask, start),
             bias=self._bias(bias, q_at, k_at, q.dtype),
+            scale=self.scale,
             softcap=self.softcap,
             dropout=0.0 if rng is None else self.dropout,
             rng=rng,
         )
-        y, out_proj = self.out_proj.forward(merge(out))
+        out, attention = self._attend(q, k, v, call)
+        h, gate = (merge(out), None) if self.gate is None else self.gate.forward(merge(out), query)
+        parts = PartsContext(q_norm, k_norm, mix, gate)
+        y, out_proj = self.out_proj.forward(h)
         return y, MultiHeadAttentionContext(
             q_proj,
             k_proj,
             v_proj,
             rotary_q,
             rotary_k,
+            values,
             attention,
             out_proj,
+            parts=parts if any(part is not None for part in parts) else None,
             given=1 + (key is not None) + (value is not None),
             bias_shape=None if bias is None else bias.shape,
             cached=cache is not None or isinstance(key, KVCache),
         )
 
-    def backward(self, dy: Array, ctx: MultiHeadAttentionContext) -> Any:
+    def backward(
+        self, dy: Array, ctx: MultiHeadAttentionContext, *, dvalues: Array | None = None
+    ) -> Any:
         """Return dquery (B, T, E), or where more than a query was given, all the gradients.
 
         Then it is a `MultiHeadAttentionGrads`: ``(dquery, dkey, dvalue, dbias)``, None for what was
-        not given.
+        not given; with ``first_values`` a `ValueResidualGrads`. ``dvalues`` (B, G, S, D) is what
+        comes back to ``ctx.values`` from other layers.
         """
         ctx = _checks.context(ctx, MultiHeadAttentionContext)
         if ctx.cached:
             raise ValueError("ctx: expected a forward without a cache, which has no backward")
-        # y = out_proj(merge(out))
-        dout = split(self.out_proj.backward(dy, ctx.out_proj), self.num_heads)
+        parts = ctx.parts or PartsContext()
+        # y = out_proj(gate(merge(out), query))
+        dh = self.out_proj.backward(dy, ctx.out_proj)
+        dh, dgated = self._ungated(dh, parts.gate)
         # out = attention(q, k, v, bias)
-        needs: list[Literal["q", "k", "v", "bias"]] = ["q", "k", "v"]
-        if ctx.bias_shape is not None:  # ALiBi's slopes are not learned
-            needs.append("bias")
-        dq, dk, dv, dbias = F.attention_backward(dout, ctx.attention, needs=needs)
-        assert dq is not None  # all three were asked for
-        assert dk is not None
-        assert dv is not None
-        # k = turn(k); q = turn(q)
+        dq, dk, dv, dbias = self._attend_back(
+            split(dh, self.num_heads), ctx.attention, with_bias=ctx.bias_shape is not None
+        )
+        # v = mix(values, first_values)
+        dv, dfirst = self._unmixed(dv, parts.mix)
+        if dvalues is not None:
+            dv = dv + _checks.gradient("dvalues", dvalues, ctx.values.shape, ctx.values.dtype)
+        # k = turn(norm(k)); q = turn(norm(q))
         dq, dk = self._turn_back(dq, ctx.rotary_q), self._turn_back(dk, ctx.rotary_k)
+        dq = _unnormed(self.q_norm, merge(dq), parts.q_norm)
+        dk = _unnormed(self.k_norm, merge(dk), parts.k_norm)
         # q, k, v = split(q_proj(query)), split(k_proj(key)), split(v_proj(value))
-        given = self._project_back(merge(dq), merge(dk), merge(dv), ctx)
-        if len(given) == 1 and ctx.bias_shape is None:
-            return given[0]
+        dys, ctxs = (dq, dk, merge(dv)), (ctx.q_proj, ctx.k_proj, ctx.v_proj)
+        dquery, *others = project_back(self._projections(), dys, ctxs, ctx.given)
+        dquery = dquery if dgated is None else dquery + dgated
+        if not others and ctx.bias_shape is None and dfirst is None:
+            return dquery
         if ctx.bias_shape is not None:
             assert dbias is not None  # there was a bias
             dbias = sum_to(dbias, ctx.bias_shape)
-        dquery, dkey, dvalue = (*given, None, None)[:3]
-        assert dquery is not None  # there is always a query
+        dkey, dvalue = (*others, None, None)[:2]
+        if dfirst is not None:
+            return ValueResidualGrads(dquery, dkey, dvalue, dbias, dfirst)
         return MultiHeadAttentionGrads(dquery, dkey, dvalue, dbias)
 
     @staticmethod
@@ -300,9 +345,10 @@ class MultiHeadAttention(Module):
         Before dropout: each row sums to 1, or is 0 where nothing may be attended to.
         """
         a = _checks.context(ctx, MultiHeadAttentionContext).attention
-        return F.attention_weights(
-            a.q, a.k, mask=a.mask, bias=a.bias, scale=a.scale, softcap=a.softcap
-        )
+        if isinstance(a, F.AttentionContext):
+            return attention_map(a)
+        shown: Array = a.weights()
+        return shown
 
     def remember(self, key: Array, value: Array | None = None) -> KVCache:
         """Return the projected keys and values of a memory, to be given as ``key`` many times."""
@@ -311,10 +357,10 @@ class MultiHeadAttention(Module):
             sizes = {"B": len(key), "S": key.shape[1], "vdim": self.vdim}
             value = sized("value", value, "B, S, vdim", **sizes)
         with _checks.renamed(x="key"):
-            k = split(self.k_proj(key), self.num_kv_heads)
+            k, _ = _normed(self.k_norm, self.k_proj(key))
         with _checks.renamed(x="key" if value is None else "value"):
             v = split(self.v_proj(key if value is None else value), self.num_kv_heads)
-        k, _ = self._turn(k, places(key.shape[1]))
+        k, _ = self._turn(split(k, self.num_kv_heads), places(key.shape[1]))
         memory = KVCache(len(k), self.num_kv_heads, k.shape[2], self.head_dim, dtype=k.dtype)
         memory.append(k, v)
         return memory
@@ -329,14 +375,19 @@ class MultiHeadAttention(Module):
         words = [f"{self.embed_dim}, heads={self.num_heads}"]
         if self.num_kv_heads != self.num_heads:
             words.append(f"kv_heads={self.num_kv_heads}")
+        if self.head_dim * self.num_heads != self.embed_dim:
+            words.append(f"head_dim={self.head_dim}")
         if self.dropout:
             words.append(f"dropout={self.dropout:g}")
         if self.alibi:
             words.append("alibi")
         if self.window is not None:
             words.append(f"window={self.window}, sinks={self.sinks}")
-        if self.softcap is not None:
-            words.append(f"softcap={self.softcap:g}")
+        words += [
+            f"{name}={value:g}"
+            for name, value in (("softcap", self.softcap), ("scale", self.scale))
+            if value is not None
+        ]
         return ", ".join(words)
 
     def _checked(
@@ -365,24 +416,40 @@ class MultiHeadAttention(Module):
                 f"{name}: expected a KVCache for (B, G, D) = {expected}, got {batch, heads, width}"
             )
 
-    def _project(self, *inputs: Array | None) -> list[Any]:
-        """Return (y, ctx) of each of the three projections."""
-        layers: list[Module] = [self.q_proj, self.k_proj, self.v_proj]
-        given = [x for x in inputs if x is not None]
-        projected = []
-        for i, group in enumerate(_OF_SAME_INPUT[len(given)]):
-            with _X_IS[i]:
-                projected += forward_together(layers[group], given[i])
-        return projected
+    def _projections(self) -> list[Module]:
+        return [self.q_proj, self.k_proj, self.v_proj]
 
-    def _project_back(
-        self, dq: Array, dk: Array, dv: Array, ctx: MultiHeadAttentionContext
-    ) -> tuple[Array, ...]:
-        """Return the gradients of those inputs that were given."""
-        layers: list[Module] = [self.q_proj, self.k_proj, self.v_proj]
-        dys, ctxs = [dq, dk, dv], [ctx.q_proj, ctx.k_proj, ctx.v_proj]
-        groups = _OF_SAME_INPUT[ctx.given]
-        return tuple(backward_together(layers[of], dys[of], ctxs[of]) for of in groups)
+    def _mixed(self, values: Array, first: Array | None) -> tuple[Array, ValueMixContext | None]:
+        """Return the values with the first layer's in them, where there are any."""
+        if first is None:
+            return values, None
+        if self.mix is None:
+            raise ValueError("first_values: expected None without value_residual, got an array")
+        first = sized(
+            "first_values",
+            first,
+            "B, G, S, D",
+            **dict(zip("BGSD", values.shape, strict=True)),
+        )
+        return self.mix.forward(values, first)
+
+    def _unmixed(self, dv: Array, ctx: ValueMixContext | None) -> tuple[Array, Array | None]:
+        return (dv, None) if self.mix is None or ctx is None else self.mix.backward(dv, ctx)
+
+    def _attend(self, q: Array, k: Array, v: Array, call: Call) -> tuple[Array, Any]:
+        """Return (out, ctx), out (B, H, T, D)."""
+        return attend(q, k, v, call)
+
+    def _attend_back(self, dout: Array, ctx: Any, *, with_bias: bool) -> MiddleGrads:
+        # out = attend(q, k, v)
+        return attend_back(dout, ctx, with_bias=with_bias)
+
+    def _ungated(self, dh: Array, ctx: OutputGateContext | None) -> tuple[Array, Array | None]:
+        return (dh, None) if self.gate is None or ctx is None else self.gate.backward(dh, ctx)
+
+    def _turned_width(self) -> int:
+        """Return how wide that is what rotary positions turn."""
+        return self.head_dim
 
     def _turn(self, x: Array, positions: Array) -> tuple[Array, F.RotaryContext | None]:
         return (x, None) if self.rotary is None else self.rotary.forward(x, positions)
@@ -407,12 +474,9 @@ class MultiHeadAttention(Module):
         return slopes if bias is None else slopes + bias
 
 
-# What the projections call x.
-_X_IS = tuple(_checks.renamed(x=name) for name in ("query", "key", "value"))
+def _normed(norm: HeadNorm | None, x: Array) -> tuple[Array, F.RmsNormContext | None]:
+    return (x, None) if norm is None else norm.forward(x)
 
-# Which of the projections of query, key and value have the same input, by how many are given.
-_OF_SAME_INPUT = {
-    1: (slice(0, 3),),
-    2: (slice(0, 1), slice(1, 3)),
-    3: (slice(0, 1), slice(1, 2), slice(2, 3)),
-}
+
+def _unnormed(norm: HeadNorm | None, dy: Array, ctx: F.RmsNormContext | None) -> Array:
+    return dy if norm is None or ctx is None else norm.backward(dy, ctx)
