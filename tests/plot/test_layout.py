@@ -3,7 +3,6 @@
 import json
 import re
 from importlib import resources
-from itertools import combinations
 
 import matplotlib as mpl
 import numpy as np
@@ -124,9 +123,12 @@ def drawn_texts(figure):
     return found
 
 
-def overlap(a, b):
-    """Return whether two boxes have more than a pixel in common each way."""
-    return min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
+def overlaps(boxes, others):
+    """Return, for each pair of boxes, whether they have more than a pixel in common each way."""
+    a = np.array([box.extents for box in boxes]).reshape(-1, 1, 4)
+    b = np.array([box.extents for box in others]).reshape(1, -1, 4)
+    common = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    return (common > 1).all(axis=-1)
 
 
 def panels(figure):
@@ -143,18 +145,18 @@ def trouble(figure):
         for text, box in texts
         if min(box.x0, box.y0) < -0.5 or box.x1 > right + 0.5 or box.y1 > top + 0.5
     ]
+    boxes = [box for _, box in texts]
     said += [
-        f"{a.get_text()!r} and {b.get_text()!r} overlap"
-        for (a, first), (b, second) in combinations(texts, 2)
-        if overlap(first, second)
+        f"{texts[a][0].get_text()!r} and {texts[b][0].get_text()!r} overlap"
+        for a, b in zip(*np.nonzero(np.triu(overlaps(boxes, boxes), 1)), strict=True)
     ]
     for ax in panels(figure):
         inside = {*ax.texts, *(ax.get_legend().get_texts() if ax.get_legend() else ())}
         box = ax.get_window_extent()
         said += [
             f"{text.get_text()!r} is on a panel"
-            for text, extent in texts
-            if text not in inside and overlap(extent, box)
+            for (text, _), over in zip(texts, overlaps(boxes, [box]), strict=True)
+            if over and text not in inside
         ]
         if ax.images and min(box.width, box.height) < 0.12 * figure.dpi:
             said.append("a panel is too small to see")
