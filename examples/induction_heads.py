@@ -115,8 +115,8 @@ def scores(model: AttentionOnly, examples: Repeats) -> tuple[np.ndarray, np.ndar
     previous-token head, and how much of an induction head, it is.
     """
     (tokens,), _, _ = stack([examples[i] for i in range(len(examples))])
-    _, maps = trace.run(model, tokens)
-    layers = [maps[name] for name in maps.names]
+    _, maps = trace.run(model, tokens, keep="*.weights")
+    layers = list(maps.weights.values())
     before = [analysis.previous_token_score(weights).mean(axis=0) for weights in layers]
     after = [analysis.induction_score(weights, tokens).mean(axis=0) for weights in layers]
     return np.stack(before), np.stack(after)
@@ -163,7 +163,7 @@ def draw(
     axes = fig.subplots(1, 3, width_ratios=[1, 1, 0.8])
     for ax, name in zip(axes, ["token before", "induction"], strict=False):
         layer, head = groups[name][0]
-        weights = maps[maps.names[layer]][0, head]
+        weights = maps[f"layers.{layer}.attn.weights"][0, head]
         title = f"head {layer}.{head}: {name}"
         plot.attention_map(weights, labels, ax=ax, mask=masks.causal(), title=title)
     chosen = {"token before", "induction"}

@@ -61,7 +61,7 @@ def cross_attention(model: models.EncoderDecoder, word: str) -> np.ndarray:
     """Return the maps (layers, heads, target, source) while the model writes ``word`` backwards."""
     source, target = encode(word), np.append(END, encode(word[::-1])[:-1])
     _, maps = trace.run(model, source[None], target[None])
-    return np.stack([maps[name][0] for name in maps.names if name.endswith("cross_attn")])
+    return np.stack([maps[name][0] for name in maps.find("*.cross_attn.weights")])
 
 
 def mirrored(weights: np.ndarray, length: int) -> np.ndarray:

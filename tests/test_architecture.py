@@ -25,16 +25,19 @@ ALLOWED = {
     "_context": {"_checking"},
     "_lazy": set(),
     "_memory": {"_checking"},
+    "_tracing": set(),
     "_typing": {"masks"},  # for type checkers only
     "kernels": {"_checking"},
     "masks": {"_checks"},
     "reference": {"_checks", "masks"},
-    "functional": {"_checking", "_checks", "_context", "_memory", "kernels", "masks"},
+    "functional": {
+        *("_checking", "_checks", "_context", "_memory", "_tracing", "kernels", "masks"),
+    },
     "distributed": {
         *("_checks", "_command", "_context", "_memory", "functional", "kernels", "masks"),
         "runtime",  # ranks share the cores of a machine
     },
-    "nn": {"_checks", "_context", "_memory", "functional", "masks"},
+    "nn": {"_checks", "_context", "_memory", "_tracing", "functional", "masks"},
     "checkpoint": {"_checks", "_disk", "_safetensors"},
     "models": {"_checks", "_context", "_memory", "checkpoint", "functional", "masks", "nn"},
     "optim": {"_checks", "_memory", "functional", "kernels", "nn"},

@@ -42,6 +42,25 @@ ATTENTION = nn.MultiHeadAttention(8, 2, rng=rng())
 LINEAR = nn.Linear(4, 2, rng=rng())
 TINY = GPT(5, 4, embed_dim=8, num_heads=2, num_layers=1, rng=rng())
 
+
+class Points(nn.Module):
+    """A module that names what it is given x, and makes a call besides, forward or backward."""
+
+    def forward(self, x):
+        if self.call is trace.point:
+            self.call(*self.args, x)
+        return trace.point("x", x), None
+
+    def backward(self, dy, ctx):
+        return self.call(*self.args)
+
+    @staticmethod
+    def run(call, *args):
+        model = Points()
+        model.call, model.args = call, args
+        trace.run(model, X)[1].gradients(X)
+
+
 WRONG = {
     # attention: kinds
     "q int": (lambda: F.attention(Q.astype(int), K, V), TypeError, "q", "int64"),
@@ -735,6 +754,55 @@ WRONG = {
     "constant": (lambda: optim.constant(-1), ValueError, "warmup", "-1"),
     "cosine": (lambda: optim.cosine(warmup=5, total=2), ValueError, "total", "2"),
     "trace of a function": (lambda: trace.run(np.tanh, X), TypeError, "model", "tanh"),
+    "keep of numbers": (lambda: trace.run(LINEAR, X, keep=[1]), TypeError, "keep", "1 (int)"),
+    "keep misspelt": (
+        lambda: trace.run(LINEAR, X, keep=["outptu"]),
+        ValueError,
+        "keep",
+        "'outptu'; like it: 'output'",
+    ),
+    "edits in a list": (lambda: trace.run(LINEAR, X, edits=[trace.zero]), TypeError, "edits", "["),
+    "edit of what is not there": (
+        lambda: trace.run(LINEAR, X, edits={"heads": trace.zero}),
+        ValueError,
+        "edits",
+        "'heads'",
+    ),
+    "edit that is a class": (
+        lambda: trace.run(LINEAR, X, edits={"input": trace.scale}),
+        TypeError,
+        "edits[input]",
+        "scale",
+    ),
+    "edit by an array of float64": (
+        lambda: trace.run(LINEAR, X, edits={"input": ones(3, 4, dtype=float)}),
+        TypeError,
+        "edits[input]",
+        "float64",
+    ),
+    "edit by an array that doesn't fit": (
+        lambda: trace.run(LINEAR, X, edits={"input": trace.add(ones(3))}),
+        ValueError,
+        "edits[input]",
+        "(3,)",
+    ),
+    "edit of another shape": (
+        lambda: trace.run(LINEAR, X, edits={"input": nn.Linear(4, 2)}),
+        ValueError,
+        "edits[input]",
+        "(3, 2)",
+    ),
+    "edited a function": (lambda: trace.edited(np.tanh, {}), TypeError, "model", "tanh"),
+    "scale by text": (lambda: trace.scale("2"), TypeError, "a", "'2'"),
+    "add None": (lambda: trace.add(None), TypeError, "v", "None"),
+    "at without an edit": (lambda: trace.at[0](None), TypeError, "edit", "None"),
+    "point with a dot": (lambda: Points.run(trace.point, "a.b"), ValueError, "name", "'a.b'"),
+    "gradient of another shape": (
+        lambda: Points.run(trace.point_backward, "x", X[0]),
+        ValueError,
+        "dx",
+        "(4,)",
+    ),
     "nesterov": (
         lambda: optim.SGD([nn.Parameter(X)], lr=0.1, momentum=0.9, nesterov="no"),
         TypeError,
@@ -876,7 +944,7 @@ def test_wrong_call(case):
 # What takes whatever it is given, or nothing.
 TAKE_ANYTHING = {
     *("get_num_threads", "show_config", "only_matrices", "attention_contexts"),
-    *("Module", "Optimizer", "Trace"),
+    *("Module", "Optimizer", "Trace", "Edit", "Gradients"),
 }
 
 

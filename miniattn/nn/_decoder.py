@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 
 from miniattn import _checks, masks
 from miniattn._context import context
+from miniattn._tracing import point, point_backward
 from miniattn._typing import Array, MaskLike
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation
@@ -181,10 +182,12 @@ class TransformerDecoderLayer(ResidualLayer):
             x, (norm1, self_attn, dropout1) = self._forward(
                 x, self.norm1, self.self_attn, mask=mask, cache=cache, rng=rng
             )
+        x = point("middle", x)
         with _KEY_IS_MEMORY:
             x, (norm2, cross_attn, dropout2) = self._forward(
                 x, self.norm2, self.cross_attn, memory, mask=memory_mask, rng=rng
             )
+        x = point("middle2", x)
         y, (norm3, ffn, dropout3) = self._forward(x, self.norm3, self.ffn, rng=rng)
         return y, TransformerDecoderLayerContext(
             norm1, self_attn, dropout1, norm2, cross_attn, dropout2, norm3, ffn, dropout3
@@ -196,9 +199,11 @@ class TransformerDecoderLayer(ResidualLayer):
         # y = x + ffn(norm3(x))
         frame = Residual(ctx.norm3, ctx.ffn, ctx.dropout3)
         dx, _ = self._backward(dy, self.norm3, self.ffn, frame)
+        dx = point_backward("middle2", dx)
         # x = x + cross_attn(norm2(x), memory)
         frame = Residual(ctx.norm2, ctx.cross_attn, ctx.dropout2)
         dx, grads = self._backward(dx, self.norm2, self.cross_attn, frame)
+        dx = point_backward("middle", dx)
         # x = x + self_attn(norm1(x))
         frame = Residual(ctx.norm1, ctx.self_attn, ctx.dropout1)
         dx, _ = self._backward(dx, self.norm1, self.self_attn, frame)

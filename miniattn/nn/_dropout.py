@@ -51,7 +51,8 @@ class Dropout(Module):
     def backward(self, dy: Array, ctx: F.DropoutContext | None) -> Array:
         """Return dx (...)."""
         # y = x · keep / (1 − p)
-        return _checks.float_array("dy", dy).copy() if ctx is None else self.undrop(dy, ctx)
+        dx = self.undrop(_checks.float_array("dy", dy), ctx)
+        return dx.copy() if ctx is None else dx
 
     def drop(
         self, x: Array, rng: np.random.Generator | None

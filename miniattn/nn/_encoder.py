@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from miniattn import _checks
 from miniattn._context import context
+from miniattn._tracing import point, point_backward
 from miniattn._typing import Array, MaskLike
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation
@@ -173,6 +174,7 @@ class TransformerEncoderLayer(ResidualLayer):
                 cache=cache,
                 rng=rng,
             )
+        x = point("middle", x)
         y, (norm2, ffn, dropout2) = self._forward(x, self.norm2, self.ffn, rng=rng)
         return y, TransformerEncoderLayerContext(norm1, attn, dropout1, norm2, ffn, dropout2)
 
@@ -182,6 +184,7 @@ class TransformerEncoderLayer(ResidualLayer):
         # y = x + ffn(norm2(x))
         frame = Residual(ctx.norm2, ctx.ffn, ctx.dropout2)
         dx, _ = self._backward(dy, self.norm2, self.ffn, frame)
+        dx = point_backward("middle", dx)
         # x = x + attn(norm1(x), bias)
         frame = Residual(ctx.norm1, ctx.attn, ctx.dropout1)
         dx, grads = self._backward(dx, self.norm1, self.attn, frame)

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._context import context
+from miniattn._tracing import point, point_backward
 from miniattn._typing import Array
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation, SiLU, activation_layer
@@ -89,7 +90,7 @@ class FeedForward(Module):
         """Return (y, ctx), both x and y (..., E)."""
         h, up = self.up.forward(x, rng=rng)
         h, activation = self.activation.forward(h, rng=rng)
-        h, dropout = self.dropout.drop(h, rng)
+        h, dropout = self.dropout.drop(point("hidden", h), rng)
         y, down = self.down.forward(h, rng=rng)
         return y, FeedForwardContext(up, activation, dropout, down)
 
@@ -99,7 +100,7 @@ class FeedForward(Module):
         # y = down(h)
         dh = self.down.backward(dy, ctx.down)
         # h = dropout(h)
-        dh = self.dropout.undrop(dh, ctx.dropout)
+        dh = point_backward("hidden", self.dropout.undrop(dh, ctx.dropout))
         # h = activation(h)
         dh = self.activation.backward(dh, ctx.activation)
         # h = up(x)
@@ -183,7 +184,7 @@ class SwiGLU(Module):
         """Return (y, ctx), both x and y (..., E)."""
         (g, gate), (v, up) = forward_together((self.gate, self.up), x, rng=rng)
         g, activation = self.activation.forward(g, rng=rng)
-        h, dropout = self.dropout.drop(g * v, rng)
+        h, dropout = self.dropout.drop(point("hidden", g * v), rng)
         y, down = self.down.forward(h, rng=rng)
         return y, SwiGLUContext(gate, activation, up, g, v, dropout, down)
 
@@ -193,7 +194,7 @@ class SwiGLU(Module):
         # y = down(h)
         dh = self.down.backward(dy, ctx.down)
         # h = dropout(g · v)
-        dh = self.dropout.undrop(dh, ctx.dropout)
+        dh = point_backward("hidden", self.dropout.undrop(dh, ctx.dropout))
         dg, dv = dh * ctx.value, dh * ctx.open
         # g = activation(g)
         dg = self.activation.backward(dg, ctx.activation)

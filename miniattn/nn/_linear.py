@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 import miniattn.functional as F
-from miniattn import _checks
+from miniattn import _checks, _tracing
 from miniattn._typing import Array
 from miniattn.nn import _init
 from miniattn.nn._module import Module, Parameter
@@ -89,7 +89,7 @@ def forward_together(
     layers: Sequence[Module], x: Array, *, rng: np.random.Generator | None = None
 ) -> list[tuple[Array, Any]]:
     """Return (y, ctx) of each of several layers of one x, at once where all are plain `Linear`."""
-    linear = [layer for layer in layers if type(layer) is Linear]
+    linear = _plain(layers)
     if len(linear) == len(layers):
         return list(_forward(linear, x))
     return [layer.forward(x, rng=rng) for layer in layers]
@@ -97,7 +97,7 @@ def forward_together(
 
 def backward_together(layers: Sequence[Module], dys: Sequence[Array], ctxs: Sequence[Any]) -> Array:
     """Return dx for layers of one x: the sum of what comes back through each."""
-    linear = [layer for layer in layers if type(layer) is Linear]
+    linear = _plain(layers)
     if len(linear) == len(layers):
         return _backward(linear, dys, ctxs)
     calls = zip(layers, dys, ctxs, strict=True)
@@ -105,6 +105,13 @@ def backward_together(layers: Sequence[Module], dys: Sequence[Array], ctxs: Sequ
     for dx in dxs[1:]:
         dxs[0] += dx
     return dxs[0]
+
+
+def _plain(layers: Sequence[Module]) -> list[Linear]:
+    """Return those that may be computed together: none while each is looked at. Same bits."""
+    if _tracing.current() is not None:
+        return []
+    return [layer for layer in layers if type(layer) is Linear]
 
 
 def _forward(layers: Sequence[Linear], x: Array) -> list[tuple[Array, F.LinearContext]]:

@@ -94,7 +94,7 @@ def test_dropout_only_with_a_generator(rng):
 def test_attention_by_path(rng):
     model, inputs = make("mean, features", rng, num_layers=2), batch("mean, features", rng)
     _, maps = trace.run(model, inputs, LENGTHS)
-    assert maps.names == ["encoder.layers.0.attn", "encoder.layers.1.attn"]
+    assert list(maps.weights) == ["encoder.layers.0.attn", "encoder.layers.1.attn"]
     for weights in maps.weights.values():
         assert weights.shape == (3, 2, 5, 5)
         assert not weights[1, :, :, 2:].any()

@@ -114,14 +114,14 @@ def test_generate_answers_in_the_form_of_the_sources_and_stops(rng):
 def test_attention_by_path(rng):
     model, (source, target) = make("sinusoidal", rng), batch(rng)
     _, maps = trace.run(model, source, target)
-    assert maps.names == [
+    assert list(maps.weights) == [
         "encoder.layers.0.attn",
         "decoder.layers.0.self_attn",
         "decoder.layers.0.cross_attn",
         "decoder.layers.1.self_attn",
         "decoder.layers.1.cross_attn",
     ]
-    assert maps["decoder.layers.1.cross_attn"].shape == (3, 2, 4, 5)
+    assert maps["decoder.layers.1.cross_attn.weights"].shape == (3, 2, 4, 5)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_initial_weights_are_those_of_gpt2(rng):
 
 def test_attention_by_path(rng):
     _, maps = trace.run(make("nanogpt", rng), rng.integers(0, V, (1, 4)))
-    assert maps.names == ["blocks.layers.0.attn", "blocks.layers.1.attn"]
+    assert list(maps.weights) == ["blocks.layers.0.attn", "blocks.layers.1.attn"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -184,11 +184,11 @@ def test_attention_is_found_by_path_in_the_context(rng):
     assert all(isinstance(modules[name], nn.MultiHeadAttention) for name in names)
     out, maps = trace.run(decoder, x, memory, tokens=list("abcd"), key_tokens=list("xyz"))
     np.testing.assert_array_equal(out, y)
-    assert maps.names == names
+    assert list(maps.weights) == names
     assert maps.tokens == list("abcd")
     assert maps.key_tokens == list("xyz")
-    assert maps["layers.0.cross_attn"].shape == (B, H, T, S)
-    assert not np.triu(maps["layers.0.self_attn"], 1).any()
+    assert maps["layers.0.cross_attn.weights"].shape == (B, H, T, S)
+    assert not np.triu(maps["layers.0.self_attn.weights"], 1).any()
     assert repr(maps).startswith("Trace(layers.0.self_attn (2, 2, 4, 4), ")
 
 

@@ -136,7 +136,7 @@ def test_layers_are_drawn_together(rng, drawn, shape, options, shown, kind, name
     assert run("w.npy", "--out", "fig.svg", "--kind", kind, *options) == 0
     [(called, (maps,), _)] = drawn
     assert called == name
-    np.testing.assert_array_equal(np.concatenate([maps[n] for n in maps.names]), w[shown])
+    np.testing.assert_array_equal(np.concatenate(list(maps.values())), w[shown])
 
 
 @pytest.fixture
@@ -152,20 +152,20 @@ def test_a_trace_in_npz(traced, drawn):
     assert run("maps.npz", "--out", "fig.html") == 0
     assert run("maps.npz", "--out", "fig.svg", "--layer", 10) == 0
     layers, page, heads = drawn
-    assert layers[1][0].names == list(page[1][0]) == traced.names
-    for name in traced.names:
-        np.testing.assert_array_equal(layers[1][0][name][0], traced[name][1])
-        np.testing.assert_array_equal(page[1][0][name], traced[name][0])
+    assert list(layers[1][0].weights) == list(page[1][0]) == list(traced.weights)
+    for name in traced.weights:
+        np.testing.assert_array_equal(layers[1][0].weights[name][0], traced.weights[name][1])
+        np.testing.assert_array_equal(page[1][0][name], traced.weights[name][0])
     assert page[2]["tokens"] == TOKENS
     assert heads[2]["tokens"] == TOKENS
-    np.testing.assert_array_equal(heads[1][0], traced["layers.10.attn"][0])
+    np.testing.assert_array_equal(heads[1][0], traced["layers.10.attn.weights"][0])
 
 
 def test_a_trace_in_safetensors(traced, drawn):
     checkpoint.save("maps.safetensors", traced.weights, metadata={"tokens": TOKENS})
     assert run("maps.safetensors", "--out", "fig.html") == 0
     [(_, (layers,), options)] = drawn
-    assert list(layers) == traced.names, "layers.2 comes before layers.10"
+    assert list(layers) == list(traced.weights), "layers.2 comes before layers.10"
     assert options["tokens"] == TOKENS
 
 

@@ -46,14 +46,14 @@ def test_a_figure_of_one_head_takes_a_trace(name, traced):
     figure = FROM_TRACE[name](traced, batch=1)
     drawn = figure.axes[0].images[0].get_array()
     np.testing.assert_array_equal(drawn.mask, [[False, False, True, True]] * T)
-    np.testing.assert_array_equal(drawn.data[:, :2], traced[NAME][1, 1, :, :2])
+    np.testing.assert_array_equal(drawn.data[:, :2], traced.weights[NAME][1, 1, :, :2])
     figure.draw_without_rendering()
     assert {*TOKENS, "masked"} <= set(texts(figure))
 
 
 def test_figures_of_a_layer_take_a_trace(traced):
     figure = plot.attention_heads(traced, layer=0, batch=1)
-    for ax, weights in zip(figure.axes, traced["layers.0.attn"][1], strict=False):
+    for ax, weights in zip(figure.axes, traced.weights["layers.0.attn"][1], strict=False):
         np.testing.assert_array_equal(ax.images[0].get_array().data, weights)
         assert ax.images[0].get_array().mask[:, 2:].all()
     ax = plot.attention_lines(traced, layer=0, batch=1, ax=plot.Figure().add_subplot())

@@ -5,7 +5,7 @@ from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
-from miniattn import _checks, masks
+from miniattn import _checks, _tracing, masks
 from miniattn._memory import zeros
 from miniattn._typing import Array, MaskLike
 from miniattn.functional._attention.context import (
@@ -194,6 +194,11 @@ def attention_forward(
     (array([[0.5, 0.5],
            [0.5, 0.5]]), array([0.6931, 0.6931]))
     """
+    tracer = _tracing.current()
+    if tracer is not None:
+        return tracer.attention_forward(
+            q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap, dropout=dropout, rng=rng
+        )
     q, k, v = (_checks.float_array(*x) for x in (("q", q), ("k", k), ("v", v)))
     _checks.same_dtype(q=q, k=k, v=v)
     check_keys(q.shape, k.shape)
@@ -294,6 +299,12 @@ def attention_backward(
     ctx = _checks.context(ctx, AttentionContext)
     of_q, of_k, of_v, of_bias = _checks.needs(needs, INPUTS)
     dout = _checks.gradient("dout", dout, ctx.out.shape, ctx.out.dtype)
+    if dlse is not None:
+        dlse = _checks.gradient("dlse", dlse, ctx.lse.shape, ctx.lse.dtype)
+    tracer = _tracing.current()
+    if tracer is not None:
+        grads: AttentionGrads = tracer.attention_backward(dout, ctx, dlse=dlse, needs=needs)
+        return grads
     q, k, v = (four_axes(x) for x in (ctx.q, ctx.k, ctx.v))
     arrays = {
         "q": q,
@@ -308,7 +319,6 @@ def attention_backward(
     arrays |= {"dq": dq, "dk": dk, "dv": dv}
     add_bias(arrays, ctx.bias)
     if dlse is not None:
-        dlse = _checks.gradient("dlse", dlse, ctx.lse.shape, ctx.lse.dtype)
         arrays["dlse"] = strided(dlse.reshape(q.shape[:-1]))
     dbias, written = None, ["dq", "dk", "dv"]
     if ctx.bias is not None and of_bias:
