@@ -36,7 +36,9 @@ class Tracer(Protocol):
         """Do as `miniattn.functional.attention_forward`."""
         ...
 
-    def attention_backward(self, dout: Array, ctx: Any, *, needs: Collection[Any]) -> Any:
+    def attention_backward(
+        self, dout: Array, ctx: Any, *, dlse: Array | None, needs: Collection[Any]
+    ) -> Any:
         """Do as `miniattn.functional.attention_backward`."""
         ...
 

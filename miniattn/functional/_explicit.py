@@ -12,7 +12,7 @@ import numpy as np
 
 from miniattn._typing import Array, Shape
 from miniattn.functional._attention import AttentionContext, AttentionGrads, attention_weights
-from miniattn.functional._attention_calls import Options, unit_of
+from miniattn.functional._attention_calls import Options, measure_of
 from miniattn.functional._doubles import run
 
 # Takes a name, "scores" or "weights", and an array; returns the array to go on with.
@@ -48,8 +48,8 @@ def forward(ctx: AttentionContext, look: Look) -> tuple[AttentionContext, Explic
     kept = _kept(ctx)
     out = _product(w * kept, v, visible)
     with np.errstate(divide="ignore", invalid="ignore"):  # rows that see nothing
-        unit = unit_of(ctx.scale, ctx.softcap, ctx.bias is not None)
-        stats = np.stack([top / unit, np.log2(total)])
+        measure = measure_of(ctx.scale, ctx.softcap, ctx.bias is not None)
+        stats = np.stack([top / measure, np.log2(total)])
         lse = np.where(total == 0, -np.inf, top + np.log(total))
     new = ctx._replace(
         out=_like(out, ctx.out), lse=_like(lse, ctx.lse), stats=_rounded(stats, ctx.stats.dtype)
@@ -57,7 +57,9 @@ def forward(ctx: AttentionContext, look: Look) -> tuple[AttentionContext, Explic
     return new, Explicit(visible, capped, p, w * kept, kept)
 
 
-def backward(dout: Array, ctx: AttentionContext, made: Explicit, look: Look) -> AttentionGrads:
+def backward(
+    dout: Array, ctx: AttentionContext, dlse: Array | None, made: Explicit, look: Look
+) -> AttentionGrads:
     """Return the gradients of `forward`; ``look`` takes and returns those of weights and scores."""
     dtype = ctx.q.dtype
     q, k, v = _by_heads(ctx)
@@ -68,8 +70,8 @@ def backward(dout: Array, ctx: AttentionContext, made: Explicit, look: Look) -> 
     dused = _dweights(do, v, made.visible)
     # used = kept weights
     dw = look("weights", _rounded(_in_shape(dused * made.kept, ctx), dtype))
-    # weights = softmax(scores)
-    ds = _softmax_backward(_four(dw), made)
+    # weights, lse = softmax(scores), logsumexp(scores)
+    ds = _softmax_backward(_four(dw), dlse, made)
     ds = _four(look("scores", _rounded(_in_shape(ds, ctx), dtype)))
     ds = np.where(made.visible, ds, 0.0)
     # scores = cap(scale q kᵀ) + bias
@@ -104,14 +106,14 @@ def weights_gradient(dout: Array, ctx: AttentionContext) -> Array:
     return _rounded(_in_shape(dw, ctx), ctx.q.dtype)
 
 
-def scores_gradient(dout: Array, ctx: AttentionContext) -> Array:
-    """Return d loss / d scores: weights · (dweights - Σ weights · dweights), (B, H, T, S)."""
+def scores_gradient(dout: Array, ctx: AttentionContext, dlse: Array | None) -> Array:
+    """Return d loss / d scores: weights · (dweights - Σ weights · dweights + dlse)."""
     _, _, v = _by_heads(ctx)
     s, visible, capped = _scores(ctx)
     p, _, _ = _softmax(np.where(visible, s, -np.inf), visible)
     kept = _kept(ctx)
     made = Explicit(visible, capped, p, p * kept, kept)
-    ds = _softmax_backward(kept * _dweights(_four(dout), v, visible), made)
+    ds = _softmax_backward(kept * _dweights(_four(dout), v, visible), dlse, made)
     return _rounded(_in_shape(ds, ctx), ctx.q.dtype)
 
 
@@ -183,9 +185,11 @@ def _dweights(dout: Array, v: Array, visible: Array) -> Array:
 
 
 @np.errstate(all="ignore")
-def _softmax_backward(dp: Array, made: Explicit) -> Array:
+def _softmax_backward(dp: Array, dlse: Array | None, made: Explicit) -> Array:
     p = made.weights
     along = np.where(made.visible, p * dp, 0.0).sum(-1, keepdims=True)
+    if dlse is not None:
+        along -= dlse.reshape(along.shape)
     return np.where(made.visible, p * (dp - along), 0.0)
 
 

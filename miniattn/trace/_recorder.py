@@ -218,9 +218,11 @@ class Recorder:
         out = self._pass(frame, "heads", out)
         return out, self._remember(None, ctx, frame)
 
-    def attention_backward(self, dout: Array, ctx: Any, *, needs: Collection[Any]) -> Any:
+    def attention_backward(
+        self, dout: Array, ctx: Any, *, dlse: Array | None, needs: Collection[Any]
+    ) -> Any:
         """Run `functional.attention_backward`, of which a forward knows nothing."""
-        return _backward(dout, ctx, needs)
+        return _backward(dout, ctx, dlse, needs)
 
     def _edits_inside(self, frame: Frame) -> bool:
         """Return whether scores or weights of the attention that now runs are edited."""
@@ -331,20 +333,22 @@ class Undoing:
         """Run `functional.attention_forward` inside of a backward."""
         return _forward(q, k, v, options)
 
-    def attention_backward(self, dout: Array, ctx: Any, *, needs: Collection[Any]) -> Any:
+    def attention_backward(
+        self, dout: Array, ctx: Any, *, dlse: Array | None, needs: Collection[Any]
+    ) -> Any:
         """Run `functional.attention_backward`."""
         frame = self._found(None, ctx)
         if frame is None:
-            return _backward(dout, ctx, needs)
+            return _backward(dout, ctx, dlse, needs)
         points = {name: list(passed) for name, passed in frame.points.items()}
         dout = self._undo(points, "heads", dout)
         if frame.explicit is not None:
             grads = _explicit.backward(
-                dout, ctx, frame.explicit, lambda name, dx: self._undo(points, name, dx)
+                dout, ctx, dlse, frame.explicit, lambda name, dx: self._undo(points, name, dx)
             )
         else:
-            grads = _backward(dout, ctx, {"q", "k", "v", *needs})
-            self._keep_later(frame, dout, ctx)
+            grads = _backward(dout, ctx, dlse, {"q", "k", "v", *needs})
+            self._keep_later(frame, dout, ctx, dlse)
         undone = {
             f"d{name}": dx if dx is None else self._undo(points, name, dx)
             for name, dx in zip(("q", "k", "v", "bias"), grads, strict=True)
@@ -352,14 +356,19 @@ class Undoing:
         _check_undone(points)
         return grads._replace(**{d: dx if d[1:] in needs else None for d, dx in undone.items()})
 
-    def _keep_later(self, frame: Frame, dout: Array, ctx: F.AttentionContext) -> None:
+    def _keep_later(
+        self, frame: Frame, dout: Array, ctx: F.AttentionContext, dlse: Array | None
+    ) -> None:
         if not frame.later:
             return
-        own = dout.copy()
+        dout, dlse = dout.copy(), None if dlse is None else dlse.copy()
+        makes = {
+            "weights": functools.partial(_explicit.weights_gradient, dout, ctx),
+            "scores": functools.partial(_explicit.scores_gradient, dout, ctx, dlse),
+        }
         shape = (*ctx.q.shape[:-1], ctx.k.shape[-2])
         for local, name in frame.later.items():
-            make = _explicit.weights_gradient if local == "weights" else _explicit.scores_gradient
-            self.gradients[name] = Later(shape, ctx.q.dtype, functools.partial(make, own, ctx))
+            self.gradients[name] = Later(shape, ctx.q.dtype, makes[local])
 
 
 def rule_of(attention: F.AttentionContext) -> Mask | None:
@@ -379,10 +388,12 @@ def _forward(
         return F.attention_forward(q, k, v, **options)
 
 
-def _backward(dout: Array, ctx: F.AttentionContext, needs: Collection[Any]) -> F.AttentionGrads:
+def _backward(
+    dout: Array, ctx: F.AttentionContext, dlse: Array | None, needs: Collection[Any]
+) -> F.AttentionGrads:
     """Run attention's backward while nobody looks."""
     with _tracing.looked_at(None):
-        return F.attention_backward(dout, ctx, needs=tuple(needs))
+        return F.attention_backward(dout, ctx, dlse=dlse, needs=tuple(needs))
 
 
 def _check_name(name: object) -> None:
