@@ -6,6 +6,7 @@ from miniattn import _lazy
 
 if TYPE_CHECKING:  # imported at their first use, and Numba with them
     from miniattn.functional import _elementwise as _elementwise
+    from miniattn.functional import _explicit as _explicit
     from miniattn.functional import _linear as _linear
     from miniattn.functional._activation import (
         GeluContext,
@@ -219,6 +220,7 @@ _HOMES = (
     "_sdpa",
     "_softmax",
     "_sparse",
+    "_explicit",
     "_elementwise",
 )
 

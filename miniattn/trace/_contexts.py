@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import miniattn.functional as F
-from miniattn.functional import _explicit
 from miniattn.nn import MultiHeadAttentionContext
 from miniattn.trace._recorder import rule_of
 from miniattn.trace._trace import Trace
@@ -60,7 +59,7 @@ def attention_weights(
         path: node.attention if isinstance(node, MultiHeadAttentionContext) else node
         for path, node in _find(ctx, "")
     }
-    maps = {path: _explicit.weights(attention) for path, attention in found.items()}
+    maps = {path: F._explicit.weights(attention) for path, attention in found.items()}
     rules = {path: rule_of(attention) for path, attention in found.items()}
     kept = {path: rule for path, rule in rules.items() if rule is not None}
     return Trace(maps, tokens, key_tokens, kept)

@@ -13,7 +13,6 @@ import numpy as np
 import miniattn.functional as F
 from miniattn import _checks, _tracing
 from miniattn._typing import Array
-from miniattn.functional import _explicit
 from miniattn.masks import Mask, as_mask
 from miniattn.trace import _names
 from miniattn.trace._edits import Edit, applied
@@ -46,7 +45,7 @@ class Frame:
         self.path = path
         self.points: dict[str, list[Point]] = defaultdict(list)
         self.ctx: Any = None  # held on to, so that its id stays its own
-        self.explicit: _explicit.Explicit | None = None
+        self.explicit: F._explicit.Explicit | None = None
         self.later: dict[str, str] = {}  # names of scores and weights that are made later
 
 
@@ -204,12 +203,14 @@ class Recorder:
         }
         out, ctx = _forward(**given, options=options)
         if self._edits_inside(frame):
-            ctx, frame.explicit = _explicit.forward(ctx, lambda name, x: self._pass(frame, name, x))
+            ctx, frame.explicit = F._explicit.forward(
+                ctx, lambda name, x: self._pass(frame, name, x)
+            )
             out = ctx.out
         else:
             shape = (*ctx.q.shape[:-1], ctx.k.shape[-2])
-            self._pass_later(frame, "scores", shape, ctx, _explicit.scores)
-            self._pass_later(frame, "weights", shape, ctx, _explicit.weights)
+            self._pass_later(frame, "scores", shape, ctx, F._explicit.scores)
+            self._pass_later(frame, "weights", shape, ctx, F._explicit.weights)
         if self.undone:
             name = f"{frame.path}.weights".strip(".")
             use = self._uses[name]
@@ -343,7 +344,7 @@ class Undoing:
         points = {name: list(passed) for name, passed in frame.points.items()}
         dout = self._undo(points, "heads", dout)
         if frame.explicit is not None:
-            grads = _explicit.backward(
+            grads = F._explicit.backward(
                 dout, ctx, dlse, frame.explicit, lambda name, dx: self._undo(points, name, dx)
             )
         else:
@@ -363,8 +364,8 @@ class Undoing:
             return
         dout, dlse = dout.copy(), None if dlse is None else dlse.copy()
         makes = {
-            "weights": functools.partial(_explicit.weights_gradient, dout, ctx),
-            "scores": functools.partial(_explicit.scores_gradient, dout, ctx, dlse),
+            "weights": functools.partial(F._explicit.weights_gradient, dout, ctx),
+            "scores": functools.partial(F._explicit.scores_gradient, dout, ctx, dlse),
         }
         shape = (*ctx.q.shape[:-1], ctx.k.shape[-2])
         for local, name in frame.later.items():
