@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": Command(
         "miniattn.demo", "examples", "train on handwritten digits, draw what the model attends to"
     ),
+    "lab": Command("miniattn.lab.cli", "", "exercises in manual backprop, and their checker"),
     "plot": Command("miniattn.plot.cli", "", "draw attention weights from a file"),
 }
 

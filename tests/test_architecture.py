@@ -41,6 +41,8 @@ ALLOWED = {
     "checkpoint": {"_checks", "_disk", "_safetensors"},
     "models": {"_checks", "_context", "_memory", "checkpoint", "functional", "masks", "nn"},
     "optim": {"_checks", "_memory", "functional", "kernels", "nn"},
+    "_causes": set(),
+    "lab": {"_causes", "_checks", "_command"},
     "bridges": {"_checks", "models", "nn"},
 }
 MAY_PLOT = {"__init__", "__main__", "plot", "demo"}  # the command line, and the lazy import
