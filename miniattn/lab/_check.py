@@ -139,7 +139,7 @@ def check(
     ...     return y * (dy + dot)''', "softmax")
     softmax: wrong: dx is wrong
       the first wrong line is line 4:  return y * (dy + dot)
-      dx[2, 1]: got -1.24006, right -0.232303, ratio 5.33813   (12 of 12 entries are wrong)
+      dx[2, 1]: got -1.2416, right -0.231716, ratio 5.35829   (12 of 12 entries are wrong)
       likely cause: `dot` is added where it is to be subtracted (sign)
     """
     source = _source(answer)

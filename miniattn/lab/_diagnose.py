@@ -9,9 +9,9 @@ import numpy as np
 
 from miniattn._causes import Cause, likely
 from miniattn.lab._exercise import Exercise
-from miniattn.lab._mistakes import Mistake, applied_after, mistakes
+from miniattn.lab._mistakes import Mistake, applied_after, mistakes, set_by
 from miniattn.lab._reading import reads_alike
-from miniattn.lab._record import Recorded, Run
+from miniattn.lab._record import Recorded, Run, statements
 
 # Relative to a number, and to the largest of its array.
 TOLERANCE = {"float64": (1e-7, 1e-10), "float32": (2e-3, 2e-5)}
@@ -238,7 +238,9 @@ def _wrong_result(case: Case) -> Blame | None:
     results = zip(case.exercise.results, case.run.outputs, case.right, strict=False)
     for name, got, want in results:
         if not same(got, want, tolerance):
-            return Blame(returning(case.learner.tree), name, name, got, want, None)
+            lines = [n.lineno for n in statements(case.exercise.tree()) if name in set_by(n)]
+            place = lines[-1], name
+            return Blame(returning(case.learner.tree), name, name, got, want, place)
     return None
 
 
@@ -295,8 +297,8 @@ class _Mutable:
 
     def targets(self, case: Case, blame: Blame) -> Iterator[_Target]:
         """Yield what is looked for: the wrong line's own numbers, then the results."""
-        if blame.place in self._right:
-            mine = case.run.groups()[blame.line, blame.name]
+        mine = case.run.groups().get((blame.line, blame.name))
+        if blame.place in self._right and mine is not None:
             yield _Target(blame.place, mine)
         if case.run.error is None:
             yield _Target(None, list(case.run.outputs))

@@ -170,7 +170,7 @@ def exercises() -> tuple[Exercise, ...]:
     Examples
     --------
     >>> from miniattn import lab
-    >>> lab._exercises()[0].name
+    >>> lab.exercises()[0].name
     'softmax_stable'
     """
     return tuple(find(name) for name in ORDER)

@@ -89,7 +89,7 @@ def _marked(submission: tuple[str, str, Path], seconds: float) -> Mark:
         return failed("error", f"cannot be read: {error}")
     with tempfile.TemporaryDirectory() as own:
         command = [sys.executable, "-m", "miniattn.lab._guard", exercise, str(MEMORY), str(seconds)]
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command,
             cwd=own,
             env=_environment(own),
@@ -99,13 +99,13 @@ def _marked(submission: tuple[str, str, Path], seconds: float) -> Mark:
             text=True,
             encoding="utf-8",
             start_new_session=True,
-        )
-        try:
-            said, _ = process.communicate(source, timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return failed("time", f"it ran for more than {seconds:g} seconds")
-        finally:
-            _end(process)
+        ) as process:
+            try:
+                said, _ = process.communicate(source, timeout=seconds)
+            except subprocess.TimeoutExpired:
+                return failed("time", f"it ran for more than {seconds:g} seconds")
+            finally:
+                _end(process)
     try:
         report = json.loads(said.splitlines()[-1])
         return Mark(student, exercise, *(report[k] for k in ("verdict", "line", "cause", "text")))
@@ -126,4 +126,3 @@ def _end(process: subprocess.Popen[str]) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
-    process.wait()

@@ -69,7 +69,7 @@ def mistakes(
                 for kind, text, new in of_expression(old, values, known):
                     new = _located(new, old)
                     yield Mistake(kind, text, statement.lineno, node, field, at, new)
-        known += [n for n in _set_by(statement) if n not in known]
+        known += [n for n in set_by(statement) if n not in known]
 
 
 def _places(node: ast.AST) -> Iterator[tuple[ast.AST, str, int, ast.stmt]]:
@@ -89,7 +89,8 @@ def _is_own(statement: ast.stmt) -> bool:
     return not is_text and all(n.id != "__lab__" for n in calls)
 
 
-def _set_by(statement: ast.stmt) -> list[str]:
+def set_by(statement: ast.stmt) -> list[str]:
+    """Return the names that a statement sets."""
     nodes = (n for n in ast.walk(statement) if isinstance(n, ast.Name))
     return [n.id for n in nodes if isinstance(n.ctx, ast.Store)]
 
