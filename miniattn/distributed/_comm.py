@@ -160,17 +160,18 @@ def exchange(comm: Comm, leaving: Sequence[Array], coming: Sequence[Array], tag:
     wait(requests)
 
 
-def agree(comm: Comm, settings: dict[str, Any]) -> None:
+def agree(comm: Comm, settings: dict[str, Any], own: Any = None) -> list[Any]:
     """Raise ValueError, on every rank and naming the setting, where ranks differ in one.
 
     To be called before the first exchange of buffers, which would wait for ever, or tear one
-    message into another, if ranks did not mean the same.
+    message into another, if ranks did not mean the same. Returns what is each rank's ``own``.
     """
-    everyone = gather(comm, settings)
+    everyone, owns = zip(*gather(comm, (settings, own)), strict=True)
     for name in {name: None for known in everyone for name in known}:
         values = [known.get(name, "nothing") for known in everyone]
         if any(value != values[0] for value in values):
             raise ValueError(f"{name}: expected the same on every rank, got {_by_rank(values)}")
+    return list(owns)
 
 
 def _by_rank(values: Sequence[object]) -> str:

@@ -85,6 +85,19 @@ class Part(Mask):
         return self.mask._why_hidden(b, *at, whole)
 
 
+def hides_all(mask: Part | None, shape: tuple[int, ...], key_shape: tuple[int, ...]) -> bool:
+    """Return whether a block's bounds alone hide all of its keys from all of its queries."""
+    B, H, T, _ = shape
+    S = key_shape[2]
+    if not (B and H and T and S):
+        return True
+    if mask is None:
+        return False
+    form = mask._lower(B, H, T, S)
+    after, before = form.hi < 1 - T, (form.lo > S - 1) & (form.sinks <= 0)
+    return bool((after | before | (form.lengths <= 0)).all())
+
+
 def _among(first: Array, keys: Stretch) -> Array:
     """Return how many of the keys are among the ``first`` of all."""
     among: Array = np.clip(-(-(first - keys.start) // keys.step), 0, keys.length)

@@ -18,11 +18,13 @@ from miniattn.kernels.attention import units
 from miniattn.kernels.attention.problem import (
     AXES,
     OPERANDS,
+    PLACE,
     SEED,
     SIZES,
     STRIDES,
     SUMS,
     UNFIT,
+    Place,
     Problem,
 )
 from miniattn.kernels.attention.units import Outline
@@ -35,6 +37,7 @@ Layout: TypeAlias = tuple[str, Shape, Shape, int]
 # Attention in one direction or the other, by one of the units, or its weights, pooled.
 Kind: TypeAlias = Literal["forward", "backward", "map"]
 
+WHOLE = Place()
 WORTH_A_THREAD = 2**18  # multiply-adds: to wake a thread takes as long
 
 _NUMBER = {name: i for i, name in enumerate(OPERANDS)}
@@ -80,8 +83,13 @@ def execute(
     options: Options,
     mask: masks.Mask | None,
     seed: int = 0,
+    place: Place = WHOLE,
+    unit: str | None = None,
 ) -> bool:
     """Run the kernels of a call on its operands, which are arrays of four axes.
+
+    ``place`` says which part of a whole they are, for dropout: a mask says it by itself. ``unit``
+    is who shall do it, by name; otherwise who was chosen, or who pays.
 
     Returns whether the numbers were fit for their dtype: where not, finite ones may have led to
     others.
@@ -94,13 +102,14 @@ def execute(
         arrays = arrays | lower(mask, B, H, T, arrays["k"].shape[2])
     layouts = tuple([(name, x.shape, x.strides, x.itemsize) for name, x in arrays.items()])
     addresses = [(_NUMBER[name], address_of(x)) for name, x in arrays.items()]
-    unit = units.chosen()
+    unit = unit or units.chosen()
     while True:
         plan = plan_of(kind, unit, layouts, dtype, options, get_num_threads())
         operands = plan.operands.copy()
         for number, address in addresses:
             operands[number] = address
         operands[SEED] = seed
+        operands[PLACE:STRIDES] = place
         used = _with_copies(arrays, plan.remakes, operands) if plan.remakes else arrays
         sums = None if plan.sums is None else empty(plan.sums, dtype)
         if sums is not None:

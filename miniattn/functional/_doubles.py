@@ -30,7 +30,7 @@ def run(
     """
     if arrays["q"].dtype == np.float64:
         execute(kind, arrays, options, mask, seed)
-    elif _is_extreme(options) or not execute(kind, arrays, options, mask, seed):
+    elif is_extreme(options) or not execute(kind, arrays, options, mask, seed):
         return run_in_doubles(kind, arrays, written, options, mask, seed)
     return arrays
 
@@ -59,7 +59,7 @@ def run_in_doubles(
     return doubles
 
 
-def _is_extreme(options: Options) -> bool:
+def is_extreme(options: Options) -> bool:
     """Return whether a factor is too large or too small to be used in float32."""
     scale, softcap = abs(options.scale), options.softcap
     if scale != 0.0 and not 1.0 / _EXTREME < scale < _EXTREME:

@@ -6,7 +6,8 @@ Each check is a function of a communicator; `main` runs all of them under MPI.
 import numpy as np
 from faults import ROWS, trainer
 
-from miniattn import distributed
+import miniattn.functional as F
+from miniattn import distributed, masks
 from miniattn.distributed._comm import gather
 
 
@@ -30,6 +31,23 @@ def check_that_training_has_the_bits_of_one_rank(comm):
     np.testing.assert_array_equal(own.model.weight.data, alone.model.weight.data)
     for name in alone.history:
         np.testing.assert_array_equal(own.history[name].values, alone.history[name].values)
+
+
+def check_that_attention_over_ranks_is_attention(comm):
+    q, k, v, dout = np.random.default_rng(0).normal(size=(4, 1, 4, 13, 4))
+    mask = masks.causal() & masks.window(6, 0, sinks=1)
+    out, ctx = F.attention_forward(q, k, v, mask=mask)
+    expected = [out, *F.attention_backward(dout, ctx)[:3]]
+    for pair in (
+        (distributed.ring_attention_forward, distributed.ring_attention_backward),
+        (distributed.head_attention_forward, distributed.head_attention_backward),
+    ):
+        for layout in ("contiguous", "striped"):
+            own = [distributed.share(x, comm, layout=layout) for x in (q, k, v, dout)]
+            out, ctx = pair[0](*own[:3], comm=comm, mask=mask, layout=layout)
+            for mine, whole in zip((out, *pair[1](own[3], ctx)), expected, strict=True):
+                found = distributed.collect(mine, comm, layout=layout)
+                np.testing.assert_allclose(found, whole, rtol=0, atol=1e-12)
 
 
 CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_")]

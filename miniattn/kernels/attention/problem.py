@@ -12,8 +12,9 @@ from miniattn.kernels.dense.places import Grid, Lines
 from miniattn.kernels.registers import address
 
 # The table of operands begins with what differs from call to call: the address of each, 0 where it
-# is absent, the seed of dropout, and what a kernel answers: whether numbers are UNFIT for the way
-# it takes. Then come the strides of its four axes in elements, 0 along an axis of length 1.
+# is absent, the seed of dropout, what a kernel answers: whether numbers are UNFIT for the way it
+# takes, and the PLACE of the call. Then come the strides of its four axes in elements, 0 along an
+# axis of length 1.
 OPERANDS = (
     *("q", "k", "v", "out", "lse", "stats", "bias", "dout", "dq", "dk", "dv", "dbias", "sums"),
     *("bounds", "q_ids", "k_ids", "dense", "dlse"),
@@ -22,8 +23,19 @@ Q, K, V, OUT, LSE, STATS, BIAS, DOUT, DQ, DK, DV, DBIAS, SUMS = range(13)
 BOUNDS, Q_IDS, K_IDS, DENSE, DLSE = range(13, 18)
 SEED = len(OPERANDS)
 UNFIT = SEED + 1
-STRIDES = SEED + 2
+PLACE = SEED + 2
+STRIDES = PLACE + 5
 AXES = 4
+
+
+class Place(NamedTuple):
+    """Which heads, queries and keys of a whole a call has: dropout is drawn by their numbers."""
+
+    h: int = 0
+    i: int = 0
+    i_step: int = 1
+    j: int = 0
+    j_step: int = 1
 
 
 class Problem(NamedTuple):
@@ -67,6 +79,18 @@ def problem_of(sizes, factors):
         factors[1],
         factors[2],
         factors[3],
+    )
+
+
+@inner
+def place_of(operands):
+    """Return the `Place` of a call."""
+    return Place(
+        operands[PLACE],
+        operands[PLACE + 1],
+        operands[PLACE + 2],
+        operands[PLACE + 3],
+        operands[PLACE + 4],
     )
 
 

@@ -16,7 +16,7 @@ from miniattn.kernels.attention.masking import (
     rows_and_columns,
     rule_of,
 )
-from miniattn.kernels.attention.problem import BIAS, SEED, given, grid_of
+from miniattn.kernels.attention.problem import BIAS, SEED, Place, given, grid_of, place_of
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.places import Grid
 from miniattn.kernels.random import stream_key, threefry
@@ -46,6 +46,7 @@ class Head(NamedTuple):
     has_bias: bool
     dropout: float
     key: tuple[Any, Any]
+    place: Place
     scale: float
     """What products are multiplied by at once, 1 where that is left to ``factor``."""
     factor: float
@@ -55,9 +56,9 @@ class Head(NamedTuple):
 @inner
 def head_of(problem, operands, b, h, like):
     """Return the `Head` of batch row ``b`` and head ``h``."""
-    key = np.uint32(0), np.uint32(0)
+    key, place = (np.uint32(0), np.uint32(0)), place_of(operands)
     if problem.dropout > 0.0:
-        key = stream_key(operands[SEED], b, h)
+        key = stream_key(operands[SEED], b, place.h + h)
     return Head(
         rule_of(operands, problem.S, b, h),
         problem.softcap,
@@ -65,6 +66,7 @@ def head_of(problem, operands, b, h, like):
         given(operands, BIAS),
         problem.dropout,
         key,
+        place,
         problem.scale / problem.measure,
         problem.measure * LOG2_E,
     )
@@ -149,10 +151,18 @@ def drop(values, head, tile):
 @inner
 def not_dropped(head, tile, r, c, like):
     """Return which lanes of the vector at ``c`` of a tile's row ``r`` stay."""
-    threshold = np.uint32(head.dropout * 4294967296.0)
     lane = iota(like, np.uint32)
     if tile.keys_in_rows:
         i, j = lane + (tile.i0 + c), splat(tile.j0 + r, lane)
     else:
         i, j = splat(tile.i0 + r, lane), lane + (tile.j0 + c)
+    return stays(head, i, j)
+
+
+@inner
+def stays(head, i, j):
+    """Return which pairs of queries and keys, vectors of uint32, are not dropped."""
+    threshold = np.uint32(head.dropout * 4294967296.0)
+    i = i * head.place.i_step + head.place.i
+    j = j * head.place.j_step + head.place.j
     return threefry(head.key[0], head.key[1], i, j) >= threshold

@@ -11,10 +11,9 @@ import numpy as np
 from miniattn.kernels.attention.masking import visible
 from miniattn.kernels.attention.online import power, raised
 from miniattn.kernels.attention.problem import UNFIT, K, Q, V, key_head, lines_of
-from miniattn.kernels.attention.scores import Head, head_of, not_below
+from miniattn.kernels.attention.scores import Head, head_of, not_below, stays
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.places import Lines, entry, line
-from miniattn.kernels.random import threefry
 from miniattn.kernels.registers import fma, select, tanh
 from miniattn.kernels.registers.single import number, single
 
@@ -92,9 +91,8 @@ def take_in(score, factor, top, total):
 def dropped(value, head, i, j):
     """Return ``value / (1 - p)``, or 0 where the pair is dropped."""
     if head.dropout > 0.0:
-        threshold = np.uint32(head.dropout * 4294967296.0)
-        draw = threefry(head.key[0], head.key[1], single(i, np.uint32), single(j, np.uint32))
-        value = select(draw >= threshold, value * (1.0 / (1.0 - head.dropout)), 0.0)
+        stay = stays(head, single(i, np.uint32), single(j, np.uint32))
+        value = select(stay, value * (1.0 / (1.0 - head.dropout)), 0.0)
     return value
 
 
