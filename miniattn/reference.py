@@ -30,6 +30,8 @@ __all__ = [
     "attention_backward",
     "attention_map",
     "attention_weights",
+    "batch_norm",
+    "batch_norm_backward",
     "cross_entropy",
     "cross_entropy_backward",
     "dropout",
@@ -446,6 +448,46 @@ def _over_rms(d: Array, eps: float) -> tuple[Array, Array]:
     small = d / unit
     rms = np.sqrt((small**2).mean(-1, keepdims=True) + (math.sqrt(eps) / unit) ** 2)
     return small / rms, rms * unit
+
+
+@_quiet
+def batch_norm(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    mask: ArrayLike | None = None,
+    eps: float = 1e-5,
+) -> Array:
+    """y = (x - mean) / sqrt(var + eps) * weight + bias, by features of the vectors that count."""
+    x = _f64(x)
+    real = np.ones(x.shape[:-1], bool) if mask is None else np.asarray(mask)
+    y = np.zeros_like(x)
+    y[real] = _standardise(x[real].T, eps)[0].T * _f64(weight)
+    if bias is not None:
+        y[real] += _f64(bias)
+    return y
+
+
+@_quiet
+def batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    mask: ArrayLike | None = None,
+    eps: float = 1e-5,
+) -> tuple[Array, Array, Array | None]:
+    """As `layer_norm_backward`, but down the columns of the vectors that count."""
+    x, dy = _f64(x), _f64(dy)
+    real = np.ones(x.shape[:-1], bool) if mask is None else np.asarray(mask)
+    z, sigma = _standardise(x[real].T, eps)
+    g = dy[real].T
+    dx = np.zeros_like(x)
+    inner = (g - g.mean(-1, keepdims=True) - z * (g * z).mean(-1, keepdims=True)) / sigma
+    dx[real] = inner.T * _f64(weight)
+    return dx, (g * z).sum(-1), None if bias is None else g.sum(-1)
 
 
 @_quiet

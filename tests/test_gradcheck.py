@@ -108,6 +108,14 @@ PAIRS = {
         ({"x": normal(2, 2, 5), "weight": normal(5)}, {"eps": 0.1}),
         ({"x": normal(67), "weight": normal(67), "bias": normal(67)}, {}),
     ],
+    "batch_norm": [
+        ({"x": normal(5, 3), "weight": normal(3), "bias": normal(3)}, {}),
+        (
+            {"x": normal(2, 4, 3), "weight": normal(3)},
+            {"mask": np.arange(4) < np.array([[4], [2]]), "eps": 0.1},
+        ),
+        ({"x": normal(67, 1), "weight": normal(1), "bias": normal(1)}, {}),
+    ],
     "rms_norm": [
         ({"x": normal(3, 5), "weight": normal(5)}, {}),
         ({"x": normal(2, 2, 5), "weight": normal(5)}, {"eps": 0.1}),
@@ -255,6 +263,10 @@ MODULES = {
         (lambda: nn.LayerNorm(4, dtype=np.float64), X, {}),
         (lambda: nn.LayerNorm(4, bias=False, dtype=np.float64), X, {}),
         (frozen(lambda: nn.LayerNorm(4, dtype=np.float64), "bias"), X, {}),
+    ],
+    "BatchNorm": [
+        (lambda: nn.BatchNorm(4, dtype=np.float64), X, {}),
+        (lambda: nn.BatchNorm(4, bias=False, dtype=np.float64), X, {"lengths": [3, 1]}),
     ],
     "RMSNorm": [(lambda: nn.RMSNorm(4, dtype=np.float64), X, {})],
     "ReLU": [(nn.ReLU, {"x": off_zero(3, 4)}, {})],

@@ -28,7 +28,7 @@ EQUAL, MOST = "equal numbers", "as large as can be"
 # A matrix product adds up in its own precision: no partial sum may overflow. Nor may one of the
 # gradients that a parameter or a row collects.
 PARTIAL_SUMS = {"linear", "attention"}
-COLLECT = PARTIAL_SUMS | {"embedding", "layer_norm", "rms_norm", "log_softmax"}
+COLLECT = PARTIAL_SUMS | {"batch_norm", "embedding", "layer_norm", "rms_norm", "log_softmax"}
 
 
 def first_of_each_kind():

@@ -407,6 +407,21 @@ WRONG = {
     "dropout rng": (lambda: F.dropout(X, 0.5, np.random), TypeError, "rng", "module"),
     "layer_norm weight": (lambda: F.layer_norm(X, ones(3)), ValueError, "weight", "(3,)"),
     "layer_norm eps": (lambda: F.layer_norm(X, ones(4), eps=-1.0), ValueError, "eps", "-1.0"),
+    "batch_norm mask": (
+        lambda: F.batch_norm(X, ones(4), mask=np.ones(4, bool)),
+        ValueError,
+        "mask",
+        "(4,)",
+    ),
+    "batch_norm weight": (lambda: F.batch_norm(X, ones(3)), ValueError, "weight", "(3,)"),
+    "lengths of a batch norm": (
+        lambda: nn.BatchNorm(4).forward(X, lengths=[9, 1]),
+        ValueError,
+        "x",
+        "(3, 4)",
+    ),
+    "momentum": (lambda: nn.BatchNorm(4, momentum=2.0), ValueError, "momentum", "2.0"),
+    "statistics": (lambda: nn.Statistics([1]), TypeError, "data", "int64"),
     "rms_norm weight": (
         lambda: F.rms_norm(X, ones(4, dtype=float)),
         TypeError,

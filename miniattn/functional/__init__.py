@@ -39,6 +39,13 @@ if TYPE_CHECKING:  # imported at their first use, and Numba with them
         attention_map,
         attention_weights,
     )
+    from miniattn.functional._batch_norm import (
+        BatchNormContext,
+        BatchNormGrads,
+        batch_norm,
+        batch_norm_backward,
+        batch_norm_forward,
+    )
     from miniattn.functional._linear import (
         DropoutContext,
         EmbeddingContext,
@@ -119,6 +126,8 @@ if TYPE_CHECKING:  # imported at their first use, and Numba with them
 __all__ = [
     "AttentionContext",
     "AttentionGrads",
+    "BatchNormContext",
+    "BatchNormGrads",
     "CrossEntropyContext",
     "DropoutContext",
     "EmbeddingContext",
@@ -148,6 +157,9 @@ __all__ = [
     "attention_forward",
     "attention_map",
     "attention_weights",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_forward",
     "cross_entropy",
     "cross_entropy_backward",
     "cross_entropy_forward",
@@ -211,6 +223,7 @@ __all__ = [
 _HOMES = (
     "_activation",
     "_attention",
+    "_batch_norm",
     "_linear",
     "_loss",
     "_weighted_loss",

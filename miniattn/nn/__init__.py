@@ -47,8 +47,8 @@ from miniattn.nn._encoder import (
 )
 from miniattn.nn._feed_forward import FeedForward, FeedForwardContext, SwiGLU, SwiGLUContext
 from miniattn.nn._linear import Linear
-from miniattn.nn._module import Module, Parameter
-from miniattn.nn._norm import LayerNorm, RMSNorm
+from miniattn.nn._module import Module, Parameter, Statistics
+from miniattn.nn._norm import BatchNorm, LayerNorm, RMSNorm
 from miniattn.nn._positions import (
     LearnedPositions,
     LearnedPositionsContext,
@@ -65,6 +65,7 @@ __all__ = [
     "Adapter",
     "AdapterContext",
     "AttentionOptions",
+    "BatchNorm",
     "DifferentialAttention",
     "DifferentialContext",
     "Dropout",
@@ -94,6 +95,7 @@ __all__ = [
     "Sigmoid",
     "SinusoidalPositions",
     "SinusoidalPositionsContext",
+    "Statistics",
     "SwiGLU",
     "SwiGLUContext",
     "TalkingHeadsAttention",

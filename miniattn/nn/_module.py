@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -97,6 +98,39 @@ class Parameter:
     def __repr__(self) -> str:
         frozen = "" if self.trainable else ", frozen"
         return f"Parameter({_size(self.shape)}, {self.dtype}{frozen})"
+
+
+class Statistics(Parameter):
+    """Numbers that a module keeps and that no gradient moves, e.g. running means.
+
+    They are part of the state (``state_dict``, checkpoints) like any parameter, and never
+    trainable: ``unfreeze`` leaves them as they are, and optimizers pass them over.
+
+    Parameters
+    ----------
+    data : array of float32 or float64
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> nn.Statistics(np.zeros(3)).trainable
+    False
+    """
+
+    def __init__(self, data: Array) -> None:
+        super().__init__(data, trainable=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, False if name == "trainable" else value)
+
+
+_inferring: ContextVar[bool] = ContextVar("inferring", default=False)
+
+
+def inferring() -> bool:
+    """Whether an inference call ``module(x)`` is under way, of this module or one around it."""
+    return _inferring.get()
 
 
 class Module:
@@ -200,7 +234,11 @@ class Module:
                 "rng: expected none in an inference call, got one; "
                 "dropout is applied by forward(..., rng=rng)"
             )
-        return self.forward(*args, **kwargs)[0]
+        before = _inferring.set(True)
+        try:
+            return self.forward(*args, **kwargs)[0]
+        finally:
+            _inferring.reset(before)
 
     # -- what is in here -----------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ BUILT = {
     "decoder": lambda: nn.TransformerDecoder(
         2, 8, 2, memory_dim=4, causal=False, norm_eps=0.1, rotary=nn.Rotary()
     ),
+    "batch norm": lambda: nn.BatchNorm(8, momentum=0.2, bias=False),
     "embeddings": lambda: nn.Sequential(nn.Embedding(9, 8, scale=3.0), nn.LearnedPositions(7, 8)),
     "adapter": lambda: nn.Adapter(8, 2, activation="relu"),
     "lora": lambda: nn.LoRA(nn.Linear(8, 4, bias=False), 2, alpha=5.0),
