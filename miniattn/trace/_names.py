@@ -59,12 +59,42 @@ def _matcher(pattern: str) -> Callable[[str], object]:
     return re.compile(expression.replace(_NUMBER, r"\d+")).match
 
 
+@functools.lru_cache(maxsize=4096)
 def matches(pattern: str, name: str, use: int) -> bool:
     """Return whether a pattern means the ``use``-th use of ``name``; without number, every one."""
     if pattern.endswith("#1"):
         return use == 1 and bool(_matcher(own(pattern))(name))
     match = _matcher(own(pattern))
     return bool(match(name) or match(numbered(name, use)))
+
+
+def holders(paths: Sequence[str], patterns: Sequence[str]) -> set[str]:
+    """Return the paths of those modules that may have a name that one of the patterns means."""
+    found = set[str]()
+    for pattern in patterns:
+        meant, _ = split(own(pattern))
+        if "*" in meant or "?" in meant or _NUMBER in meant:
+            found.update(path for path in paths if _may_hold(meant, path))
+        else:
+            inside = (p for p in paths if not p or meant == p or meant.startswith(f"{p}."))
+            found.add(max(inside, key=len))
+    return found
+
+
+def _may_hold(pattern: str, path: str) -> bool:
+    """Return whether ``pattern`` may mean ``path``, or that and a dot and a name within it.
+
+    A name has no dots, but those of further inputs and of several outputs do.
+    """
+    if _matcher(pattern)(path):
+        return True
+    start = f"{path}." if path else ""
+    for i in range(len(pattern) + 1):
+        rest = pattern[i:]
+        local = "." not in rest or rest[0] in "*?<0123456789" or rest.startswith("input.")
+        if local and _matcher(pattern[:i])(start):
+            return True
+    return False
 
 
 def patterns(argument: str, value: object) -> tuple[str, ...]:

@@ -71,12 +71,13 @@ class Recorder:
         self, keep: tuple[str, ...], edits: Mapping[str, Edit], *, undone: bool = True
     ) -> None:
         self.keep, self.edits, self.undone = keep, edits, undone
+        self.patterns = (*keep, *edits)
         self.values: Kept = {}
         self.passed: dict[str, None] = {}  # in order
         self.attentions: dict[str, Attention] = {}
         self.used_keep, self.used_edits = set[str](), set[str]()
         self.calls: dict[tuple[int, int], list[Frame]] = defaultdict(list)
-        self._stack: list[Frame] = []
+        self._stack: list[Frame | None] = []
         self._uses = Counter[str]()
 
     # -- points --------------------------------------------------------------------------------
@@ -144,6 +145,14 @@ class Recorder:
                 "got one within trace.edited"
             )
         return call(*args, **named)
+
+    def aside(self, call: Callable[..., Any], args: Any, named: Any) -> Any:
+        """Run what is of no interest: what happens in it has no name."""
+        self._stack.append(None)
+        try:
+            return call(*args, **named)
+        finally:
+            self._stack.pop()
 
     def _place(self, paths: list[str]) -> str:
         """Return the path of a module: where it is in several, that below what calls it."""
@@ -255,9 +264,10 @@ class Undoing:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
+        self.patterns = recorder.patterns
         self.gradients: Kept = {}
         self._pending = {key: list(frames) for key, frames in recorder.calls.items()}
-        self._stack: list[dict[str, list[Point]]] = []
+        self._stack: list[dict[str, list[Point]] | None] = []
 
     # -- points --------------------------------------------------------------------------------
 
@@ -310,6 +320,14 @@ class Undoing:
         grads = self._back_to_inputs(points, grads, frame)
         _check_undone(points)
         return grads
+
+    def aside(self, call: Callable[..., Any], args: Any, named: Any) -> Any:
+        """Run what is of no interest."""
+        self._stack.append(None)
+        try:
+            return call(*args, **named)
+        finally:
+            self._stack.pop()
 
     def _back_to_inputs(self, points: dict[str, list[Point]], grads: Any, frame: Frame) -> Any:
         if isinstance(grads, np.ndarray):

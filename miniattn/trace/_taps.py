@@ -7,17 +7,21 @@ another thread, which nobody looks at, goes through.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from miniattn import _tracing
 from miniattn.nn import Dropout, Module
-from miniattn.nn._module import walk
+from miniattn.trace import _names
 
 
 class Looker(_tracing.Tracer, Protocol):
     """What looks on at modules, too."""
+
+    patterns: tuple[str, ...]
+    """Of the names that it is there for."""
 
     def forward(
         self, module: Any, paths: list[str], call: Callable[..., Any], args: Any, named: Any
@@ -29,32 +33,40 @@ class Looker(_tracing.Tracer, Protocol):
         """Run ``call``, the backward of a module."""
         ...
 
+    def aside(self, call: Callable[..., Any], args: Any, named: Any) -> Any:
+        """Run either of a module whose names nobody asks for: what it says is not its caller's."""
+        ...
+
 
 class _Eye:
     """What looks on, and at which modules."""
 
-    def __init__(self, looker: Looker, paths: Mapping[int, list[str]]) -> None:
-        self.looker, self.paths = looker, paths
+    def __init__(self, looker: Looker, seen: Mapping[int, list[str]], aside: set[int]) -> None:
+        self.looker, self.seen, self.aside = looker, seen, aside
         self.point, self.point_backward = looker.point, looker.point_backward
         self.attention_forward = looker.attention_forward
         self.attention_backward = looker.attention_backward
 
 
+_BRANCHES = (Module, list, tuple, dict)
 _lock = threading.Lock()
 _tapped: dict[int, int] = {}  # how many calls look at a module
 
 
 @contextlib.contextmanager
 def taps(model: Module, looker: Looker) -> Iterator[None]:
-    """Let ``looker`` see every call of a module of ``model`` that this thread makes within it."""
-    paths, modules = _places(model)
+    """Let ``looker`` see the modules that it is there for, where this thread calls them in it."""
+    places = _Places(model)
+    seen, aside = _chosen(tuple(places.first), places.shared, looker.patterns)
+    modules = [places.first[path] for path in (*seen, *aside)]
+    paths = {id(places.first[path]): places.paths[id(places.first[path])] for path in seen}
     with _lock:
         for module in modules:
             if not _tapped.setdefault(id(module), 0):
                 _tap(module)
             _tapped[id(module)] += 1
     try:
-        with _tracing.looked_at(_Eye(looker, paths)):
+        with _tracing.looked_at(_Eye(looker, paths, {id(places.first[path]) for path in aside})):
             yield
     finally:
         with _lock:
@@ -65,15 +77,46 @@ def taps(model: Module, looker: Looker) -> Iterator[None]:
                     del _tapped[id(module)]
 
 
-def _places(model: Module) -> tuple[dict[int, list[str]], list[Module]]:
-    """Return where each module of a model is, one or more paths by its id, and the modules."""
-    paths, modules = dict[int, list[str]](), []
-    for path, node in walk(model, ""):
+class _Places:
+    """Where the modules of a model are, in the order of `Module.named_modules`, but sooner."""
+
+    def __init__(self, model: Module) -> None:
+        self.first: dict[str, Module] = {}
+        self.paths: dict[int, list[str]] = {}
+        self._visit(model, "")
+        self.shared = frozenset(p[0] for p in self.paths.values() if len(p) > 1)
+
+    def _visit(self, node: Any, path: str) -> None:
         if isinstance(node, Module):
-            if id(node) not in paths:
-                modules.append(node)
-            paths.setdefault(id(node), []).append(path)
-    return paths, modules
+            places = self.paths.setdefault(id(node), [])
+            if not places:
+                self.first[path] = node
+            places.append(path)
+            items: Iterable[tuple[Any, Any]] = vars(node).items()
+        else:
+            items = node.items() if isinstance(node, dict) else enumerate(node)
+        for name, value in items:
+            if isinstance(value, _BRANCHES) and name != "_made_with":
+                self._visit(value, f"{path}.{name}" if path else str(name))
+
+
+@functools.lru_cache(maxsize=64)
+def _chosen(
+    paths: tuple[str, ...], shared: frozenset[str], patterns: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the modules that have names asked for, and those called by them, to keep apart."""
+    seen = _names.holders(paths, patterns)
+    if seen & shared:  # which of its places a module is called at, its callers say
+        return paths, ()
+    known = set(paths)
+
+    def owner(path: str) -> str:
+        while path and (path := path.rpartition(".")[0]) not in known:
+            pass
+        return path
+
+    aside = {path for path in paths if path not in seen and (not path or owner(path) in seen)}
+    return tuple(path for path in paths if path in seen), tuple(aside)
 
 
 def _pair(module: Module) -> tuple[str, str]:
@@ -100,7 +143,12 @@ def _through(module: Module, name: str, is_forward: bool) -> Callable[..., Any]:
 
     def tap(*args: Any, **named: Any) -> Any:
         eye = _tracing.current()
-        if not isinstance(eye, _Eye) or (paths := eye.paths.get(id(module))) is None:
+        if not isinstance(eye, _Eye):
+            return call(*args, **named)
+        paths = eye.seen.get(id(module))
+        if paths is None:
+            if id(module) in eye.aside:
+                return eye.looker.aside(call, args, named)
             return call(*args, **named)
         if is_forward:
             return eye.looker.forward(module, paths, call, args, named)

@@ -61,6 +61,14 @@ def drawn(make):
     return {"rng": np.random.default_rng(3)} if make is with_dropout else {}
 
 
+KINDS = ("input", "q", "k", "v", "scores", "weights", "heads", "hidden", "middle", "memory")
+
+
+def central(loss, h=1e-4):
+    """The slope of loss(step) at 0, to the fourth order."""
+    return (8 * (loss(h) - loss(-h)) - loss(2 * h) + loss(-2 * h)) / (12 * h)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_gradient_is_that_of_central_differences(name, rng):
     make = MODELS[name]
@@ -71,21 +79,23 @@ def test_every_gradient_is_that_of_central_differences(name, rng):
     g = t.gradients(dy)
     without = {n for n in t.names if n not in g}
     assert all(t[n].dtype.kind == "i" for n in without), without
-    for at in g:
-        along = rng.standard_normal(t[at].shape)
+    along = {at: rng.standard_normal(t[at].shape) for at in g}
+    for at in along:
         if at.endswith("scores"):
-            along[np.isneginf(t[at])] = 0
-        use = at if "#" in at else f"{at}#1"
+            along[at][np.isneginf(t[at])] = 0
 
-        def loss(step, use=use, along=along):
-            edits = {use: trace.add(step * along)}
-            y, _ = trace.run(model, *inputs, keep=(), edits=edits, **options, **drawn(make))
-            return (y * dy).sum()
+    def loss(step, names):
+        # Edited, "name" would be every use of it.
+        edits = {at if "#" in at else f"{at}#1": trace.add(step * along[at]) for at in names}
+        y, _ = trace.run(model, *inputs, keep=(), edits=edits, **options, **drawn(make))
+        return (y * dy).sum()
 
-        expected = (loss(1e-5) - loss(-1e-5)) / 2e-5
-        np.testing.assert_allclose(
-            (g[at] * along).sum(), expected, rtol=1e-6, atol=1e-7, err_msg=at
-        )
+    # All names at once, as one that is wrong would show, and those of each kind.
+    kinds = [[at for at in g if at.split("#")[0].endswith(end)] for end in KINDS]
+    for names in (list(g), *filter(None, kinds)):
+        found = sum((g[at] * along[at]).sum() for at in names)
+        expected = central(lambda step, names=names: loss(step, names))
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6, err_msg=str(names))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -156,8 +166,7 @@ def slopes(layer, x, rng, edits, options):
             a -= step * d
         return (y * dy).sum()
 
-    h = 1e-4
-    return by_hand, (8 * (loss(h) - loss(-h)) - loss(2 * h) + loss(-2 * h)) / (12 * h)
+    return by_hand, central(loss)
 
 
 def of(x, rng):
@@ -489,3 +498,24 @@ def test_it_is_shown_as_a_short_tree(rng):
         "      weights        float64 (2, 4, 5, 5)",
         "    ffn              float64 (2, 5, 8)",
     ]
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        *("output", "input", "blocks.layers.1.attn.weights", "blocks.layers.0", "*.1.ffn.hidden"),
+        *("blocks.layers.*.attn.?", "*.rotary", "*.input.positions", "*k*", "tokens*", "*.*.*.input"),
+        *("blocks.*.attn.hook_pattern", "*.dropout#2", "blocks.layers.0.dropout#1", "head.input"),
+    ],
+)
+def test_what_is_kept_alone_is_what_is_kept_with_all(keep, rng):
+    """Only modules that are meant are looked at: no name is lost, nor another's found."""
+    model, inputs, _ = gpt(rng)
+    y, t = trace.run(model, *inputs)
+    _, u = trace.run(model, *inputs, keep=keep)
+    assert u.names == t.find(keep)
+    assert u.names
+    g, h = t.gradients(np.ones_like(y)), u.gradients(np.ones_like(y))
+    assert h.names == [name for name in u.names if name in g]
+    for name in h:
+        np.testing.assert_array_equal(h[name], g[name])
