@@ -14,6 +14,7 @@ from miniattn.analysis._circuits import (
     ov_circuit,
     qk_circuit,
 )
+from miniattn.analysis._edges import Edges, edge_attribution, edge_names, path_patching
 from miniattn.analysis._gradients import gradient_times_attention, weight_gradients
 from miniattn.analysis._heads import (
     duplicate_token_score,
@@ -23,30 +24,62 @@ from miniattn.analysis._heads import (
 )
 from miniattn.analysis._links import Links, top_links
 from miniattn.analysis._logits import LogitParts, logit_attribution, logit_lens
+from miniattn.analysis._patching import (
+    LogitDifference,
+    Metric,
+    ablation,
+    activation_patching,
+    attribution_patching,
+    heads_of,
+    tokens_of,
+)
 from miniattn.analysis._rows import distance, entropy, sink_mass
+from miniattn.analysis._stream import (
+    ResidualStream,
+    StreamParts,
+    Sublayer,
+    residual_stream,
+    stream_parts,
+)
 from miniattn.analysis._through_layers import flow, rollout
 
 __all__ = [
+    "Edges",
     "HeadWeights",
     "Links",
+    "LogitDifference",
     "LogitParts",
+    "Metric",
+    "ResidualStream",
+    "StreamParts",
+    "Sublayer",
+    "ablation",
+    "activation_patching",
+    "attribution_patching",
     "composition_score",
     "copying_score",
     "distance",
     "duplicate_token_score",
+    "edge_attribution",
+    "edge_names",
     "entropy",
     "flow",
     "gradient_times_attention",
     "head_similarity",
     "head_weights",
+    "heads_of",
     "induction_score",
     "logit_attribution",
     "logit_lens",
     "ov_circuit",
+    "path_patching",
     "previous_token_score",
     "qk_circuit",
+    "residual_stream",
     "rollout",
     "sink_mass",
+    "stream_parts",
+    "tokens_of",
     "top_links",
     "weight_gradients",
 ]

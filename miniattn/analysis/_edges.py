@@ -1,0 +1,421 @@
+"""Edges of the circuit: from what a part writes to what a later part reads, and nothing between.
+
+The residual stream is a sum, so that every later part reads every earlier one directly. A head
+reads three times, by its q, k and v. Two measures of an edge: patch it alone and run on (path
+patching), or the gradient at the reader times what the writer changed (edge attribution).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from miniattn import _checks
+from miniattn._typing import Array
+from miniattn.analysis._patching import (
+    Inputs,
+    Metric,
+    gradients_aside,
+    run,
+    values_and_gradients,
+)
+from miniattn.analysis._stream import ResidualStream, residual_stream
+
+if TYPE_CHECKING:
+    from miniattn.nn import Module
+
+
+class Edges(NamedTuple):
+    """A number for each pair of a writer and a later reader."""
+
+    senders: tuple[str, ...]
+    """``"start"``, ``"path.heads[h]"`` of attention, and paths of other sublayers."""
+    receivers: tuple[str, ...]
+    """``"path.q[h]"``, ``"path.k[g]"``, ``"path.v[g]"``, paths of other sublayers, ``"end"``."""
+    values: Array
+    """(senders, receivers) float64; NaN where the writer does not come before the reader."""
+
+
+def path_patching(
+    model: Module,
+    inputs: Inputs,
+    source: Inputs,
+    metric: Callable[[Any], float],
+    *,
+    senders: Sequence[str] | None = None,
+    receivers: Sequence[str] | None = None,
+    stream: ResidualStream | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Edges:
+    """Return the metric where one edge carries what it does with ``source``, all else as it was.
+
+    For each sender: run on ``inputs`` with the sender as in ``source`` and every other part that
+    adds to the stream held, and keep what the receivers then read. For each receiver: run on
+    ``inputs`` with that in its place, everything after it free.
+
+    Parameters
+    ----------
+    model : nn.Module
+    inputs, source : arrays, or tuples of what ``model.forward`` takes by position
+    metric : callable
+        Of the output; returns a number.
+    senders, receivers : sequences of str, optional
+        As `edge_names` gives them; by default all.
+    stream : ResidualStream, optional
+        `residual_stream(model)` by default.
+    options : dict, optional
+        Further arguments of ``model.forward``, by name.
+
+    Returns
+    -------
+    Edges
+        The metric for each pair; the metric of ``inputs`` itself is what to compare with.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        If the model has no such stream or a name is none of its parts.
+
+    References
+    ----------
+    Wang et al., "Interpretability in the Wild: a Circuit for Indirect Object Identification in
+    GPT-2 small", 2022, section 3.1 and appendix B; Goldowsky-Dill et al., "Localizing Model
+    Behavior with Path Patching", 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import analysis, models
+    >>> model = models.GPT(5, 8, embed_dim=8, num_layers=2, num_heads=2)
+    >>> clean, corrupted = np.array([[1, 2, 3]]), np.array([[4, 2, 3]])
+    >>> edges = analysis.path_patching(
+    ...     model,
+    ...     clean,
+    ...     corrupted,
+    ...     analysis.LogitDifference([1], [2]),
+    ...     senders=["blocks.layers.0.attn.heads[0]"],
+    ...     receivers=["blocks.layers.1.attn.q[1]", "end"],
+    ... )
+    >>> edges.values.shape
+    (1, 2)
+    """
+    _checks.function("metric", metric)
+    graph = _Graph(model, stream)
+    senders, receivers = graph.chosen(senders, receivers)
+    _, clean = run(model, inputs, options, keep=graph.written)
+    _, other = run(model, source, options, keep=graph.written)
+    values = np.full((len(senders), len(receivers)), np.nan)
+    for i, sender in enumerate(senders):
+        later = [(j, r) for j, r in enumerate(receivers) if graph.comes_before(sender, r)]
+        edits = graph.alone(sender, clean, other)
+        read = {graph.read_at(r)[0] for _, r in later if r != "end"}
+        y, t = run(model, inputs, options, keep=read, edits=edits)
+        places = [(j, *graph.read_at(r)) for j, r in later if r != "end"]
+        for some in _together(places, inputs, options):
+            values[i, [j for j, *_ in some]] = _patched(model, inputs, metric, options, some, t)
+        for j, receiver in later:
+            if receiver == "end":
+                values[i, j] = metric(y)
+    return Edges(tuple(senders), tuple(receivers), values)
+
+
+def edge_attribution(
+    model: Module,
+    inputs: Inputs,
+    source: Inputs,
+    metric: Metric,
+    *,
+    steps: int = 1,
+    stream: ResidualStream | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Edges:
+    """Return what path patching would change, to first order, for all edges at once.
+
+    Σ (written by the sender with ``source`` − with ``inputs``) · d metric / d (what the receiver
+    reads of the stream). With ``steps`` the gradient is the mean of as many, on the straight way
+    from the embedding of ``inputs`` to that of ``source`` (integrated gradients), which does not
+    miss an edge for a gradient that happens to be 0 at its beginning.
+
+    Parameters
+    ----------
+    model, inputs, source, stream, options
+        As in `path_patching`.
+    metric : callable with a ``gradient``
+        As `LogitDifference` is.
+    steps : int >= 1
+        1 takes the gradient at ``inputs``.
+
+    Returns
+    -------
+    Edges
+        Changes of the metric. Exact where what follows is linear.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model has no such stream, ``metric`` no gradient, or ``steps`` < 1.
+
+    References
+    ----------
+    Syed, Rager and Conmy, "Attribution Patching Outperforms Automated Circuit Discovery", 2023;
+    Hanna, Pezzelle and Belinkov, "Have Faith in Faithfulness: Going Beyond Circuit Overlap When
+    Finding Model Mechanisms", 2024, section 3 (integrated gradients).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import analysis, models
+    >>> model = models.GPT(5, 8, embed_dim=8, num_layers=2, num_heads=2)
+    >>> clean, corrupted = np.array([[1, 2, 3]]), np.array([[4, 2, 3]])
+    >>> edges = analysis.edge_attribution(
+    ...     model, clean, corrupted, analysis.LogitDifference([1], [2]), steps=4
+    ... )
+    >>> len(edges.senders), len(edges.receivers), edges.values.shape
+    (7, 15, (7, 15))
+    """
+    steps = _checks.integer("steps", steps, least=1)
+    graph = _Graph(model, stream)
+    _, clean = run(model, inputs, options, keep=graph.written)
+    _, other = run(model, source, options, keep=graph.written)
+    start = graph.stream.start
+    step = (other[start] - clean[start]) / np.asarray(steps, clean[start].dtype)
+    total = None
+    for k in range(1, steps + 1):
+        edits = {} if steps == 1 else {start: clean[start] + k * step}
+        grads = graph.read_gradients(model, inputs, metric, options, edits)
+        total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
+    assert total is not None  # there is a step
+    changes = graph.contributions(other) - graph.contributions(clean)
+    read = np.stack(total) / steps
+    values = np.einsum("sbte,rbte->sr", changes, read)
+    for i, sender in enumerate(graph.senders):
+        for j, receiver in enumerate(graph.receivers):
+            if not graph.comes_before(sender, receiver):
+                values[i, j] = np.nan
+    return Edges(graph.senders, graph.receivers, values)
+
+
+def edge_names(model: Module, stream: ResidualStream | None = None) -> tuple[list[str], list[str]]:
+    """Return (senders, receivers) of a model: all that write to its stream, and all that read it.
+
+    Parameters
+    ----------
+    model : nn.Module
+    stream : ResidualStream, optional
+        `residual_stream(model)` by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model has no such stream.
+
+    Examples
+    --------
+    >>> from miniattn import analysis, models
+    >>> model = models.GPT(5, 8, embed_dim=8, num_layers=1, num_heads=1)
+    >>> senders, receivers = analysis.edge_names(model)
+    >>> senders
+    ['start', 'blocks.layers.0.attn.heads[0]', 'blocks.layers.0.ffn']
+    >>> receivers[:3]
+    ['blocks.layers.0.attn.q[0]', 'blocks.layers.0.attn.k[0]', 'blocks.layers.0.attn.v[0]']
+    """
+    graph = _Graph(model, stream)
+    return list(graph.senders), list(graph.receivers)
+
+
+_ROWS = 64  # of a batch: more of them take more memory and are hardly faster
+_OF_HEAD = re.compile(r"(.+)\.(heads|q|k|v)\[(\d+)\]")
+
+
+class _Graph:
+    """Who writes to the residual stream, who reads it, in which order, and under which names."""
+
+    def __init__(self, model: Module, stream: ResidualStream | None) -> None:
+        self.modules: dict[str, Any] = dict(
+            _checks.having("model", model, "named_modules").named_modules()
+        )
+        self.stream = (
+            residual_stream(model)
+            if stream is None
+            else _checks.instance("stream", stream, ResidualStream)
+        )
+        self.norms = dict(self.stream.sublayers)
+        self.order = {"start": -1, "end": len(self.norms)}
+        senders, receivers, self.written = ["start"], [], [self.stream.start]
+        for i, name in enumerate(self.norms):
+            part = self.modules[name]
+            self.order[name] = i
+            self.written.append(name)
+            if hasattr(part, "out_proj"):
+                senders += [f"{name}.heads[{h}]" for h in range(part.num_heads)]
+                for of, count in self._projections(part):
+                    receivers += [f"{name}.{of}[{h}]" for h in range(count)]
+                self.written.append(f"{name}.heads")
+            else:
+                senders.append(name)
+                receivers.append(name)
+        self.senders, self.receivers = tuple(senders), (*receivers, "end")
+
+    @staticmethod
+    def _projections(part: Any) -> list[tuple[str, int]]:
+        return [("q", part.num_heads), ("k", part.num_kv_heads), ("v", part.num_kv_heads)]
+
+    def chosen(
+        self, senders: Sequence[str] | None, receivers: Sequence[str] | None
+    ) -> tuple[list[str], list[str]]:
+        """Return those that were asked for; all for None."""
+        out = []
+        for argument, given, known in (
+            ("senders", senders, self.senders),
+            ("receivers", receivers, self.receivers),
+        ):
+            names = known if given is None else _checks.sequence(argument, given, "names")
+            for name in names:
+                if name not in known:
+                    raise ValueError(
+                        f"{argument}: expected names as edge_names gives them, got {name!r}"
+                    )
+            out.append(list(names))
+        return out[0], out[1]
+
+    def comes_before(self, sender: str, receiver: str) -> bool:
+        return self._place(sender) < self._place(receiver)
+
+    def _place(self, name: str) -> int:
+        head = _OF_HEAD.fullmatch(name)
+        return self.order[head[1] if head else name]
+
+    def alone(self, sender: str, clean: Any, other: Any) -> dict[str, Any]:
+        """Return edits: the sender as in the other run, all that come after it as they were."""
+        from miniattn import trace
+
+        head = _OF_HEAD.fullmatch(sender)
+        edits: dict[str, Any] = {
+            name: clean[name] for name in self.norms if self.order[name] > self._place(sender)
+        }
+        if head:
+            h = int(head[3])
+            name = f"{head[1]}.heads"
+            edits[name] = trace.at[:, h](other[name][:, h])
+        elif sender == "start":
+            edits[self.stream.start] = other[self.stream.start]
+        else:
+            edits[sender] = other[sender]
+        return edits
+
+    def read_at(self, receiver: str) -> tuple[str, int | None]:
+        """Return the name of what a receiver has read, and which head of it is the receiver's."""
+        head = _OF_HEAD.fullmatch(receiver)
+        if head:
+            return f"{head[1]}.{head[2]}", int(head[3])
+        norm = self.norms[receiver]
+        return (f"{receiver}.input" if norm is None else norm), None
+
+    def contributions(self, t: Any) -> Array:
+        """Return what each sender wrote, (senders, B, T, E) in float64."""
+        from miniattn.analysis._circuits import head_weights
+
+        parts = [t[self.stream.start].astype(np.float64)]
+        for name in self.norms:
+            part = self.modules[name]
+            if hasattr(part, "out_proj"):
+                heads = t[f"{name}.heads"].astype(np.float64)
+                parts += list(np.einsum("bhtd,hde->hbte", heads, head_weights(part).o))
+            else:
+                parts.append(t[name].astype(np.float64))
+        return np.stack(parts)
+
+    def read_gradients(
+        self,
+        model: Module,
+        inputs: Inputs,
+        metric: Metric,
+        options: Mapping[str, Any] | None,
+        edits: Mapping[str, Any],
+    ) -> list[Array]:
+        """Return d metric / d (the stream, as each receiver alone reads it), (B, T, E) each."""
+        names = [self._entry(name) for name in (*self.norms, "end")]
+        for name in self.norms:
+            if hasattr(self.modules[name], "out_proj"):
+                names += [f"{name}.{of}_proj" for of in "qkv"]
+        values, grads = values_and_gradients(model, inputs, metric, names, options, edits)
+        out: list[Array] = []
+        for name, norm in self.norms.items():
+            part = self.modules[name]
+            if hasattr(part, "out_proj"):
+                back = _through(self.modules[norm], values[self._entry(name)]) if norm else None
+                for of, count in self._projections(part):
+                    proj = getattr(part, f"{of}_proj").weight.data
+                    dy = grads[f"{name}.{of}_proj"]
+                    for h in range(count):
+                        rows = slice(h * len(proj) // count, (h + 1) * len(proj) // count)
+                        dx = dy[..., rows] @ proj[rows]
+                        out.append(back(dx) if back else dx)
+            else:
+                out.append(grads[self._entry(name)])
+        out.append(grads[self._entry("end")])
+        return [dx.astype(np.float64) for dx in out]
+
+    def _entry(self, name: str) -> str:
+        """Return the name of the stream as a reader is given it."""
+        if name == "end":
+            last = self.stream.norm or self.stream.head
+            if last is None:
+                raise ValueError("stream: expected a norm or a head, got neither")
+            return f"{last}.input"
+        return f"{self.norms[name] or name}.input"
+
+
+_Place = tuple[int, str, int | None]  # a column of the result, what is read, and by which head
+
+
+def _together(
+    places: list[_Place], inputs: Inputs, options: Mapping[str, Any] | None
+) -> list[list[_Place]]:
+    """Share receivers out to runs: many at once, where rows are all there is to repeat."""
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    alone = bool(options) or not all(isinstance(x, np.ndarray) and x.ndim for x in given)
+    count = 1 if alone else max(1, _ROWS // max(1, len(given[0])))
+    return [places[at : at + count] for at in range(0, len(places), count)]
+
+
+def _patched(
+    model: Module,
+    inputs: Inputs,
+    metric: Callable[[Any], float],
+    options: Mapping[str, Any] | None,
+    places: list[_Place],
+    t: Any,
+) -> list[float]:
+    """Return the metric with what each receiver has read in its place, each in rows of its own."""
+    from miniattn import trace
+
+    if len(places) == 1:
+        [(_, name, head)] = places
+        edit = t[name] if head is None else trace.at[:, head](t[name][:, head])
+        return [metric(run(model, inputs, options, edits={name: edit})[0])]
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    rows = len(given[0])
+    edits: dict[str, list[Any]] = {}
+    for i, (_, name, head) in enumerate(places):
+        own = slice(i * rows, (i + 1) * rows)
+        one = trace.at[own](t[name]) if head is None else trace.at[own, head](t[name][:, head])
+        edits.setdefault(name, []).append(one)
+    many = tuple(np.concatenate([x] * len(places)) for x in given)
+    y, _ = run(model, many, options, edits=edits)
+    return [metric(y[i * rows : (i + 1) * rows]) for i in range(len(places))]
+
+
+def _through(norm: Any, x: Array) -> Callable[[Array], Array]:
+    """Return the way back through a normalisation at ``x``, its parameters left alone."""
+    _, ctx = norm.forward(x)
+
+    def back(dy: Array) -> Array:
+        with gradients_aside(norm):
+            dx: Array = norm.backward(np.ascontiguousarray(dy), ctx)
+        return dx
+
+    return back
