@@ -142,6 +142,7 @@ LIGHT = {
         name: (f"from miniattn import {name}; dir({name})", HEAVY)
         for name in sorted(miniattn.__all__)
         if name in {info.name for info in pkgutil.iter_modules(miniattn.__path__)}
+        and name != "estimators"  # scikit-learn's interface is made of scikit-learn
     },
     "a mask": (
         "from miniattn import masks; (masks.causal() & masks.padding([2])).explain(0, 0, 0, 1)",
