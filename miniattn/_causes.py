@@ -258,10 +258,10 @@ def _by_term(
         full = np.broadcast_to(a, right.shape)
         factor = ratio(rest, full)
         if math.isfinite(factor) and near(rest, factor * full, agrees):
-            missing = factor < 0
-            word = "is missing" if missing else "is too much"
-            times = "" if abs(abs(factor) - 1) <= 10 * agrees else f", times {abs(factor):.6g},"
-            return Cause("term", f"the term `{name}`{times} {word}")
+            times = "" if abs(abs(factor) - 1) <= 10 * agrees else f"{abs(factor):.6g} times "
+            sign = "-" if factor < 0 else "+"
+            text = f"it differs by {sign}{times}`{name}`: a term that is missing or too much"
+            return Cause("term", text)
     for axis in range(right.ndim):
         if right.shape[axis] < 2:
             continue

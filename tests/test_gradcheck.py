@@ -628,6 +628,111 @@ def test_inputs_by_position_and_options_by_name():
     assert set(report.errors) == {"x", "w"}
 
 
+X, W = normal(3, 4), normal(4, 4)
+
+
+def product_forward(x, w):
+    return x @ w, (x, w)
+
+
+@pytest.mark.parametrize(
+    ("dx", "dw", "kind", "words"),
+    [
+        (lambda dy, x, w: -dy @ w.T, None, "sign", "dx: the sign"),
+        (lambda dy, x, w: dy @ w.T / 3, None, "mean", "the number 3, the length of an axis"),
+        (lambda dy, x, w: 0 * x, None, "zero", "0 everywhere"),
+        (None, lambda dy, x, w: dy.T @ x, "transposed", "dw: axes 0 and 1 are swapped"),
+        (lambda dy, x, w: dy @ w.T + x, None, "term", "differs by +`ctx[0]`"),
+        (lambda dy, x, w: dy @ w.T * x, None, "factor", "`ctx[0]` is there once too often"),
+        (lambda dy, x, w: dy @ w.T + dy.sum(1)[:, None], None, "term", "one number for each row"),
+        (None, lambda dy, x, w: -2 * dy.T @ x, "transposed", "swapped; and the sign is the other"),
+        (lambda dy, x, w: np.roll(dy @ w.T, 1, 0), None, "offset", "axis 0 is off by one"),
+        (lambda dy, x, w: np.where(x > 0, dy @ w.T, 0.0), None, "mask", "some entries are 0"),
+    ],
+)
+def test_the_likely_cause_is_told(dx, dw, kind, words):
+    def backward(dy, ctx):
+        x, w = ctx
+        return (dx or (lambda dy, x, w: dy @ w.T))(dy, x, w), (dw or (lambda dy, x, w: x.T @ dy))(
+            dy, x, w
+        )
+
+    report = ma.gradcheck(product_forward, (X, W), backward=backward, raises=False)
+    assert report.cause.kind == kind
+    assert words in str(report)
+
+
+def test_options_of_the_call_are_thought_of_and_nonsense_is_not_explained():
+    def forward(x, *, scale):
+        return scale * x**3, x
+
+    report = ma.gradcheck(forward, X, scale=0.3, backward=lambda dy, x: 3 * dy * x**2, raises=False)
+    assert report.cause.text == "dx: the factor `scale` is missing"
+    report = ma.gradcheck(
+        forward, X, scale=0.3, backward=lambda dy, x: np.cos(dy) * np.exp(x), raises=False
+    )
+    assert report.verdict == "failed"
+    assert report.cause is None
+    assert ma.gradcheck(forward, X, scale=0.3, backward=lambda dy, x: 0.9 * dy * x**2).cause is None
+
+
+def test_a_factor_is_seen_in_a_sample():
+    report = ma.gradcheck(
+        cube_forward, CUBE, backward=wrong(lambda dx: dx / 3), samples=4, raises=False
+    )
+    assert report.cause.text.startswith("dx: the factor `ctx[2]` is missing")
+
+
+class Halved(nn.FeedForward):
+    def backward(self, dy, ctx):
+        return 0.5 * super().backward(dy, ctx)
+
+
+class Unjoined(nn.TransformerEncoderLayer):
+    """Forgets the straight path of its second half."""
+
+    def backward(self, dy, ctx):
+        return super().backward(dy, ctx) - dy
+
+
+def encoder(change):
+    made = nn.TransformerEncoder(2, 4, 2, ffn_dim=6, rng=dice(), dtype=np.float64)
+    change(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "words"),
+    [
+        (
+            lambda made: setattr(made.layers[1].ffn, "__class__", Halved),
+            "layers.1.ffn",
+            "dx: the factor 2 is missing",
+        ),
+        (lambda made: setattr(made.layers[0], "__class__", Unjoined), "layers.0", "`dout`"),
+    ],
+    ids=["a part", "what joins the parts"],
+)
+def test_the_first_wrong_module_is_named(change, path, words):
+    module = encoder(change)
+    report = ma.gradcheck(module, normal(1, 3, 4), samples=1, raises=False)
+    assert report.first_wrong.path == path
+    assert f"first wrong module, from the output on: {path}\n" in str(report)
+    assert words in str(report.cause)
+    alone = [check for check in report.modules if check.verdict == "failed"]
+    assert [check.path for check in alone] == [path]
+    held = {check.path for check in report.modules if check.verdict == "holds a wrong part"}
+    assert held == ({"", "layers.1"} if path == "layers.1.ffn" else {""})
+    assert report.modules[0].path == "norm"
+    assert all("forward" not in vars(part) for part in module.modules())  # nothing is left behind
+
+
+def test_a_whole_without_parts_is_wrong_itself():
+    report = ma.gradcheck(Scale("sign"), normal(4, 3), raises=False)
+    assert [(check.path, check.name) for check in report.modules] == [("", "dfactor")]
+    assert "largest error of each: x" in str(report)
+
+
 def test_inputs_are_left_alone():
     before = {name: x.copy() for name, x in CUBE.items()}
     ma.gradcheck(cube_forward, CUBE)
