@@ -1,12 +1,15 @@
 """The solutions are right: against differences of what is given, and against the package."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from miniattn import lab, reference
 from miniattn.lab._exercises import ORDER
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def softmax(x):
@@ -232,3 +235,8 @@ def test_every_solution_was_compared_with_something():
     here = {"softmax_stable", "online_softmax", "tiled_forward", "adam", "weight_decay", "clip"}
     assert set(LOSSES) | here == set(ORDER)
     assert len(ORDER) == len(set(ORDER)) >= 40
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_the_page_that_an_exercise_points_to_is_there(name):
+    assert (DOCS / f"{lab.find(name).read}.md").is_file()
