@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import miniattn.functional as F
-from miniattn.nn import MultiHeadAttentionContext
+from miniattn.nn import MultiHeadAttention, MultiHeadAttentionContext
 from miniattn.trace._recorder import rule_of
 from miniattn.trace._trace import Trace
 
@@ -55,14 +55,18 @@ def attention_weights(
     Trace
       layers.0-1.attn.weights  float32 (1, 2, 3, 3)
     """
-    found = {
-        path: node.attention if isinstance(node, MultiHeadAttentionContext) else node
-        for path, node in _find(ctx, "")
-    }
-    maps = {path: F._explicit.weights(attention) for path, attention in found.items()}
-    rules = {path: rule_of(attention) for path, attention in found.items()}
-    kept = {path: rule for path, rule in rules.items() if rule is not None}
-    return Trace(maps, tokens, key_tokens, kept)
+    maps, rules = {}, {}
+    for path, node in _find(ctx, ""):
+        if isinstance(node, MultiHeadAttentionContext):
+            maps[path] = MultiHeadAttention.weights(node)
+            inside: Any = node.attention  # several, where a layer attends more than once
+        else:
+            maps[path], inside = F._explicit.weights(node), node
+        first = next((c for _, c in _find(inside, "") if isinstance(c, F.AttentionContext)), None)
+        rule = None if first is None else rule_of(first)
+        if rule is not None:
+            rules[path] = rule
+    return Trace(maps, tokens, key_tokens, rules)
 
 
 def _find(

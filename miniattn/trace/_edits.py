@@ -269,7 +269,7 @@ def _checked(name: str, y: object, x: Array) -> Array:
         raise TypeError(f"{name}: expected {x.dtype}, as what it edits, got {y.dtype}")
     if y.shape != x.shape:
         raise ValueError(f"{name}: expected the shape of what it edits, {x.shape}, got {y.shape}")
-    return np.asarray(y)
+    return y if isinstance(y, np.ndarray) and y.flags.writeable else np.array(y)
 
 
 def _broadcast(name: str, value: Array, x: Array) -> Array:

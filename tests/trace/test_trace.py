@@ -500,11 +500,35 @@ def test_it_is_shown_as_a_short_tree(rng):
     ]
 
 
+@pytest.mark.parametrize("kind", [nn.DifferentialAttention, nn.TalkingHeadsAttention])
+def test_attention_of_other_kinds(kind, rng):
+    """Each attention inside has its names; the map of the layer is what the layer says."""
+    attn = shaken(kind(8, 2, num_kv_heads=1, dtype=np.float64), rng)
+    x = rng.standard_normal((B, T, 8))
+    y, ctx = attn.forward(x, mask=masks.causal())
+    np.testing.assert_array_equal(trace.attention_weights(ctx).weights[""], attn.weights(ctx))
+    _, t = trace.run(attn, x, mask=masks.causal())
+    twice = kind is nn.DifferentialAttention
+    assert t.find("weights") == ["weights", "weights#2"][: 1 + twice]
+    g = t.gradients(y)
+    for place in (*t.find("weights"), *t.find("q"), *t.find("k"), "scores", "heads"):
+        assert g[place].shape == t[place].shape
+        found = slopes(attn, x, rng, {place: trace.scale(1.5)}, lambda: {"mask": masks.causal()})
+        np.testing.assert_allclose(*found, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     "keep",
     [
         *("output", "input", "blocks.layers.1.attn.weights", "blocks.layers.0", "*.1.ffn.hidden"),
-        *("blocks.layers.*.attn.?", "*.rotary", "*.input.positions", "*k*", "tokens*", "*.*.*.input"),
+        *(
+            "blocks.layers.*.attn.?",
+            "*.rotary",
+            "*.input.positions",
+            "*k*",
+            "tokens*",
+            "*.*.*.input",
+        ),
         *("blocks.*.attn.hook_pattern", "*.dropout#2", "blocks.layers.0.dropout#1", "head.input"),
     ],
 )

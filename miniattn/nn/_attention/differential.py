@@ -34,6 +34,7 @@ class DifferentialContext(NamedTuple):
     second: F.AttentionContext
     exps: tuple[float, float]
     share: float
+    out2: Array
     norm: F.RmsNormContext
 
     def weights(self) -> Array:
@@ -110,7 +111,7 @@ class DifferentialAttention(MultiHeadAttention):
         share = exps[0] - exps[1] + self.lambda_init
         out, norm = self.norm.forward(out1 - np.asarray(share, v.dtype) * out2)
         out *= np.asarray(1 - self.lambda_init, v.dtype)
-        return out, DifferentialContext(first, second, exps, share, norm)
+        return out, DifferentialContext(first, second, exps, share, out2, norm)
 
     def _attend_back(
         self, dout: Array, ctx: DifferentialContext, *, with_bias: bool
@@ -119,7 +120,7 @@ class DifferentialAttention(MultiHeadAttention):
         d1 = self.norm.backward(dout * np.asarray(1 - self.lambda_init, dout.dtype), ctx.norm)
         d2 = d1 * np.asarray(-ctx.share, d1.dtype)
         if self.lambdas.trainable:
-            self._lambdas_back(-float(np.vdot(d1, ctx.second.out)), ctx.exps)
+            self._lambdas_back(-float(np.vdot(d1, ctx.out2)), ctx.exps)
         # out1, out2 = attention of the halves
         dq1, dk1, dv1, dbias1 = attend_back(d1, ctx.first, with_bias=with_bias)
         dq2, dk2, dv2, dbias2 = attend_back(d2, ctx.second, with_bias=with_bias)

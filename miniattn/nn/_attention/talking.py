@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._context import context
+from miniattn._tracing import point, point_backward
 from miniattn._typing import Array
 from miniattn.nn._attention.heads import sum_to
 from miniattn.nn._attention.middle import Call, MiddleGrads
@@ -97,6 +98,7 @@ class TalkingHeadsAttention(MultiHeadAttention):
     def _attend(
         self, q: Array, k: Array, v: Array, call: Call
     ) -> tuple[Array, TalkingHeadsContext]:
+        q, k, v = point("q", q), point("k", k), point("v", v)
         share = self.num_heads // self.num_kv_heads
         k, v = np.repeat(k, share, axis=1), np.repeat(v, share, axis=1)
         scale = q.shape[-1] ** -0.5 if call.scale is None else call.scale
@@ -107,13 +109,16 @@ class TalkingHeadsAttention(MultiHeadAttention):
             _checks.broadcastable("bias", call.bias, "B, H, T, S", talked.shape)
             talked = talked + call.bias
         seen = None if call.mask is None else call.mask.to_array(*talked.shape)
+        talked = point("scores", talked)
         weights, softmax = F.softmax_forward(talked, mask=seen)
+        weights = point("weights", weights)
         dropped, drop = (weights, None)
         if call.rng is not None and call.dropout:
             dropped, drop = F.dropout_forward(weights, call.dropout, call.rng)
         mixed = _mixed(dropped, self.mix_weights.data)
         bias_shape = None if call.bias is None else call.bias.shape
-        return _product(mixed, v), TalkingHeadsContext(
+        out = point("heads", _product(mixed, v))
+        return out, TalkingHeadsContext(
             q,
             k,
             v,
@@ -130,6 +135,7 @@ class TalkingHeadsAttention(MultiHeadAttention):
     def _attend_back(
         self, dout: Array, ctx: TalkingHeadsContext, *, with_bias: bool
     ) -> MiddleGrads:
+        dout = point_backward("heads", dout)
         # out = mixed · v
         dv = np.matmul(ctx.mixed.swapaxes(2, 3), dout)
         dmixed = np.matmul(dout, ctx.v.swapaxes(2, 3))
@@ -137,7 +143,8 @@ class TalkingHeadsAttention(MultiHeadAttention):
         ddropped = _unmixed(dmixed, ctx.dropped, self.mix_weights)
         # dropped = dropout(softmax(talked))
         dweights = ddropped if ctx.dropout is None else F.dropout_backward(ddropped, ctx.dropout)
-        dtalked = F.softmax_backward(dweights, ctx.softmax)
+        dweights = point_backward("weights", dweights)
+        dtalked = point_backward("scores", F.softmax_backward(dweights, ctx.softmax))
         # talked = scores mixed over the heads + bias
         dbias = None
         if with_bias and ctx.bias_shape is not None:
@@ -146,7 +153,9 @@ class TalkingHeadsAttention(MultiHeadAttention):
         # scores = q · kᵀ · scale
         dscores *= np.asarray(ctx.scale, dscores.dtype)
         dq, dk = _product(dscores, ctx.k), np.matmul(dscores.swapaxes(2, 3), ctx.q)
-        return MiddleGrads(dq, self._of_groups(dk), self._of_groups(dv), dbias)
+        dk, dv = self._of_groups(dk), self._of_groups(dv)
+        dv, dk, dq = (point_backward(n, dx) for n, dx in (("v", dv), ("k", dk), ("q", dq)))
+        return MiddleGrads(dq, dk, dv, dbias)
 
     def _of_groups(self, dx: Array) -> Array:
         """Return the sums over the query heads that share a key head, (B, G, S, D)."""
