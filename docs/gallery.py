@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from miniattn import analysis, masks, models, nn, plot, trace
 from miniattn import functional as F
-from miniattn import masks, nn, plot, trace
 
 TOKENS = "the cat sat on the mat and slept .".split()  # noqa: SIM905
 T = len(TOKENS)
@@ -88,6 +88,26 @@ def history() -> plot.Figure:
     )
 
 
+def residual_stream() -> plot.Figure:
+    """How long the stream's vectors are, and their gradients, by place in the model and token."""
+    rng = np.random.default_rng(0)
+    model = nn.TransformerEncoder(3, 32, 4, rng=rng)
+    x = rng.standard_normal((1, T, 32), dtype=np.float32)
+    y, t = trace.run(model, x, mask=masks.causal(), tokens=TOKENS)
+    dy = np.zeros_like(y)
+    dy[:, -1] = 1.0  # a loss of the last token
+    return plot.residual_stream(t, t.gradients(dy))
+
+
+def patching() -> plot.Figure:
+    """Results of an experiment, here every edge between the parts of a small model."""
+    model = models.GPT(20, T, embed_dim=32, num_heads=4, num_layers=2, rng=np.random.default_rng(0))
+    clean, corrupted = np.random.default_rng(1).integers(0, 20, (2, 1, T))
+    metric = analysis.LogitDifference([1], [2])
+    edges = analysis.path_patching(model, clean, corrupted, metric)
+    return plot.patching(edges, baseline=metric(model(clean)), label="logit difference")
+
+
 STORY = "the cat sat on the mat . the dog saw the cat and the cat saw the dog .".split()  # noqa: SIM905
 
 
@@ -117,6 +137,8 @@ PICTURES: list[Callable[[], plot.Figure]] = [
     gradient_map,
     head_summary,
     history,
+    residual_stream,
+    patching,
 ]
 
 

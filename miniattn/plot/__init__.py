@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # imported at their first use, and matplotlib with them
     from miniattn.plot._lines import attention_lines
     from miniattn.plot._maps import attention_heads, attention_map
     from miniattn.plot._mask import mask
+    from miniattn.plot._stream import patching, residual_stream
 
 __all__ = [
     "Figure",
@@ -34,6 +35,8 @@ __all__ = [
     "history",
     "html",
     "mask",
+    "patching",
+    "residual_stream",
 ]
 
 _HOMES = (
@@ -47,6 +50,7 @@ _HOMES = (
     "_lines",
     "_maps",
     "_mask",
+    "_stream",
 )
 
 if not TYPE_CHECKING:  # else every misspelt name would be one to a type checker

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from miniattn import analysis, masks, plot
+from miniattn import analysis, masks, nn, plot, trace
 from miniattn.training import History
 
 T = 6
@@ -29,6 +29,12 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.frombuffer(buffer.getvalue(), np.uint8).reshape(-1, 4)
 
 
+def traced() -> tuple[trace.Trace, trace.Gradients]:
+    model = nn.TransformerEncoder(2, 8, 2, rng=np.random.default_rng(0))
+    y, t = trace.run(model, np.random.default_rng(1).standard_normal((2, 5, 8), np.float32))
+    return t, t.gradients(np.ones_like(y))
+
+
 def calls(weights: np.ndarray) -> dict[str, object]:
     """One call of every function that draws, by name."""
     one = weights[0, 0]
@@ -42,11 +48,14 @@ def calls(weights: np.ndarray) -> dict[str, object]:
         "gradient_map": lambda: plot.gradient_map(one, one - 0.5, TOKENS),
         "head_summary": lambda: plot.head_summary(weights),
         "history": lambda: plot.history({"step": [1, 2], "loss": [2.0, 1.0]}),
+        "residual_stream": lambda: plot.residual_stream(*traced()),
+        "patching": lambda **k: plot.patching(one - 0.5, **k),
     }
 
 
-DRAWN_ON_AXES = ["attention_map", "attention_lines", "attention_on_image", "mask"]
+DRAWN_ON_AXES = ["attention_map", "attention_lines", "attention_on_image", "mask", "patching"]
 OTHERS = ["attention_heads", "attention_layers", "gradient_map", "head_summary", "history"]
+OTHERS += ["residual_stream"]
 
 
 @pytest.mark.parametrize("name", DRAWN_ON_AXES + OTHERS)
