@@ -85,7 +85,7 @@ def residual_stream(
         drawn["norm of the gradient"] = _norms(g, places, batch)
     rows, columns = next(iter(drawn.values())).shape
     shown = labels("tokens", t.tokens if tokens is None else tokens, "T", columns)
-    stack = places[0].rpartition("layers.")[0] or places[0].removesuffix("input")
+    stack = places[-1].rpartition("layers.")[0]
     where = [drawable(visible(name.removeprefix(stack))) for name in places]
     beside, below = room(where, shown, (rows, columns))
     width, height = inches(columns, *_WIDTH), inches(rows, *_HEIGHT)
