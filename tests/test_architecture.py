@@ -37,7 +37,7 @@ ALLOWED = {
         *("_checks", "_command", "_context", "_memory", "functional", "kernels", "masks"),
         "runtime",  # ranks share the cores of a machine
     },
-    "nn": {"_checks", "_context", "_memory", "_tracing", "functional", "masks"},
+    "nn": {"_checks", "_context", "_memory", "_tracing", "distributed", "functional", "masks"},
     "checkpoint": {"_checks", "_disk", "_safetensors"},
     "models": {"_checks", "_context", "_memory", "checkpoint", "functional", "masks", "nn"},
     "optim": {"_checks", "_memory", "functional", "kernels", "nn"},

@@ -12,13 +12,16 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from miniattn import _checks
 from miniattn._typing import Array
+from miniattn.distributed._comm import gather
 
+# Who sends to whom, both among all ranks; of which communicator; and the tag.
+_Address: TypeAlias = tuple[int, int, tuple[int, ...], int]
 WAITING = "waiting"
 """What a rank does that waits for a message."""
 
@@ -134,8 +137,8 @@ class _Ranks:
         self.turns = [threading.Semaphore(0) for _ in range(n)]
         self.waiting: dict[int, _Arriving] = {}  # which message a rank waits for
         self.alive = set(range(n))
-        self.mail: dict[tuple[int, int, int], deque[_Message]] = defaultdict(deque)
-        self.asked: dict[tuple[int, int, int], deque[_Arriving]] = defaultdict(deque)
+        self.mail: dict[_Address, deque[_Message]] = defaultdict(deque)
+        self.asked: dict[_Address, deque[_Arriving]] = defaultdict(deque)
         self.clocks, self.started = [0.0] * n, [0.0] * n
         self.free = [0.0] * n  # when a rank's line has sent all it was given
         self.names = [""] * n
@@ -231,32 +234,41 @@ class _Ranks:
 class SimulatedComm:
     """The communicator of one simulated rank; see `Comm`."""
 
-    def __init__(self, ranks: _Ranks, rank: int) -> None:
-        self._ranks, self._rank = ranks, rank
+    def __init__(self, ranks: _Ranks, rank: int, members: tuple[int, ...] | None = None) -> None:
+        self._ranks, self._own = ranks, rank  # the rank among all
+        self._members = tuple(range(len(ranks.turns))) if members is None else members
 
     def Get_rank(self) -> int:
         """Return the number of this rank."""
-        return self._rank
+        return self._members.index(self._own)
 
     def Get_size(self) -> int:
         """Return how many ranks there are."""
-        return len(self._ranks.turns)
+        return len(self._members)
+
+    def Split(self, color: int = 0, key: int = 0) -> SimulatedComm:
+        """Return a communicator of the ranks of one color, in the order of their keys."""
+        everyone = gather(self, (color, key, self.Get_rank()))
+        chosen = sorted((k, rank) for c, k, rank in everyone if c == color)
+        members = tuple(self._members[rank] for _, rank in chosen)
+        return SimulatedComm(self._ranks, self._own, members)
 
     def Isend(self, buf: Any, dest: int, tag: int = 0) -> _Left:
         """Send a copy of an array."""
-        ranks, rank = self._ranks, self._rank
+        ranks, rank = self._ranks, self._own
         array = _contiguous(buf)
         start = max(ranks.tick(rank), ranks.free[rank])
         ranks.free[rank] = start + array.nbytes / ranks.bandwidth
         ranks.sent[rank] += array.nbytes
-        arrival = ranks.free[rank] + ranks.latency
-        ranks.mail[rank, self._peer("dest", dest), tag].append(_Message(array.copy(), arrival))
+        message = _Message(array.copy(), ranks.free[rank] + ranks.latency)
+        ranks.mail[rank, self._peer("dest", dest), self._members, tag].append(message)
         return _Left()
 
     def Irecv(self, buf: Any, source: int, tag: int = 0) -> _Arriving:
         """Receive into an array, once somebody waits for it."""
-        self._ranks.tick(self._rank)
-        return _Arriving(self._ranks, self._rank, self._peer("source", source), tag, buf)
+        self._ranks.tick(self._own)
+        key = self._peer("source", source), self._own, self._members, tag
+        return _Arriving(self._ranks, key, buf)
 
     def Abort(self, errorcode: int = 0) -> None:
         """End all ranks."""
@@ -264,13 +276,13 @@ class SimulatedComm:
 
     def mark(self, name: str) -> None:
         """Say what is computed from now on; an empty name is not recorded."""
-        self._ranks.tick(self._rank)
-        self._ranks.names[self._rank] = name
+        self._ranks.tick(self._own)
+        self._ranks.names[self._own] = name
 
     def _peer(self, name: str, rank: int) -> int:
         if not 0 <= rank < self.Get_size():
             raise ValueError(f"{name}: expected a rank below {self.Get_size()}, got {rank}")
-        return rank
+        return self._members[rank]
 
 
 class _Message(NamedTuple):
@@ -295,12 +307,11 @@ class _Arriving:
 
     in_turn = True
 
-    def __init__(self, ranks: _Ranks, rank: int, source: int, tag: int, buf: Any) -> None:
-        self._ranks, self._rank, self._source, self._tag = ranks, rank, source, tag
+    def __init__(self, ranks: _Ranks, key: _Address, buf: Any) -> None:
+        self._ranks, (self._source, self._rank, _, _) = ranks, key
         self._buf = _contiguous(buf)
         self._done = False
-        self._box = ranks.mail[source, rank, tag]
-        self._queue = ranks.asked[source, rank, tag]
+        self._box, self._queue = ranks.mail[key], ranks.asked[key]
         self._queue.append(self)
 
     def __str__(self) -> str:

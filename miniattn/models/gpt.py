@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -13,7 +13,11 @@ from miniattn import _checks, masks, nn
 from miniattn._context import context
 from miniattn._typing import Array
 from miniattn.models import _generate, _parts
+from miniattn.nn._attention.ranks import Split, checked_ranks
 from miniattn.nn._cache import of_layers
+
+if TYPE_CHECKING:
+    from miniattn.distributed import Comm
 
 
 class GPTOptions(TypedDict, total=False):
@@ -34,6 +38,8 @@ class GPTOptions(TypedDict, total=False):
     window: tuple[int | None, int | None] | None
     sinks: int
     softcap: float | None
+    comm: Comm | None
+    split: Split
     rng: np.random.Generator | None
     dtype: DTypeLike
 
@@ -116,6 +122,9 @@ class GPT(nn.Module):
         Whether the output layer shares the token table [3]_.
     num_kv_heads, window, sinks, softcap
         Options of `nn.MultiHeadAttention`. The window is (left, right), as in `masks.window`.
+    comm, split
+        The ranks that share each sequence, and how; options of `nn.MultiHeadAttention`. Each rank
+        gives its own ids, and has their logits.
     rng : numpy.random.Generator, optional
         Draws the weights; None is a fresh unseeded one.
     dtype : float32 or float64
@@ -172,6 +181,8 @@ class GPT(nn.Module):
         window: tuple[int | None, int | None] | None = None,
         sinks: int = 0,
         softcap: float | None = None,
+        comm: Comm | None = None,
+        split: Split = "ring",
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
@@ -185,6 +196,7 @@ class GPT(nn.Module):
             positions, block_size, embed_dim, rng=rng, dtype=dtype
         )
         self.dropout = nn.Dropout(_checks.probability("dropout", dropout))
+        self.ranks = checked_ranks(comm, split)
         self.blocks = nn.TransformerEncoder(
             num_layers,
             embed_dim,
@@ -199,6 +211,8 @@ class GPT(nn.Module):
             window=window,
             sinks=sinks,
             softcap=softcap,
+            comm=comm,
+            split=split,
             rng=rng,
             dtype=dtype,
             **_parts.attention_positions(positions),
@@ -389,18 +403,22 @@ class GPT(nn.Module):
         _checks.shape("ids", ids, "B, T")
         known = of_layers(caches, len(self.blocks.layers))
         first = known[0] if known else None
-        places = np.arange(ids.shape[1]) if first is None else first.positions(ids.shape[1])
-        if isinstance(self.positions, nn.LearnedPositions):
+        places, length = np.arange(ids.shape[1]), ids.shape[1]
+        if self.ranks is not None:
+            places, length = self.ranks.places(ids.shape[1])
+        elif first is not None:
+            places = first.positions(ids.shape[1])
             length = int(places.max(initial=-1)) + 1
-            if length > self.block_size:
-                raise ValueError(
-                    f"ids: expected at most block_size = {self.block_size} tokens, got {length}"
-                )
+        if isinstance(self.positions, nn.LearnedPositions) and length > self.block_size:
+            raise ValueError(
+                f"ids: expected at most block_size = {self.block_size} tokens, got {length}"
+            )
         x, tokens = self.tokens.forward(ids)
         x, positions = _parts.add_positions(self.positions, x, places)
         x, dropout = self.dropout.drop(x, rng)
         mask = masks.causal() if first is None else None  # with a cache, attention is causal anyway
-        x, blocks = self.blocks.forward(x, mask=mask, caches=caches, rng=rng)
+        at = None if self.ranks is None else places
+        x, blocks = self.blocks.forward(x, mask=mask, caches=caches, positions=at, rng=rng)
         return x, (tokens, positions, dropout, blocks)
 
     def _write(

@@ -18,6 +18,8 @@ import numpy as np
 if TYPE_CHECKING:
     from miniattn.nn._module import Module, Parameter
 
+_NOT_OF_IT = ("rng", "comm", "split")
+"""Arguments that are no part of a model."""
 Places: TypeAlias = "Iterable[tuple[str, Module | Parameter]]"
 """Every part and every parameter with its path, as `_module.walk` yields them."""
 
@@ -40,7 +42,7 @@ def recorded(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
     """Return the arguments of ``cls(*args, **kwargs)`` by name, as JSON says them.
 
     Defaults are in it, so that a later version with others reads the same. ``rng`` is not: what it
-    drew is in the parameters.
+    drew is in the parameters. Nor is over which ranks a model is spread.
     """
     try:
         bound = signature(cls).bind(*args, **kwargs)
@@ -49,7 +51,7 @@ def recorded(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
     bound.apply_defaults()
     given = dict(bound.arguments)
     given |= given.pop(_rest(cls), {})
-    return {name: encoded(value) for name, value in given.items() if name != "rng"}
+    return {name: encoded(value) for name, value in given.items() if name not in _NOT_OF_IT}
 
 
 def encoded(value: Any) -> Any:

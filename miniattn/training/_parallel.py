@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from miniattn import _checks
+from miniattn import _checks, distributed
 from miniattn._typing import Array
 from miniattn.data import Batch, Dataset
 from miniattn.distributed._comm import Comm, agree, broadcast, checked, gather
@@ -18,6 +19,8 @@ from miniattn.distributed._sums import GradientSums
 from miniattn.training import _saving
 
 if TYPE_CHECKING:
+    from miniattn.nn import Module
+    from miniattn.nn._attention.ranks import Ranks
     from miniattn.training._trainer import Trainer
 
 
@@ -30,24 +33,41 @@ class _Note(NamedTuple):
 
 
 class Parallel:
-    """One rank of a data-parallel training.
+    """One rank of a training by several.
 
     Every batch is cut into ``pieces``, of which each rank has as many neighbours. Random numbers
-    are drawn for a piece, by its place in the step, and not for a rank.
+    are drawn for a piece, by its place in the step, and not for a rank. Where a model shares each
+    sequence among ranks, these have the same pieces, and of each their own part.
     """
 
     def __init__(self, trainer: Trainer, comm: object, pieces: int | None) -> None:
         self.comm: Comm = checked(comm)
-        self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
-        self.pieces = self.size if pieces is None else _checks.integer("pieces", pieces, least=1)
-        each, rest = divmod(self.pieces, self.size)
+        self.rank = self.comm.Get_rank()
+        self._sharing = _ranks_of(trainer.model)
+        self.group, self.groups, self.part = self._place()
+        self.pieces = self.groups if pieces is None else _checks.integer("pieces", pieces, least=1)
+        each, rest = divmod(self.pieces, self.groups)
         if rest or each & (each - 1) or not each:
+            of_ranks = "ranks" if self._sharing is None else "groups of ranks"
             raise ValueError(
-                f"pieces: expected the number of ranks, {self.size}, times a power of two, "
+                f"pieces: expected the number of {of_ranks}, {self.groups}, times a power of two, "
                 f"got {self.pieces}"
             )
-        self.own = range(self.rank * each, (self.rank + 1) * each)
+        self.own = range(self.group * each, (self.group + 1) * each)
         self._sums = GradientSums(self.comm, trainer.model.parameters())
+
+    def _place(self) -> tuple[int, int, int]:
+        """Return which group of ranks this one is in, how many there are, and its part there."""
+        if self._sharing is None:
+            return self.rank, self.comm.Get_size(), 0
+        leader = gather(self._sharing.comm, self.rank)[0]
+        leaders = gather(self.comm, leader)
+        groups = sorted(set(leaders))
+        if len({leaders.count(each) for each in groups}) > 1:
+            raise ValueError(
+                f"comm: expected groups of ranks of one size, got those led by {leaders}"
+            )
+        return groups.index(leader), len(groups), self._sharing.comm.Get_rank()
 
     def begin(self, trainer: Trainer, settings: Mapping[str, object]) -> None:
         """Agree on settings, and begin with what rank 0 has: parameters, optimiser, place."""
@@ -79,18 +99,16 @@ class Parallel:
         seed = _seed(trainer._drawn_from)
         trainer.model.zero_grad()
         self._sums.begin()
+        self._fine = True
         losses: list[float] = []
         for n, piece, counted in zip(self.own, batches, counts, strict=True):
             for a, (batch, count) in enumerate(zip(piece, counted, strict=True)):
-                if batch is None or not all(map(math.isfinite, losses)):
+                if batch is None or not self._fine:
                     continue
                 last = n == self.own[-1] and a == len(step) - 1
-                rng = np.random.default_rng([seed, trainer.step, a, n])
-                losses.append(
-                    trainer._forward_backward(
-                        batch, count / total, rng, self._sums.watch if last else None
-                    )
-                )
+                rng = np.random.default_rng([seed, trainer.step, a, n, self.part])
+                goes_on = functools.partial(self._goes_on, last)
+                losses.append(trainer._forward_backward(batch, count / total, rng, goes_on))
             if n != self.own[-1]:
                 self._sums.add()
         tokens = sum(b.num_tokens for piece in batches for b in piece if b is not None)
@@ -99,19 +117,67 @@ class Parallel:
         loss = math.fsum(loss for note in notes for loss in note.losses)
         return loss, sum(note.tokens for note in notes)
 
+    def _goes_on(self, last: bool, loss: float) -> bool:
+        """Return whether a loss is finite, on all ranks that share the sequence."""
+        self._fine = math.isfinite(loss)
+        if self._sharing is not None:
+            self._fine = all(gather(self._sharing.comm, self._fine))
+        if self._fine and last:
+            self._sums.watch()
+        return self._fine
+
+    def own_part(self, batch: Batch) -> Batch:
+        """Return this rank's part of the sequences of a batch."""
+        if self._sharing is None:
+            return batch
+        if batch.keywords:
+            raise ValueError(
+                "collate: expected no keywords for a model whose ranks share each sequence, "
+                f"got {list(batch.keywords)}"
+            )
+        comm, layout = self._sharing.comm, self._sharing.layout
+        inputs, targets = (
+            [distributed.share(x, comm, axis=1, layout=layout) for x in arrays]
+            for arrays in (batch.inputs, (batch.targets,))
+        )
+        return Batch(tuple(inputs), targets[0])
+
     def measured(
         self, trainer: Trainer, dataset: Dataset, parts: Sequence[Array]
     ) -> list[tuple[float, dict[str, float]]]:
         """Return what `Trainer._measure` says of each part of a dataset; they are dealt out."""
-        own = [trainer._measure(dataset, part) for part in parts[self.rank :: self.size]]
-        dealt = gather(self.comm, own)
-        return [dealt[n % self.size][n // self.size] for n in range(len(parts))]
+        own = [trainer._measure(dataset, part) for part in parts[self.group :: self.groups]]
+        everyone = gather(self.comm, (self.group, own))
+        return [
+            dealt[n // self.groups]
+            for n in range(len(parts))
+            for group, dealt in everyone
+            if group == n % self.groups
+        ]
 
     def _batch(self, trainer: Trainer, train: Dataset, part: Array, n: int) -> Batch | None:
         """Return piece ``n`` of a batch, None where there are fewer examples than pieces."""
         size = len(part)
         taken = part[n * size // self.pieces : (n + 1) * size // self.pieces]
-        return trainer.collate([train[int(i)] for i in taken]) if len(taken) else None
+        return trainer._batch(train, taken) if len(taken) else None
+
+
+def check_all_have(model: Module, comm: object) -> None:
+    """Raise where a model is spread over ranks, and its trainer is not."""
+    if comm is None and _ranks_of(model) is not None:
+        raise ValueError(
+            "comm: expected a communicator for a model whose ranks share each sequence, got None: "
+            "its gradients are sums over all of them"
+        )
+
+
+def _ranks_of(model: Module) -> Ranks | None:
+    """Return who shares the sequences of a model, if anybody does."""
+    places = [getattr(module, "ranks", None) for module in model.modules()]
+    found: list[Ranks] = [ranks for ranks in places if ranks is not None]
+    if any(other.comm is not found[0].comm or other.split != found[0].split for other in found):
+        raise ValueError("model: expected one comm and one split for all its layers, got several")
+    return found[0] if found else None
 
 
 def _seed(drawn_from: dict[str, Any] | None) -> int:

@@ -28,7 +28,7 @@ from miniattn.optim import Optimizer, Schedule, clip_grad_norm, constant, refuse
 from miniattn.training import _saving
 from miniattn.training._callbacks import Callback, PathLike
 from miniattn.training._history import History
-from miniattn.training._parallel import Parallel
+from miniattn.training._parallel import Parallel, check_all_have
 from miniattn.training._progress import Bar, interrupt_stops
 
 Collate: TypeAlias = Callable[[Sequence[tuple[Any, Any]]], Batch]
@@ -68,7 +68,8 @@ class Trainer:
     comm : Comm, optional
         Train together with other processes, each of which makes the same trainer and the same
         calls: ``MPI.COMM_WORLD`` of mpi4py, or what `distributed.simulate` gives. Each batch is
-        shared among them; files and the progress bar are left to rank 0.
+        shared among them; files and the progress bar are left to rank 0. A model that has a
+        ``comm`` of its own shares each sequence among those ranks, and batches among the others.
     pieces : int, optional
         With ``comm``: into how many pieces each batch is cut, by default one for each rank. A power
         of two for each rank.
@@ -141,6 +142,7 @@ class Trainer:
         self.progress = _checks.flag("progress", progress)
         if comm is None and pieces is not None:
             raise ValueError(f"pieces: expected None without comm, got {pieces}")
+        check_all_have(self.model, comm)
         self._parallel = None if comm is None else Parallel(self, comm, pieces)
 
         self.step = 0
@@ -282,7 +284,7 @@ class Trainer:
 
         ``step`` has, for each batch, the numbers of its examples.
         """
-        step_batches = [self.collate([train[int(i)] for i in part]) for part in step]
+        step_batches = [self._batch(train, part) for part in step]
         counts = [self.loss.count(batch.targets) for batch in step_batches]
         loss = 0.0
         self.model.zero_grad()
@@ -297,18 +299,16 @@ class Trainer:
         batch: Batch,
         share: float,
         rng: np.random.Generator,
-        before_backward: Callable[[], None] | None = None,
+        goes_on: Callable[[float], bool] = math.isfinite,
     ) -> float:
         """Add the gradient of a batch, weighted; return its weighted loss.
 
-        There is no backward where the loss is not finite.
+        There is no backward where ``goes_on`` says so of the loss: if it is not finite.
         """
         self._check_keywords(batch)
         outputs, ctx = self.model.forward(*batch.inputs, **batch.keywords, rng=rng)
         loss, loss_ctx = self.loss.forward(outputs, batch.targets)
-        if math.isfinite(loss):
-            if before_backward is not None:
-                before_backward()
+        if goes_on(loss):
             self.model.backward(self.loss.backward(share, loss_ctx), ctx)
         return share * loss
 
@@ -347,7 +347,7 @@ class Trainer:
 
     def _measure(self, dataset: Dataset, part: Array) -> tuple[float, dict[str, float]]:
         """Return what the targets of some examples count, and the means over them."""
-        batch = self.collate([dataset[int(i)] for i in part])
+        batch = self._batch(dataset, part)
         self._check_keywords(batch)
         outputs = self.model(*batch.inputs, **batch.keywords)
         loss, _ = self.loss.forward(outputs, batch.targets)
@@ -484,6 +484,11 @@ class Trainer:
                     f"({', '.join(taken)}), got {name!r}; data.stack gives none, and "
                     "partial(pad, lengths=(None,)) pads without"
                 )
+
+    def _batch(self, dataset: Dataset, part: Array) -> Batch:
+        """Return what a model is given of some examples: of each, its own part of the sequence."""
+        batch = self.collate([dataset[int(i)] for i in part])
+        return batch if self._parallel is None else self._parallel.own_part(batch)
 
     def _is_stopped(self) -> bool:
         """Return whether there is a reason to stop; where there is one on any rank, all do."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ class Call(NamedTuple):
     """What the middle is told beside q, k and v: the options of `functional.attention_forward`."""
 
     mask: Mask | None
-    bias: Array | None
+    bias: Any
     scale: float | None
     softcap: float | None
     dropout: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -30,6 +30,7 @@ from miniattn.nn._attention.parts import (
     Width,
 )
 from miniattn.nn._attention.projections import project, project_back
+from miniattn.nn._attention.ranks import Split, alibi_function, checked_ranks
 from miniattn.nn._attention.results import (
     MultiHeadAttentionContext,
     MultiHeadAttentionGrads,
@@ -40,6 +41,9 @@ from miniattn.nn._cache import KVCache
 from miniattn.nn._linear import Linear
 from miniattn.nn._module import Module
 from miniattn.nn._positions import Rotary, alibi_bias, token_positions
+
+if TYPE_CHECKING:
+    from miniattn.distributed import Comm
 
 
 class MultiHeadAttention(Module):
@@ -88,6 +92,13 @@ class MultiHeadAttention(Module):
         each entry of it [6]_.
     value_residual : bool
         Mixes the ``first_values`` that ``forward`` is given into the values [7]_.
+    comm : Comm, optional
+        The ranks that share each sequence: every one calls the layer with its own tokens, and
+        masks are over the whole. See docs/distributed.md.
+    split : {"ring", "striped", "heads"}
+        With ``comm``: keys go round a ring of contiguous stretches or of striped tokens, or each
+        rank has some of the heads; see `distributed.ring_attention_forward` and
+        `distributed.head_attention_forward`.
     rng : numpy.random.Generator, optional
         Draws the weights; None is a fresh unseeded one.
     dtype : float32 or float64
@@ -163,6 +174,8 @@ class MultiHeadAttention(Module):
         qk_norm_eps: float = 1e-6,
         gate: Width | None = None,
         value_residual: bool = False,
+        comm: Comm | None = None,
+        split: Split = "ring",
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
@@ -171,6 +184,12 @@ class MultiHeadAttention(Module):
             embed_dim, num_heads, num_kv_heads, head_dim
         )
         self.embed_dim = embed_dim
+        self.ranks = checked_ranks(comm, split)
+        if comm is not None and type(self)._attend is not MultiHeadAttention._attend:
+            raise ValueError(
+                f"comm: expected None for {type(self).__name__}, which has a middle of its own, "
+                "got a communicator"
+            )
         self.kdim = embed_dim if kdim is None else _checks.integer("kdim", kdim, least=1)
         self.vdim = embed_dim if vdim is None else _checks.integer("vdim", vdim, least=1)
         self.dropout = _checks.probability("dropout", dropout)
@@ -241,6 +260,8 @@ class MultiHeadAttention(Module):
             Given, attention weights are dropped with probability ``dropout``.
         """
         query, key, value = self._checked(query, key, value)
+        if self.ranks is not None:
+            _refuse(bias=bias, cache=cache, key=key if isinstance(key, KVCache) else None)
         if cache is not None:
             self._check_cache("cache", cache, query)
             if not (key is None and positions is None):
@@ -248,7 +269,7 @@ class MultiHeadAttention(Module):
         bias = None if bias is None else _checks.float_array("bias", bias)
         start = None if cache is None else cache.lengths.copy()
         if positions is None:
-            q_at = places(query.shape[1], start)
+            q_at = self._places(query.shape[1], start)
         else:
             q_at = token_positions(positions, query.shape[:2], negative=True)
 
@@ -258,7 +279,7 @@ class MultiHeadAttention(Module):
             k, v = key.held()
             k_at, values = places(k.shape[2]), v
         else:
-            k_at = q_at if key is None else places(key.shape[1])
+            k_at = q_at if key is None else self._places(key.shape[1])
             (q, q_proj), (k, k_proj), (v, v_proj) = project(self._projections(), query, key, value)
             k, k_norm = _normed(self.k_norm, k)
             k, rotary_k = self._turn(split(k, self.num_kv_heads), k_at)
@@ -347,6 +368,8 @@ class MultiHeadAttention(Module):
         a = _checks.context(ctx, MultiHeadAttentionContext).attention
         if isinstance(a, F.AttentionContext):
             return attention_map(a)
+        if not hasattr(a, "weights"):
+            raise ValueError("ctx: expected that of a layer without comm, which has all keys")
         shown: Array = a.weights()
         return shown
 
@@ -438,11 +461,21 @@ class MultiHeadAttention(Module):
 
     def _attend(self, q: Array, k: Array, v: Array, call: Call) -> tuple[Array, Any]:
         """Return (out, ctx), out (B, H, T, D)."""
+        if self.ranks is not None:
+            return self.ranks.attend(q, k, v, call)
         return attend(q, k, v, call)
 
     def _attend_back(self, dout: Array, ctx: Any, *, with_bias: bool) -> MiddleGrads:
         # out = attend(q, k, v)
+        if self.ranks is not None:
+            return self.ranks.attend_back(dout, ctx)
         return attend_back(dout, ctx, with_bias=with_bias)
+
+    def _places(self, count: int, start: Array | None = None) -> Array:
+        """Return where tokens are in their sequence; where nothing asks for it, in this part."""
+        if self.ranks is None or self.rotary is None:
+            return places(count, start)
+        return self.ranks.places(count)[0]
 
     def _ungated(self, dh: Array, ctx: OutputGateContext | None) -> tuple[Array, Array | None]:
         return (dh, None) if self.gate is None or ctx is None else self.gate.backward(dh, ctx)
@@ -467,11 +500,22 @@ class MultiHeadAttention(Module):
         given = [rule for rule in rules if rule is not None]
         return functools.reduce(operator.and_, given) if given else None
 
-    def _bias(self, bias: Array | None, q_at: Array, k_at: Array, dtype: DTypeLike) -> Array | None:
+    def _bias(self, bias: Array | None, q_at: Array, k_at: Array, dtype: DTypeLike) -> Any:
         if not self.alibi:
             return bias
+        if self.ranks is not None:  # no rank holds T x S of anything
+            return alibi_function(self.num_heads, dtype)
         slopes = alibi_bias(self.num_heads, q_at, k_at, dtype)
         return slopes if bias is None else slopes + bias
+
+
+def _refuse(**given: object) -> None:
+    """Raise for what a layer whose sequence is shared by ranks doesn't take."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: expected None for a layer with comm, got a {type(value).__name__}"
+            )
 
 
 def _normed(norm: HeadNorm | None, x: Array) -> tuple[Array, F.RmsNormContext | None]:

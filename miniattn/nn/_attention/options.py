@@ -1,11 +1,15 @@
 """The options of attention that layers and stacks pass on, and what is checked of them."""
 
 from collections.abc import Collection
-from typing import Literal, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypedDict
 
 from miniattn import _checks, masks
 from miniattn.nn._attention.parts import Width
+from miniattn.nn._attention.ranks import Split
 from miniattn.nn._positions import Rotary
+
+if TYPE_CHECKING:
+    from miniattn.distributed import Comm
 
 Projection: TypeAlias = Literal["q", "k", "v", "out"]
 """A linear map of attention, by the name of what it makes."""
@@ -28,6 +32,8 @@ class AttentionOptions(TypedDict, total=False):
     window: tuple[int | None, int | None] | None
     sinks: int
     softcap: float | None
+    comm: "Comm | None"
+    split: Split
 
 
 class MultiHeadOptions(AttentionOptions, total=False):
