@@ -39,7 +39,10 @@ ALLOWED = {
     },
     "nn": {"_checks", "_context", "_memory", "_tracing", "distributed", "functional", "masks"},
     "checkpoint": {"_checks", "_disk", "_safetensors"},
-    "models": {"_checks", "_context", "_memory", "checkpoint", "functional", "masks", "nn"},
+    "models": {
+        *("_checks", "_context", "_memory", "checkpoint", "distributed", "functional", "masks"),
+        "nn",
+    },
     "optim": {"_checks", "_memory", "functional", "kernels", "nn"},
     "_causes": set(),
     "lab": {"_causes", "_checks", "_command"},

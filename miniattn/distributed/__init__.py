@@ -58,5 +58,6 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = _lazy.names(
         __name__,
         __all__,
-        ("_blocks", "_comm", "_heads", "_layout", "_process", "_ring", "_simulate"),
+        # Those that need no kernel first.
+        ("_comm", "_layout", "_process", "_simulate", "_blocks", "_heads", "_ring"),
     )
