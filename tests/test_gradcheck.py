@@ -270,6 +270,8 @@ MODULES = {
     ],
     "RMSNorm": [(lambda: nn.RMSNorm(4, dtype=np.float64), X, {})],
     "ReLU": [(nn.ReLU, {"x": off_zero(3, 4)}, {})],
+    "QuickGELU": [(nn.QuickGELU, X, {})],
+    "Identity": [(nn.Identity, X, {})],
     "Sigmoid": [(nn.Sigmoid, X, {})],
     "Tanh": [(nn.Tanh, X, {})],
     "SiLU": [(nn.SiLU, X, {})],
@@ -290,6 +292,9 @@ MODULES = {
     "FeedForward": [
         (lambda: nn.FeedForward(4, 6, **double()), X, {}),
         (lambda: nn.FeedForward(4, 6, dropout=0.3, bias=False, **double()), X, {"rng": dice}),
+    ],
+    "GatedFeedForward": [
+        (lambda: nn.GatedFeedForward(4, 6, activation="gelu", bias=True, **double()), X, {}),
     ],
     "SwiGLU": [(lambda: nn.SwiGLU(4, 6, **double()), X, {})],
     "Rotary": [
@@ -372,6 +377,9 @@ MODULES = {
         (encoder_layer(dropout=0.3), X, {"rng": dice}),
         (encoder_layer(norm_first=False, num_kv_heads=1), {**X, "bias": normal(2, 1, 3)}, {}),
         (frozen(encoder_layer(), "attn", "norm2"), X, {}),
+        (encoder_layer(parallel=True, activation="geglu"), {**X, "bias": normal(3, 3)}, FEW),
+        (encoder_layer(sandwich=True, norm="rms", activation="quick_gelu"), X, FEW),
+        (encoder_layer(attention="memory", slots=2, attn_bias=("q",), head_dim=3), X, FEW),
     ],
     "TransformerDecoderLayer": [
         (decoder_layer(), MEMORY, {"memory_mask": masks.padding([5, 2])}),
@@ -386,6 +394,13 @@ MODULES = {
         (lambda: nn.TransformerEncoder(2, 4, 2, ffn_dim=6, **double()), X, {"mask": RAGGED}),
         (lambda: nn.TransformerEncoder(2, 4, 2, norm_first=False, **double()), X, {"samples": 12}),
         (lambda: nn.TransformerEncoder(0, 4, 2, **double()), X, {}),
+        (
+            lambda: nn.TransformerEncoder(
+                3, 4, 2, value_residual=True, by_layer=[{}, {"window": (1, 0)}, {}], **double()
+            ),
+            {**X, "bias": normal(3, 3)},
+            FEW,
+        ),
     ],
     "TransformerDecoder": [
         (lambda: nn.TransformerDecoder(2, 4, 2, ffn_dim=6, **double()), MEMORY, {"samples": 12}),

@@ -98,7 +98,7 @@ def arguments(cls):
 def test_every_option_is_one_to_a_type_checker(layer, own, handed_on):
     handed_on = set(typing.get_type_hints(handed_on))
     assert arguments(layer) <= own | handed_on
-    assert handed_on <= arguments(layer) | set(typing.get_type_hints(nn.AttentionOptions))
+    assert handed_on <= arguments(layer) | set(typing.get_type_hints(nn.LayerAttentionOptions))
 
 
 # What may be given by position although it need not be: inputs, and main sizes.

@@ -620,6 +620,32 @@ WRONG = {
         "softcap",
         "3.0",
     ),
+    "parallel after the norm": (
+        lambda: nn.TransformerEncoderLayer(8, 2, parallel=True, norm_first=False),
+        ValueError,
+        "parallel",
+        "True",
+    ),
+    "attention by name": (
+        lambda: nn.TransformerEncoderLayer(8, 2, attention="linear"),
+        ValueError,
+        "attention",
+        "'linear'",
+    ),
+    "options by layer": (
+        lambda: nn.TransformerEncoder(2, 8, 2, by_layer=[{}]),
+        ValueError,
+        "by_layer",
+        "1",
+    ),
+    "gated activation": (
+        lambda: nn.GatedFeedForward(8, activation="swiglu"),
+        ValueError,
+        "activation",
+        "'swiglu'",
+    ),
+    "quick gelu": (lambda: nn.QuickGELU()([1]), TypeError, "x", "int64"),
+    "identity": (lambda: nn.Identity()([1]), TypeError, "x", "int64"),
     "memory of nothing": (
         lambda: nn.MemoryAttention(8, 2, slots=0),
         ValueError,

@@ -8,6 +8,7 @@ listed, and fails here if no right values are known to start from.
 
 import inspect
 import re
+import typing
 from typing import NamedTuple
 
 import numpy as np
@@ -101,7 +102,7 @@ def findings(make, arguments, names):
 
 def named(function, leave_out=()):
     """The names of a function's arguments, those of the options of a layer's layer included."""
-    options = {"attention": nn.AttentionOptions.__annotations__}
+    options = {"options": typing.get_type_hints(nn.AttentionOptions)}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             yield from options.get(parameter.name, ())
@@ -152,7 +153,11 @@ SIZES = {
     "p": 0.5,
     "data": np.ones(3),
 }
-MORE = {"SequenceClassifier": {"input_dim": 3}, "LoRA": {"base": nn.Linear(4, 3)}}
+MORE = {
+    "SequenceClassifier": {"input_dim": 3},
+    "LoRA": {"base": nn.Linear(4, 3)},
+    "GatedFeedForward": {"activation": "gelu"},
+}
 
 
 def constructors():

@@ -2,7 +2,17 @@
 
 from miniattn import _lazy
 from miniattn.nn import frequencies
-from miniattn.nn._activation import GELU, Activation, ReLU, Sigmoid, SiLU, Tanh
+from miniattn.nn._activation import (
+    GELU,
+    Activation,
+    Identity,
+    IdentityContext,
+    QuickGELU,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Tanh,
+)
 from miniattn.nn._adapter import (
     Adapter,
     AdapterContext,
@@ -13,9 +23,11 @@ from miniattn.nn._adapter import (
     merge_lora,
 )
 from miniattn.nn._attention import (
+    AttentionKind,
     AttentionOptions,
     DifferentialAttention,
     DifferentialContext,
+    LayerAttentionOptions,
     MemoryAttention,
     MemoryContext,
     MultiHeadAttention,
@@ -44,8 +56,15 @@ from miniattn.nn._encoder import (
     TransformerEncoderLayer,
     TransformerEncoderLayerContext,
     TransformerEncoderOptions,
+    ValueResidualEncoderGrads,
 )
-from miniattn.nn._feed_forward import FeedForward, FeedForwardContext, SwiGLU, SwiGLUContext
+from miniattn.nn._feed_forward import (
+    FeedForward,
+    FeedForwardContext,
+    GatedContext,
+    GatedFeedForward,
+    SwiGLU,
+)
 from miniattn.nn._linear import Linear
 from miniattn.nn._module import Module, Parameter, Statistics
 from miniattn.nn._norm import BatchNorm, LayerNorm, RMSNorm
@@ -64,6 +83,7 @@ __all__ = [
     "Activation",
     "Adapter",
     "AdapterContext",
+    "AttentionKind",
     "AttentionOptions",
     "BatchNorm",
     "DifferentialAttention",
@@ -72,7 +92,12 @@ __all__ = [
     "Embedding",
     "FeedForward",
     "FeedForwardContext",
+    "GatedContext",
+    "GatedFeedForward",
+    "Identity",
+    "IdentityContext",
     "KVCache",
+    "LayerAttentionOptions",
     "LayerNorm",
     "LearnedPositions",
     "LearnedPositionsContext",
@@ -86,6 +111,7 @@ __all__ = [
     "MultiHeadAttentionContext",
     "MultiHeadAttentionGrads",
     "Parameter",
+    "QuickGELU",
     "RMSNorm",
     "ReLU",
     "Rotary",
@@ -97,7 +123,6 @@ __all__ = [
     "SinusoidalPositionsContext",
     "Statistics",
     "SwiGLU",
-    "SwiGLUContext",
     "TalkingHeadsAttention",
     "TalkingHeadsContext",
     "Tanh",
@@ -113,6 +138,7 @@ __all__ = [
     "TransformerEncoderLayer",
     "TransformerEncoderLayerContext",
     "TransformerEncoderOptions",
+    "ValueResidualEncoderGrads",
     "ValueResidualGrads",
     "add_adapters",
     "add_lora",

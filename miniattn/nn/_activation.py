@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 
 import miniattn.functional as F
 from miniattn import _checks
+from miniattn._context import context
 from miniattn._typing import Array
 from miniattn.nn._module import Module
 
-Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh"]
 
 
 class _Elementwise(Module):
@@ -135,6 +136,70 @@ class GELU(_Elementwise):
         return "" if self.approximate == "none" else "tanh"
 
 
+class QuickGELU(_Elementwise):
+    """GELU by a logistic function: y = x · sigmoid(1.702 x), as CLIP has it.
+
+    References
+    ----------
+    Hendrycks & Gimpel, "Gaussian Error Linear Units", 2016, section 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> nn.QuickGELU()(np.array([1.0])).round(4)
+    array([0.8458])
+    """
+
+    def forward(
+        self, x: Array, *, rng: np.random.Generator | None = None
+    ) -> tuple[Array, F.SiluContext]:
+        """Return (y, ctx), both x and y (...)."""
+        # silu(1.702 x) = 1.702 x · sigmoid(1.702 x)
+        x = _checks.float_array("x", x)
+        y, ctx = F.silu_forward(x * np.asarray(_QUICK, x.dtype))
+        return np.asarray(y / np.asarray(_QUICK, y.dtype)), ctx
+
+    def backward(self, dy: Array, ctx: F.SiluContext) -> Array:
+        """Return dx (...)."""
+        # y = silu(1.702 x) / 1.702: both factors go
+        return F.silu_backward(dy, ctx)
+
+
+_QUICK = 1.702
+
+
+@context
+class IdentityContext(NamedTuple):
+    """What `Identity.backward` needs: what its result looks like."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Identity(Module):
+    """What changes nothing: y = x, in the place of a part that a model does without.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> nn.Identity()(np.array([1.0, 2.0]))
+    array([1., 2.])
+    """
+
+    def forward(self, x: Array, *, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Return (y, ctx), both x and y (...)."""
+        x = _checks.float_array("x", x)
+        return x.copy(), IdentityContext(x.shape, x.dtype)
+
+    def backward(self, dy: Array, ctx: Any) -> Array:
+        """Return dx (...)."""
+        ctx = _checks.context(ctx, IdentityContext)
+        # y = x
+        return _checks.gradient("dy", dy, ctx.shape, ctx.dtype).copy()
+
+
 def activation_layer(name: Activation) -> Module:
     """Return the layer that ``name`` stands for."""
     match _checks.choice("activation", name, get_args(Activation)):
@@ -144,6 +209,8 @@ def activation_layer(name: Activation) -> Module:
             return GELU()
         case "gelu_tanh":
             return GELU(approximate="tanh")
+        case "quick_gelu":
+            return QuickGELU()
         case "silu":
             return SiLU()
         case "sigmoid":

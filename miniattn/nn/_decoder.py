@@ -1,7 +1,7 @@
 """Causal self-attention, cross-attention and feed-forward: the decoder layer, and stacks of it."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -11,17 +11,17 @@ from miniattn._context import context
 from miniattn._tracing import point, point_backward
 from miniattn._typing import Array, MaskLike
 from miniattn.nn import _init
-from miniattn.nn._activation import Activation
 from miniattn.nn._attention import (
-    AttentionOptions,
-    MultiHeadAttention,
+    LayerAttentionOptions,
     MultiHeadAttentionContext,
 )
+from miniattn.nn._attention.kinds import attention_layer
 from miniattn.nn._cache import KVCache, of_layers
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._encoder import (
     QUERY_IS_X,
-    TransformerEncoderOptions,
+    FeedForwardName,
+    LayerOptions,
     dropouts,
     feed_forward,
 )
@@ -31,7 +31,7 @@ from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
 _KEY_IS_MEMORY = _checks.renamed(key="memory", mask="memory_mask")
 
 
-class TransformerDecoderOptions(TransformerEncoderOptions, total=False):
+class TransformerDecoderOptions(LayerOptions, total=False):
     """The options of `TransformerDecoderLayer` that a stack hands on to each of its layers."""
 
     memory_dim: int | None
@@ -79,9 +79,9 @@ class TransformerDecoderLayer(ResidualLayer):
     ffn_dim, norm_first, activation, norm, norm_eps, bias
     dropout, attn_dropout, ffn_dropout, rng, dtype
         As in `TransformerEncoderLayer`.
-    **attention
-        Options of the self-attention (`MultiHeadAttention`); ``num_kv_heads`` and ``softcap`` go
-        to the cross-attention too.
+    **options
+        Those of the self-attention, as in `TransformerEncoderLayer`; ``num_kv_heads``,
+        ``head_dim``, ``scale``, ``attn_bias`` and ``softcap`` go to the cross-attention too.
 
     References
     ----------
@@ -108,7 +108,7 @@ class TransformerDecoderLayer(ResidualLayer):
         causal: bool = True,
         ffn_dim: int | None = None,
         norm_first: bool = True,
-        activation: Activation | Literal["swiglu"] = "gelu",
+        activation: FeedForwardName = "gelu",
         norm: Norm = "layer",
         norm_eps: float | None = None,
         bias: bool = True,
@@ -117,7 +117,7 @@ class TransformerDecoderLayer(ResidualLayer):
         ffn_dropout: float | None = None,
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
-        **attention: Unpack[AttentionOptions],
+        **options: Unpack[LayerAttentionOptions],
     ) -> None:
         rng = _init.generator(rng)
         self.norm_first = _checks.flag("norm_first", norm_first)
@@ -126,19 +126,20 @@ class TransformerDecoderLayer(ResidualLayer):
         if memory_dim is not None:
             _checks.sizes(memory_dim=memory_dim)
         self.norm1 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
-        self.self_attn = MultiHeadAttention(
-            embed_dim, num_heads, bias=bias, dropout=attn_dropout, rng=rng, dtype=dtype, **attention
+        self.self_attn = attention_layer(
+            embed_dim, num_heads, bias=bias, dropout=attn_dropout, rng=rng, dtype=dtype, **options
         )
         self.norm2 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
-        self.cross_attn = MultiHeadAttention(
+        both = ("num_kv_heads", "head_dim", "scale", "softcap", "attn_bias")
+        shared: dict[str, Any] = {name: x for name, x in options.items() if name in both}
+        self.cross_attn = attention_layer(
             embed_dim,
             num_heads,
-            num_kv_heads=attention.get("num_kv_heads"),
+            **shared,
             kdim=memory_dim,
             vdim=memory_dim,
             bias=bias,
             dropout=attn_dropout,
-            softcap=attention.get("softcap"),
             rng=rng,
             dtype=dtype,
         )

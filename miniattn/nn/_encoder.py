@@ -3,8 +3,8 @@
 Under a causal mask the same layers are a decoder-only model.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Unpack, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, Unpack, cast, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -16,14 +16,16 @@ from miniattn._typing import Array, MaskLike
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation
 from miniattn.nn._attention import (
-    AttentionOptions,
-    MultiHeadAttention,
+    LayerAttentionOptions,
     MultiHeadAttentionContext,
     MultiHeadAttentionGrads,
+    ValueResidualGrads,
 )
+from miniattn.nn._attention.kinds import attention_layer
 from miniattn.nn._cache import KVCache, of_layers
+from miniattn.nn._container import Sequential
 from miniattn.nn._dropout import Dropout
-from miniattn.nn._feed_forward import FeedForward, SwiGLU
+from miniattn.nn._feed_forward import FeedForward, GatedFeedForward, SwiGLU
 from miniattn.nn._module import Module
 from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
 
@@ -31,14 +33,31 @@ from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
 QUERY_IS_X = _checks.renamed(query="x")
 
 
-class TransformerEncoderOptions(AttentionOptions, total=False):
-    """The options of `TransformerEncoderLayer` that a stack hands on to each of its layers."""
+FeedForwardName: TypeAlias = Activation | Literal["swiglu", "geglu", "geglu_tanh", "reglu"]
+"""A feed-forward by its activation, or by what it is called where it is gated."""
+_GATED: dict[str, Activation] = {
+    "swiglu": "silu",
+    "geglu": "gelu",
+    "geglu_tanh": "gelu_tanh",
+    "reglu": "relu",
+}
+
+
+class LayerOptions(LayerAttentionOptions, total=False):
+    """The options of layers of encoders and decoders that stacks hand on to each of them."""
 
     ffn_dim: int | None
-    activation: Activation | Literal["swiglu"]
+    activation: FeedForwardName
     dropout: float
     attn_dropout: float | None
     ffn_dropout: float | None
+
+
+class TransformerEncoderOptions(LayerOptions, total=False):
+    """The options of `TransformerEncoderLayer` that a stack hands on to each of its layers."""
+
+    sandwich: bool
+    parallel: bool
 
 
 @context
@@ -62,6 +81,17 @@ class TransformerEncoderGrads(NamedTuple):
     """Of bias's own shape."""
 
 
+class ValueResidualEncoderGrads(NamedTuple):
+    """Gradients of a layer that was given the values of the first."""
+
+    dx: Array
+    """(B, T, E)."""
+    dbias: Array | None
+    """Of bias's own shape."""
+    dfirst_values: Array
+    """(B, G, T, D)."""
+
+
 class TransformerEncoderLayer(ResidualLayer):
     """Self-attention, then a feed-forward, each with its normalisation and residual sum.
 
@@ -76,14 +106,22 @@ class TransformerEncoderLayer(ResidualLayer):
         Width F of the feed-forward; see `FeedForward` and `SwiGLU` for the defaults.
     norm_first : bool
         Pre-norm or post-norm.
-    activation : {"gelu", "gelu_tanh", "relu", "silu", "sigmoid", "tanh", "swiglu"}
-        Of the feed-forward; "swiglu" makes it a `SwiGLU`.
+    activation : {"gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "sigmoid", "tanh"}
+        Of the feed-forward; "swiglu", "geglu", "geglu_tanh" and "reglu" make it a
+        `GatedFeedForward`.
     norm : {"layer", "rms"}
         `LayerNorm` or `RMSNorm`.
     norm_eps : float, optional
         What it adds to the variance: 1e-5 for "layer", 1e-6 for "rms" by default.
     bias : bool
         Whether linear maps and LayerNorms have a bias.
+    sandwich : bool
+        Normalises what each sublayer returns, too, before it is added (RMSNorm or LayerNorm, as
+        ``norm`` says): out_proj and the feed-forward's down are then followed by a norm [3]_.
+    value_residual : bool
+        Mixes the ``first_values`` of ``forward`` into the values (`MultiHeadAttention`).
+    parallel : bool
+        Both sublayers read x: y = x + attn(norm1(x)) + ffn(norm2(x)) [4]_. Pre-norm only.
     dropout : float
         On what each sublayer adds to the residual stream, where ``rng`` is given to ``forward``.
     attn_dropout, ffn_dropout : float, optional
@@ -91,13 +129,21 @@ class TransformerEncoderLayer(ResidualLayer):
     rng : numpy.random.Generator, optional
         Draws the weights; None is a fresh unseeded one.
     dtype : float32 or float64
-    **attention
-        Options of `MultiHeadAttention`: num_kv_heads, rotary, alibi, window, sinks, softcap.
+    **options
+        Those of `MultiHeadAttention`: num_kv_heads, head_dim, rotary, alibi, window, sinks,
+        softcap, scale, qk_norm, qk_norm_eps, gate, value_residual; ``attn_bias`` for its bias where
+        that is not ``bias``. ``attention`` is "softmax", "differential" (`DifferentialAttention`,
+        with lambda_init), "talking_heads" (`TalkingHeadsAttention`) or "memory"
+        (`MemoryAttention`, with slots).
 
     References
     ----------
-    Vaswani et al., "Attention Is All You Need", 2017, section 3.1;
-    Xiong et al., "On Layer Normalization in the Transformer Architecture", ICML 2020, figure 1.
+    .. [1] Vaswani et al., "Attention Is All You Need", 2017, section 3.1.
+    .. [2] Xiong et al., "On Layer Normalization in the Transformer Architecture", ICML 2020,
+       figure 1.
+    .. [3] Ding et al., "CogView: Mastering Text-to-Image Generation via Transformers", 2021,
+       section 2.4.
+    .. [4] Wang & Komatsuzaki, "GPT-J-6B", 2021; Chowdhery et al., "PaLM", 2022, section 2.
 
     Examples
     --------
@@ -116,29 +162,36 @@ class TransformerEncoderLayer(ResidualLayer):
         *,
         ffn_dim: int | None = None,
         norm_first: bool = True,
-        activation: Activation | Literal["swiglu"] = "gelu",
+        activation: FeedForwardName = "gelu",
         norm: Norm = "layer",
         norm_eps: float | None = None,
         bias: bool = True,
+        sandwich: bool = False,
+        parallel: bool = False,
+        value_residual: bool = False,
         dropout: float = 0.0,
         attn_dropout: float | None = None,
         ffn_dropout: float | None = None,
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
-        **attention: Unpack[AttentionOptions],
+        **options: Unpack[LayerAttentionOptions],
     ) -> None:
         rng = _init.generator(rng)
         self.norm_first = _checks.flag("norm_first", norm_first)
+        self.parallel = _checks.flag("parallel", parallel)
+        if parallel and not norm_first:
+            raise ValueError("parallel: expected False with post-norm, got True")
         attn_dropout, ffn_dropout = dropouts(dropout, attn_dropout, ffn_dropout)
         self.norm1 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
-        self.attn = MultiHeadAttention(
+        self.attn = attention_layer(
             embed_dim,
             num_heads,
             bias=bias,
             dropout=attn_dropout,
+            value_residual=value_residual,
             rng=rng,
             dtype=dtype,
-            **attention,
+            **options,
         )
         self.norm2 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
         self.ffn = feed_forward(
@@ -150,6 +203,10 @@ class TransformerEncoderLayer(ResidualLayer):
             rng=rng,
             dtype=dtype,
         )
+        if _checks.flag("sandwich", sandwich):
+            for holder, name in ((self.attn, "out_proj"), (self.ffn, "down")):
+                after = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
+                setattr(holder, name, Sequential(getattr(holder, name), after))
         self.dropout = Dropout(dropout)
 
     def forward(
@@ -159,42 +216,63 @@ class TransformerEncoderLayer(ResidualLayer):
         mask: MaskLike = None,
         bias: Array | None = None,
         positions: Array | None = None,
+        first_values: Array | None = None,
         cache: KVCache | None = None,
         rng: np.random.Generator | None = None,
     ) -> tuple[Array, TransformerEncoderLayerContext]:
         """Return (y, ctx), both x and y (B, T, E); the options are `MultiHeadAttention`'s."""
         with QUERY_IS_X:
-            x, (norm1, attn, dropout1) = self._forward(
+            middle, (norm1, attn, dropout1) = self._forward(
                 x,
                 self.norm1,
                 self.attn,
                 mask=mask,
                 bias=bias,
                 positions=positions,
+                first_values=first_values,
                 cache=cache,
                 rng=rng,
             )
-        x = point("middle", x)
-        y, (norm2, ffn, dropout2) = self._forward(x, self.norm2, self.ffn, rng=rng)
+        middle = point("middle", middle)
+        read = x if self.parallel else middle
+        y, (norm2, ffn, dropout2) = self._forward(read, self.norm2, self.ffn, rng=rng, onto=middle)
         return y, TransformerEncoderLayerContext(norm1, attn, dropout1, norm2, ffn, dropout2)
 
-    def backward(self, dy: Array, ctx: TransformerEncoderLayerContext) -> Any:
-        """Return dx (B, T, E), or (dx, dbias), `TransformerEncoderGrads`, if a bias was given."""
+    def backward(
+        self, dy: Array, ctx: TransformerEncoderLayerContext, *, dvalues: Array | None = None
+    ) -> Any:
+        """Return dx (B, T, E), or (dx, dbias), `TransformerEncoderGrads`, if a bias was given.
+
+        With ``first_values`` it is a `ValueResidualEncoderGrads`; ``dvalues`` as in
+        `MultiHeadAttention.backward`.
+        """
         ctx = _checks.context(ctx, TransformerEncoderLayerContext)
-        # y = x + ffn(norm2(x))
-        frame = Residual(ctx.norm2, ctx.ffn, ctx.dropout2)
-        dx, _ = self._backward(dy, self.norm2, self.ffn, frame)
-        dx = point_backward("middle", dx)
-        # x = x + attn(norm1(x), bias)
-        frame = Residual(ctx.norm1, ctx.attn, ctx.dropout1)
-        dx, grads = self._backward(dx, self.norm1, self.attn, frame)
+        first, second = (
+            Residual(ctx.norm1, ctx.attn, ctx.dropout1),
+            Residual(ctx.norm2, ctx.ffn, ctx.dropout2),
+        )
+        if self.parallel:
+            # y = middle + ffn(norm2(x)); middle = x + attn(norm1(x), bias)
+            dmiddle = point_backward("middle", dy)
+            dx, _ = self._backward(dy, self.norm2, self.ffn, second, onto=dmiddle)
+            dx, grads = self._backward(
+                dmiddle, self.norm1, self.attn, first, onto=dx, dvalues=dvalues
+            )
+        else:
+            # y = middle + ffn(norm2(middle))
+            dmiddle, _ = self._backward(dy, self.norm2, self.ffn, second)
+            dmiddle = point_backward("middle", dmiddle)
+            # middle = x + attn(norm1(x), bias)
+            dx, grads = self._backward(dmiddle, self.norm1, self.attn, first, dvalues=dvalues)
+        if isinstance(grads, ValueResidualGrads):
+            return ValueResidualEncoderGrads(dx, grads.dbias, grads.dfirst_values)
         if isinstance(grads, MultiHeadAttentionGrads) and grads.dbias is not None:
             return TransformerEncoderGrads(dx, grads.dbias)
         return dx
 
     def describe(self) -> str:
         """Return ``"pre-norm"`` or ``"post-norm"``."""
-        return "pre-norm" if self.norm_first else "post-norm"
+        return ("pre-norm" if self.norm_first else "post-norm") + ", parallel" * self.parallel
 
 
 @context
@@ -213,8 +291,16 @@ class TransformerEncoder(Module):
     num_layers : int
     embed_dim, num_heads : int
         Width E and query heads H.
+    value_residual : bool
+        Mixes the values of the first layer into those of all others [1]_.
+    by_layer : sequence of dicts, one a layer, optional
+        Options of single layers, which go before those of all: ``[{"window": (7, 0)}, {}]``.
     **options
         Those of `TransformerEncoderLayer`, the same for each layer.
+
+    References
+    ----------
+    .. [1] Zhou et al., "Value Residual Learning", 2024, section 3.3.
 
     Examples
     --------
@@ -227,7 +313,7 @@ class TransformerEncoder(Module):
     """
 
     _free = (*Module._free, "attn_dropout", "ffn_dropout")
-    _worked_out = ("ffn_dim", "num_kv_heads", "norm_eps", "memory_dim")
+    _worked_out = ("ffn_dim", "num_kv_heads", "head_dim", "norm_eps", "memory_dim", "attn_bias")
 
     def __init__(
         self,
@@ -239,25 +325,32 @@ class TransformerEncoder(Module):
         norm: Norm = "layer",
         norm_eps: float | None = None,
         bias: bool = True,
+        value_residual: bool = False,
+        by_layer: Sequence[Mapping[str, Any]] | None = None,
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
         **options: Unpack[TransformerEncoderOptions],
     ) -> None:
         _checks.integer("num_layers", num_layers, least=0)
         rng = _init.generator(rng)
+        self.value_residual = _checks.flag("value_residual", value_residual)
         self.layers = [
             TransformerEncoderLayer(
                 embed_dim,
                 num_heads,
-                norm_first=norm_first,
-                norm=norm,
-                norm_eps=norm_eps,
-                bias=bias,
-                rng=rng,
-                dtype=dtype,
-                **options,
+                **{
+                    **options,
+                    "norm_first": norm_first,
+                    "norm": norm,
+                    "norm_eps": norm_eps,
+                    "bias": bias,
+                    "value_residual": self.value_residual and i > 0,
+                    "rng": rng,
+                    "dtype": dtype,
+                    **own,
+                },
             )
-            for _ in range(num_layers)
+            for i, own in enumerate(layer_options(by_layer, num_layers))
         ]
         self.norm = None
         if _checks.flag("norm_first", norm_first):
@@ -274,10 +367,17 @@ class TransformerEncoder(Module):
         rng: np.random.Generator | None = None,
     ) -> tuple[Array, TransformerEncoderContext]:
         """Return (y, ctx), both x and y (B, T, E); ``caches`` has one KVCache a layer."""
-        contexts = []
+        contexts: list[TransformerEncoderLayerContext] = []
         for layer, cache in zip(self.layers, of_layers(caches, len(self.layers)), strict=True):
+            first = contexts[0].attn.values if contexts and self.value_residual else None
             x, ctx = layer.forward(
-                x, mask=mask, bias=bias, positions=positions, cache=cache, rng=rng
+                x,
+                mask=mask,
+                bias=bias,
+                positions=positions,
+                first_values=first,
+                cache=cache,
+                rng=rng,
             )
             contexts.append(ctx)
         x, norm = (x, None) if self.norm is None else self.norm.forward(x)
@@ -288,14 +388,15 @@ class TransformerEncoder(Module):
         ctx = _checks.context(ctx, TransformerEncoderContext)
         # y = norm(x)
         dx = dy if self.norm is None else self.norm.backward(dy, ctx.norm)
-        dbias = None
+        dbias = dvalues = None
         contexts = _checks.contexts(ctx.layers, len(self.layers))
-        for layer, layer_ctx in zip(reversed(self.layers), reversed(contexts), strict=True):
-            # x = layer(x, bias)
-            grads = layer.backward(dx, layer_ctx)
-            if isinstance(grads, TransformerEncoderGrads):
-                dx, more = grads
-                dbias = more if dbias is None else dbias + more
+        for i in reversed(range(len(self.layers))):
+            # x = layer(x, bias, values of the first layer)
+            grads = self.layers[i].backward(dx, contexts[i], dvalues=None if i else dvalues)
+            if isinstance(grads, ValueResidualEncoderGrads):
+                dvalues = _sum(dvalues, grads.dfirst_values)
+            if isinstance(grads, tuple):
+                dx, dbias = grads[0], _sum(dbias, grads[1])
             else:
                 dx = grads
         return dx if dbias is None else TransformerEncoderGrads(dx, dbias)
@@ -303,6 +404,23 @@ class TransformerEncoder(Module):
     def new_caches(self, batch_size: int, capacity: int) -> list[KVCache]:
         """Return an empty cache for each layer."""
         return [layer.attn.new_cache(batch_size, capacity) for layer in self.layers]
+
+
+def _sum(total: Array | None, more: Array | None) -> Array | None:
+    """Return the sum of two gradients, each of which there may be none of."""
+    if total is None or more is None:
+        return more if total is None else total
+    return total + more
+
+
+def layer_options(by_layer: object, count: int) -> list[dict[str, Any]]:
+    """Return the options of each layer alone, checked."""
+    if by_layer is None:
+        return [{} for _ in range(count)]
+    given = _checks.sequence("by_layer", by_layer, "dicts, one a layer")
+    if len(given) != count:
+        raise ValueError(f"by_layer: expected one dict a layer, {count} in all, got {len(given)}")
+    return [dict(_checks.instance(f"by_layer[{i}]", own, dict)) for i, own in enumerate(given)]
 
 
 def dropouts(dropout: float, attn: float | None, ffn: float | None) -> tuple[float, float]:
@@ -317,7 +435,7 @@ def dropouts(dropout: float, attn: float | None, ffn: float | None) -> tuple[flo
 def feed_forward(
     embed_dim: int,
     ffn_dim: int | None,
-    activation: Activation | Literal["swiglu"],
+    activation: FeedForwardName,
     *,
     dropout: float,
     bias: bool,
@@ -325,13 +443,14 @@ def feed_forward(
     dtype: DTypeLike,
 ) -> Module:
     """Return the feed-forward that ``activation`` asks for."""
-    _checks.choice("activation", activation, (*get_args(Activation), "swiglu"))
+    _checks.choice("activation", activation, (*get_args(Activation), *_GATED))
     if activation == "swiglu":
         return SwiGLU(embed_dim, ffn_dim, dropout=dropout, bias=bias, rng=rng, dtype=dtype)
-    return FeedForward(
+    made = GatedFeedForward if activation in _GATED else FeedForward
+    return made(
         embed_dim,
         ffn_dim,
-        activation=activation,
+        activation=_GATED.get(activation, cast(Activation, activation)),
         dropout=dropout,
         bias=bias,
         rng=rng,

@@ -1,4 +1,4 @@
-"""The feed-forward half of a transformer layer: FeedForward, and the gated SwiGLU."""
+"""The feed-forward half of a transformer layer: FeedForward, and those that are gated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from miniattn._context import context
 from miniattn._tracing import point, point_backward
 from miniattn._typing import Array
 from miniattn.nn import _init
-from miniattn.nn._activation import Activation, SiLU, activation_layer
+from miniattn.nn._activation import Activation, activation_layer
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._linear import Linear, backward_together, forward_together
 from miniattn.nn._module import Module
@@ -108,8 +108,8 @@ class FeedForward(Module):
 
 
 @context
-class SwiGLUContext(NamedTuple):
-    """What `SwiGLU.backward` needs: the contexts of its parts, and the two factors."""
+class GatedContext(NamedTuple):
+    """What `GatedFeedForward.backward` needs: the contexts of its parts, and the two factors."""
 
     gate: F.LinearContext
     activation: Any
@@ -120,8 +120,8 @@ class SwiGLUContext(NamedTuple):
     down: F.LinearContext
 
 
-class SwiGLU(Module):
-    """A gated feed-forward: y = down(silu(gate(x)) · up(x)).
+class GatedFeedForward(Module):
+    """A gated feed-forward: y = down(activation(gate(x)) · up(x)).
 
     Parameters
     ----------
@@ -130,6 +130,9 @@ class SwiGLU(Module):
     ffn_dim : int, optional
         Width F of the gate; 8 E / 3 rounded up by default, which gives the three maps as many
         weights as the two of a `FeedForward` of width 4 E.
+    activation : {"gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "sigmoid", "tanh"}
+        Of the gate: the paper's GEGLU has gelu, ReGLU relu, GLU sigmoid; `SwiGLU` is the one with
+        silu.
     dropout : float
         Probability of dropping a hidden unit, where ``rng`` is given to ``forward``.
     bias : bool
@@ -137,6 +140,82 @@ class SwiGLU(Module):
     rng : numpy.random.Generator, optional
         Draws the weights (`Linear`); None is a fresh unseeded one.
     dtype : float32 or float64
+
+    References
+    ----------
+    Shazeer, "GLU Variants Improve Transformer", 2020, section 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> nn.GatedFeedForward(6, activation="gelu")
+    GatedFeedForward()                288 parameters
+      gate: Linear(6 -> 16, no bias)   96
+      activation: GELU()
+      up: Linear(6 -> 16, no bias)     96
+      dropout: Dropout(p=0)
+      down: Linear(16 -> 6, no bias)   96
+    """
+
+    _worked_out = ("ffn_dim",)
+
+    def __init__(
+        self,
+        embed_dim: int,
+        ffn_dim: int | None = None,
+        *,
+        activation: Activation,
+        dropout: float = 0.0,
+        bias: bool = False,
+        rng: np.random.Generator | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        rng = _init.generator(rng)
+        _checks.sizes(embed_dim=embed_dim)
+        ffn_dim = -(-8 * embed_dim // 3) if ffn_dim is None else ffn_dim
+        _checks.sizes(ffn_dim=ffn_dim)
+        self.gate = Linear(embed_dim, ffn_dim, bias=bias, rng=rng, dtype=dtype)
+        self.activation = activation_layer(activation)
+        self.up = Linear(embed_dim, ffn_dim, bias=bias, rng=rng, dtype=dtype)
+        self.dropout = Dropout(_checks.probability("dropout", dropout))
+        self.down = Linear(ffn_dim, embed_dim, bias=bias, rng=rng, dtype=dtype)
+
+    def forward(
+        self, x: Array, *, rng: np.random.Generator | None = None
+    ) -> tuple[Array, GatedContext]:
+        """Return (y, ctx), both x and y (..., E)."""
+        (g, gate), (v, up) = forward_together((self.gate, self.up), x, rng=rng)
+        g, activation = self.activation.forward(g, rng=rng)
+        h, dropout = self.dropout.drop(point("hidden", g * v), rng)
+        y, down = self.down.forward(h, rng=rng)
+        return y, GatedContext(gate, activation, up, g, v, dropout, down)
+
+    def backward(self, dy: Array, ctx: GatedContext) -> Array:
+        """Return dx (..., E)."""
+        ctx = _checks.context(ctx, GatedContext)
+        # y = down(h)
+        dh = self.down.backward(dy, ctx.down)
+        # h = dropout(g · v)
+        dh = point_backward("hidden", self.dropout.undrop(dh, ctx.dropout))
+        dg, dv = dh * ctx.value, dh * ctx.open
+        # g = activation(g)
+        dg = self.activation.backward(dg, ctx.activation)
+        # g, v = gate(x), up(x)
+        return backward_together((self.gate, self.up), (dg, dv), (ctx.gate, ctx.up))
+
+
+class SwiGLU(GatedFeedForward):
+    """A gated feed-forward: y = down(silu(gate(x)) · up(x)).
+
+    Parameters
+    ----------
+    embed_dim : int
+        Width E of x and y.
+    ffn_dim : int, optional
+        Width F of the gate; 8 E / 3 rounded up by default.
+    dropout, bias, rng, dtype
+        As in `GatedFeedForward`.
 
     References
     ----------
@@ -156,8 +235,6 @@ class SwiGLU(Module):
       down: Linear(16 -> 6, no bias)   96
     """
 
-    _worked_out = ("ffn_dim",)
-
     def __init__(
         self,
         embed_dim: int,
@@ -168,35 +245,12 @@ class SwiGLU(Module):
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        rng = _init.generator(rng)
-        _checks.sizes(embed_dim=embed_dim)
-        ffn_dim = -(-8 * embed_dim // 3) if ffn_dim is None else ffn_dim
-        _checks.sizes(ffn_dim=ffn_dim)
-        self.gate = Linear(embed_dim, ffn_dim, bias=bias, rng=rng, dtype=dtype)
-        self.activation = SiLU()
-        self.up = Linear(embed_dim, ffn_dim, bias=bias, rng=rng, dtype=dtype)
-        self.dropout = Dropout(_checks.probability("dropout", dropout))
-        self.down = Linear(ffn_dim, embed_dim, bias=bias, rng=rng, dtype=dtype)
-
-    def forward(
-        self, x: Array, *, rng: np.random.Generator | None = None
-    ) -> tuple[Array, SwiGLUContext]:
-        """Return (y, ctx), both x and y (..., E)."""
-        (g, gate), (v, up) = forward_together((self.gate, self.up), x, rng=rng)
-        g, activation = self.activation.forward(g, rng=rng)
-        h, dropout = self.dropout.drop(point("hidden", g * v), rng)
-        y, down = self.down.forward(h, rng=rng)
-        return y, SwiGLUContext(gate, activation, up, g, v, dropout, down)
-
-    def backward(self, dy: Array, ctx: SwiGLUContext) -> Array:
-        """Return dx (..., E)."""
-        ctx = _checks.context(ctx, SwiGLUContext)
-        # y = down(h)
-        dh = self.down.backward(dy, ctx.down)
-        # h = dropout(g · v)
-        dh = point_backward("hidden", self.dropout.undrop(dh, ctx.dropout))
-        dg, dv = dh * ctx.value, dh * ctx.open
-        # g = activation(g)
-        dg = self.activation.backward(dg, ctx.activation)
-        # g, v = gate(x), up(x)
-        return backward_together((self.gate, self.up), (dg, dv), (ctx.gate, ctx.up))
+        super().__init__(
+            embed_dim,
+            ffn_dim,
+            activation="silu",
+            dropout=dropout,
+            bias=bias,
+            rng=rng,
+            dtype=dtype,
+        )

@@ -44,7 +44,7 @@ class ResidualLayer(Module):
     dropout: Dropout
 
     _free = (*Module._free, "attn_dropout", "ffn_dropout")
-    _worked_out = ("ffn_dim", "num_kv_heads", "norm_eps", "memory_dim")
+    _worked_out = ("ffn_dim", "num_kv_heads", "head_dim", "norm_eps", "memory_dim", "attn_bias")
     _live = ("norm_first", "causal")
 
     def _forward(
@@ -54,13 +54,15 @@ class ResidualLayer(Module):
         sublayer: Module,
         *inputs: Any,
         rng: np.random.Generator | None,
+        onto: Array | None = None,
         **options: Any,
     ) -> tuple[Array, Residual]:
+        """Return (y, ctx); ``onto`` is what f is added to, pre-norm, where that is not x."""
         if self.norm_first:
             h, norm_ctx = norm.forward(x)
             h, sublayer_ctx = sublayer.forward(h, *inputs, rng=rng, **options)
             h, dropout_ctx = self.dropout.drop(h, rng)
-            y = F._elementwise.add(x, h)
+            y = F._elementwise.add(x if onto is None else onto, h)
         else:
             h, sublayer_ctx = sublayer.forward(x, *inputs, rng=rng, **options)
             h, dropout_ctx = self.dropout.drop(h, rng)
@@ -68,23 +70,34 @@ class ResidualLayer(Module):
         return y, Residual(norm_ctx, sublayer_ctx, dropout_ctx)
 
     def _backward(
-        self, dy: Array, norm: Module, sublayer: Module, ctx: Residual
+        self,
+        dy: Array,
+        norm: Module,
+        sublayer: Module,
+        ctx: Residual,
+        *,
+        onto: Array | None = None,
+        **more: Any,
     ) -> tuple[Array, Any]:
-        """Return dx, and all that the sublayer returned: other inputs have gradients, too."""
+        """Return dx, and all that the sublayer returned: other inputs have gradients, too.
+
+        ``onto`` is what else comes back to x, pre-norm, where that is not dy; ``more`` is for the
+        sublayer.
+        """
         if self.norm_first:
             # y = x + h; h = dropout(h)
             dh = self.dropout.undrop(dy, ctx.dropout)
             # h = sublayer(h, ...)
-            grads = sublayer.backward(dh, ctx.sublayer)
+            grads = sublayer.backward(dh, ctx.sublayer, **more)
             # h = norm(x)
             dx = norm.backward(_first(grads), ctx.norm)
-            return F._elementwise.add(dx, dy), grads
+            return F._elementwise.add(dx, dy if onto is None else onto), grads
         # y = norm(x + h)
         dx = norm.backward(dy, ctx.norm)
         # h = dropout(h)
         dh = self.dropout.undrop(dx, ctx.dropout)
         # h = sublayer(x, ...)
-        grads = sublayer.backward(dh, ctx.sublayer)
+        grads = sublayer.backward(dh, ctx.sublayer, **more)
         return F._elementwise.add(_first(grads), dx), grads
 
 

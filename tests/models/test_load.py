@@ -63,6 +63,17 @@ BUILT = {
         nn.TalkingHeadsAttention(8, 2, bias=False),
         nn.MemoryAttention(8, 2, slots=3, head_dim=3),
     ),
+    "encoder with options": lambda: nn.TransformerEncoder(
+        2,
+        8,
+        2,
+        sandwich=True,
+        value_residual=True,
+        attn_bias=False,
+        activation="reglu",
+        by_layer=[{"window": (3, 0)}, {"rotary": nn.Rotary(base=7.0)}],
+    ),
+    "parallel": lambda: nn.TransformerEncoderLayer(8, 2, parallel=True, attention="talking_heads"),
     "decoder": lambda: nn.TransformerDecoder(
         2, 8, 2, memory_dim=4, causal=False, norm_eps=0.1, rotary=nn.Rotary()
     ),

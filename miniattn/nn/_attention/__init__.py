@@ -5,6 +5,7 @@
 """
 
 from miniattn.nn._attention.differential import DifferentialAttention, DifferentialContext
+from miniattn.nn._attention.kinds import AttentionKind, LayerAttentionOptions
 from miniattn.nn._attention.memory import MemoryAttention, MemoryContext
 from miniattn.nn._attention.multi_head import MultiHeadAttention
 from miniattn.nn._attention.options import AttentionOptions
@@ -16,9 +17,11 @@ from miniattn.nn._attention.results import (
 from miniattn.nn._attention.talking import TalkingHeadsAttention, TalkingHeadsContext
 
 __all__ = [
+    "AttentionKind",
     "AttentionOptions",
     "DifferentialAttention",
     "DifferentialContext",
+    "LayerAttentionOptions",
     "MemoryAttention",
     "MemoryContext",
     "MultiHeadAttention",
