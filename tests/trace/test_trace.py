@@ -31,20 +31,28 @@ def gpt(rng, **options):
 
 
 def classifier(rng):
-    model = models.SequenceClassifier(3, input_dim=2, num_layers=1, activation="swiglu", **TINY)
+    model = models.SequenceClassifier(
+        3, input_dim=2, num_layers=1, activation="swiglu", rng=rng, **TINY
+    )
     return shaken(model, rng), (rng.standard_normal((B, T, 2)), [5, 3]), {}
 
 
 def encoder_decoder(rng):
     model = models.EncoderDecoder(
-        V, num_encoder_layers=1, num_decoder_layers=1, positions="rotary", norm_first=False, **TINY
+        V,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        positions="rotary",
+        norm_first=False,
+        rng=rng,
+        **TINY,
     )
     source, target = rng.integers(0, V, (B, S)), rng.integers(0, V, (B, T))
     return shaken(model, rng), (source, target, [4, 2]), {}
 
 
 def with_dropout(rng):
-    model = nn.TransformerEncoder(1, 8, 2, num_kv_heads=1, dropout=0.3, dtype=np.float64)
+    model = nn.TransformerEncoder(1, 8, 2, num_kv_heads=1, dropout=0.3, rng=rng, dtype=np.float64)
     options = {"mask": masks.causal(), "bias": rng.standard_normal((2, T, T))}
     return shaken(model, rng), (rng.standard_normal((B, T, 8)),), options
 
@@ -217,7 +225,9 @@ def test_backward_goes_through_every_edit(place, layer, rng):
 
 @pytest.mark.parametrize("place", ["attn.scores", "attn.weights"])
 def test_backward_goes_through_an_edit_and_dropout(place, rng):
-    layer = shaken(nn.TransformerEncoderLayer(4, 2, attn_dropout=0.4, dtype=np.float64), rng)
+    layer = shaken(
+        nn.TransformerEncoderLayer(4, 2, attn_dropout=0.4, rng=rng, dtype=np.float64), rng
+    )
     x, edits = rng.standard_normal((B, T, 4)), {place: trace.scale(1.5)}
     found, expected = slopes(layer, x, rng, edits, lambda: {"rng": np.random.default_rng(5)})
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -503,7 +513,7 @@ def test_it_is_shown_as_a_short_tree(rng):
 @pytest.mark.parametrize("kind", [nn.DifferentialAttention, nn.TalkingHeadsAttention])
 def test_attention_of_other_kinds(kind, rng):
     """Each attention inside has its names; the map of the layer is what the layer says."""
-    attn = shaken(kind(8, 2, num_kv_heads=1, dtype=np.float64), rng)
+    attn = shaken(kind(8, 2, num_kv_heads=1, rng=rng, dtype=np.float64), rng)
     x = rng.standard_normal((B, T, 8))
     y, ctx = attn.forward(x, mask=masks.causal())
     np.testing.assert_array_equal(trace.attention_weights(ctx).weights[""], attn.weights(ctx))

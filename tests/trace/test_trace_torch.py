@@ -172,6 +172,7 @@ def gpt(rng, dtype):
         window=(2, 0),
         sinks=1,
         softcap=2.0,
+        rng=rng,
         dtype=dtype,
     )
     ids = rng.integers(0, V, (B, T))
@@ -185,8 +186,8 @@ def gpt(rng, dtype):
 
 
 def classifier(rng, dtype):
-    options = {"input_dim": 3, "embed_dim": E, "num_heads": 2, "num_layers": 1, "dtype": dtype}
-    model = models.SequenceClassifier(3, **options)
+    options = {"input_dim": 3, "embed_dim": E, "num_heads": 2, "num_layers": 1, "rng": rng}
+    model = models.SequenceClassifier(3, dtype=dtype, **options)
     x, lengths = rng.standard_normal((B, T, 3)).astype(dtype), np.array([T, 4])
     x[1, 4:] = 0
 
@@ -208,9 +209,10 @@ def encoder_decoder(rng, dtype):
         embed_dim=E,
         num_heads=2,
         num_encoder_layers=1,
-        num_decoder_layers=2,
+        num_decoder_layers=1,
         positions="rotary",
         norm_first=False,
+        rng=rng,
         dtype=dtype,
     )
     source, target = rng.integers(0, V, (B, S)), rng.integers(0, V, (B, T))
