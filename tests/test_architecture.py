@@ -28,7 +28,7 @@ ALLOWED = {
     "_tracing": set(),
     "_typing": {"masks"},  # for type checkers only
     "kernels": {"_checking"},
-    "masks": {"_checks"},
+    "masks": {"_checks", "_rich"},
     "reference": {"_checks", "masks"},
     "functional": {
         *("_checking", "_checks", "_context", "_memory", "_tracing", "kernels", "masks"),
@@ -37,7 +37,16 @@ ALLOWED = {
         *("_checks", "_command", "_context", "_memory", "functional", "kernels", "masks"),
         "runtime",  # ranks share the cores of a machine
     },
-    "nn": {"_checks", "_context", "_memory", "_tracing", "distributed", "functional", "masks"},
+    "nn": {
+        "_rich",
+        "_checks",
+        "_context",
+        "_memory",
+        "_tracing",
+        "distributed",
+        "functional",
+        "masks",
+    },
     "checkpoint": {"_checks", "_disk", "_safetensors"},
     "models": {
         *("_checks", "_context", "_memory", "checkpoint", "distributed", "functional", "masks"),
@@ -48,7 +57,13 @@ ALLOWED = {
     "lab": {"_causes", "_checks", "_command"},
     "bridges": {"_checks", "models", "nn"},
 }
-MAY_PLOT = {"__init__", "__main__", "plot", "demo"}  # the command line, and the lazy import
+MAY_PLOT = {
+    "_rich",
+    "__init__",
+    "__main__",
+    "plot",
+    "demo",
+}  # the command line, and the lazy import
 
 
 def part(module):

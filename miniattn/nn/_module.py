@@ -363,6 +363,11 @@ class Module:
         """Return the settings shown in the repr, e.g. ``"64 -> 128"``; subclasses override."""
         return ""
 
+    def _repr_html_(self) -> str:
+        from miniattn import _rich
+
+        return _rich.of_module(self)
+
     def __repr__(self) -> str:
         lines = list(_tree(self))
         if len(lines) == 1:

@@ -129,6 +129,11 @@ class Trace(_Named):
         self._model: Module | None = None
         self._recorder: Recorder | None = None
 
+    def _repr_html_(self) -> str:
+        from miniattn import _rich
+
+        return _rich.of_trace(self)
+
     def gradients(self, dy: Any) -> Gradients:
         """Run the hand-written backward once; return d loss / d every kept value.
 

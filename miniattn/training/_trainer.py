@@ -158,6 +158,15 @@ class Trainer:
         self._drawn_from: dict[str, Any] | None = None
         self._lengths: Array | None = None
 
+    def __repr__(self) -> str:
+        names = f"{type(self.model).__name__}, {type(self.optimizer).__name__}"
+        return f"Trainer({names}, step {self.step}, epoch {self.epoch}, {self.history!r})"
+
+    def _repr_html_(self) -> str:
+        from miniattn import _rich
+
+        return _rich.of_trainer(self)
+
     # -- the loop ------------------------------------------------------------------------------
 
     def fit(
