@@ -16,12 +16,12 @@ copyright = "2026, the miniattn authors"
 version = release = miniattn.__version__
 
 extensions = [
+    "formulas",
     "listing",
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build"]
@@ -31,6 +31,8 @@ autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's Parameters section says it once
 numpydoc_show_class_members = False
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "miniattn"
 html_static_path = ["_static", "_gallery/live"]
+html_css_files = ["pages.css"]
