@@ -6,10 +6,11 @@ python docs/gallery.py FOLDER
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from miniattn import analysis, masks, models, nn, plot, trace
+from miniattn import analysis, distributed, masks, models, nn, plot, trace
 from miniattn import functional as F
 
 TOKENS = "the cat sat on the mat and slept .".split()  # noqa: SIM905
@@ -75,6 +76,23 @@ def head_summary() -> plot.Figure:
     return plot.head_summary(F.softmax(scores(3, 4, T, T)))
 
 
+def timeline() -> plot.Figure:
+    """Ranks that share a sequence: what each computes when, and where it waits."""
+    q, k, v = np.random.default_rng(0).standard_normal((3, 1, 1, 4096, 64), dtype=np.float32)
+
+    def attend(comm: distributed.Comm, layout: Literal["contiguous", "striped"]) -> None:
+        mine = [distributed.share(x, comm, layout=layout) for x in (q, k, v)]
+        distributed.ring_attention(*mine, comm=comm, mask=masks.causal(), layout=layout)
+
+    spans = {}
+    simulation = distributed.simulate(4, latency=1e-5, bandwidth=1e9)
+    for layout in ("contiguous", "striped"):
+        simulation.run(attend, layout)  # the first run may compile
+        simulation.run(attend, layout)
+        spans[layout] = simulation.spans
+    return plot.timeline(spans)
+
+
 def history() -> plot.Figure:
     """Training curves: a panel a quantity, training solid, held out dashed."""
     epochs = np.arange(1, 13)
@@ -137,6 +155,7 @@ PICTURES: list[Callable[[], plot.Figure]] = [
     gradient_map,
     head_summary,
     history,
+    timeline,
     residual_stream,
     patching,
 ]

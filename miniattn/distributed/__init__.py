@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # imported at their first use
     )
     from miniattn.distributed._layout import collect, positions, share
     from miniattn.distributed._process import world
+    from miniattn.distributed._record import Recorded
     from miniattn.distributed._ring import (
         RingAttentionContext,
         RingAttentionGrads,
@@ -37,6 +38,7 @@ __all__ = [
     "Comm",
     "HeadAttentionContext",
     "HeadAttentionGrads",
+    "Recorded",
     "RingAttentionContext",
     "RingAttentionGrads",
     "Simulation",
@@ -59,5 +61,5 @@ if not TYPE_CHECKING:
         __name__,
         __all__,
         # Those that need no kernel first.
-        ("_comm", "_layout", "_process", "_simulate", "_blocks", "_heads", "_ring"),
+        ("_comm", "_layout", "_process", "_simulate", "_record", "_blocks", "_heads", "_ring"),
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imported at their first use, and matplotlib with them
     from miniattn.plot._maps import attention_heads, attention_map
     from miniattn.plot._mask import mask
     from miniattn.plot._stream import patching, residual_stream
+    from miniattn.plot._timeline import timeline
 
 __all__ = [
     "Figure",
@@ -37,6 +38,7 @@ __all__ = [
     "mask",
     "patching",
     "residual_stream",
+    "timeline",
 ]
 
 _HOMES = (
@@ -51,6 +53,7 @@ _HOMES = (
     "_maps",
     "_mask",
     "_stream",
+    "_timeline",
 )
 
 if not TYPE_CHECKING:  # else every misspelt name would be one to a type checker

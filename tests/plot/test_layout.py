@@ -10,6 +10,7 @@ import pytest
 from matplotlib.text import Text
 
 from miniattn import masks, plot
+from miniattn.distributed import Span
 from miniattn.plot import _grid
 from miniattn.trace import Trace
 
@@ -23,6 +24,11 @@ WORDS = {
         "猫が座った",
     ],
 }
+
+
+def ring(ranks):
+    """What each of some ranks does in four steps."""
+    return [Span(r, f"keys of rank {k}", k, k + 0.9) for r in range(ranks) for k in range(4)]
 
 
 def tokens(kind, count):
@@ -89,6 +95,7 @@ WITHOUT_TOKENS = {
         title="Patches",
         scale="log",
     ),
+    "timeline": lambda T: plot.timeline({x: ring(T // 3) for x in ("even", "odd")}, title="Ranks"),
     "history": lambda T: plot.history(curves(T), title="Training", log=["loss"]),
 }
 LARGE = {

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.text import Text
 
 from miniattn import masks, plot
+from miniattn.distributed import Span
 
 ROWS = 14  # cells from top to bottom
 STEP = 8.0  # of 255: a smaller difference between neighbouring cells is none
@@ -40,6 +41,24 @@ def patches():
 
 def fall(rate):
     return np.exp(-np.arange(20) / rate)
+
+
+def even(rank, step):
+    return True
+
+
+def ring(works):
+    """What four ranks of a ring do: in each step they work, or wait for those that do."""
+    return [
+        Span(
+            rank,
+            f"keys of rank {(rank - step) % 4}" if works(rank, step) else "waiting",
+            step,
+            1 + step,
+        )
+        for rank in range(4)
+        for step in range(4)
+    ]
 
 
 RULES = masks.causal() & masks.window(2, 0) & masks.documents([[0] * 3 + [1] * 4])
@@ -86,6 +105,10 @@ FIGURES = {
     "history": (
         lambda: plot.history({"loss": fall(4), "valid_loss": fall(6), "accuracy": 1 - fall(5)}),
         lambda: plot.history({"loss": fall(4), "valid_loss": fall(4), "accuracy": 1 - fall(5)}),
+    ),
+    "timeline": (
+        lambda: plot.timeline({"contiguous": ring(lambda r, s: s <= r), "striped": ring(even)}),
+        lambda: plot.timeline({"contiguous": ring(even), "striped": ring(lambda r, s: s <= r)}),
     ),
 }
 

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from miniattn import analysis, masks, nn, plot, trace
+from miniattn.distributed import Span
 from miniattn.training import History
 
 T = 6
@@ -48,14 +49,16 @@ def calls(weights: np.ndarray) -> dict[str, object]:
         "gradient_map": lambda: plot.gradient_map(one, one - 0.5, TOKENS),
         "head_summary": lambda: plot.head_summary(weights),
         "history": lambda: plot.history({"step": [1, 2], "loss": [2.0, 1.0]}),
+        "timeline": lambda: plot.timeline(SPANS),
         "residual_stream": lambda: plot.residual_stream(*traced()),
         "patching": lambda **k: plot.patching(one - 0.5, **k),
     }
 
 
+SPANS = [Span(0, "work", 0.0, 1.0), Span(1, "waiting", 0.0, 0.5)]
 DRAWN_ON_AXES = ["attention_map", "attention_lines", "attention_on_image", "mask", "patching"]
 OTHERS = ["attention_heads", "attention_layers", "gradient_map", "head_summary", "history"]
-OTHERS += ["residual_stream"]
+OTHERS += ["residual_stream", "timeline"]
 
 
 @pytest.mark.parametrize("name", DRAWN_ON_AXES + OTHERS)
@@ -137,6 +140,8 @@ def test_a_wrong_number_of_tokens_states_both_numbers(name, weights):
         (lambda: plot.attention_layers(np.ones((1, 1, 0, 0))), "at least one query and key"),
         (lambda: plot.attention_on_image(np.eye(3), np.ones((8, 8))), "image: expected sides"),
         (lambda: plot.history([]), "records: expected at least one record"),
+        (lambda: plot.timeline([]), "spans: expected at least one distributed.Span, got none"),
+        (lambda: plot.timeline({}), "spans: expected at least one run, got none"),
         (lambda: plot.history(History()), "records: expected at least one"),
     ],
 )
