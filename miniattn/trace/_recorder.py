@@ -306,7 +306,7 @@ class Undoing:
 
     def backward(self, module: Any, call: Callable[..., Any], args: Any, named: Any) -> Any:
         """Run the backward of a module."""
-        dy, ctx = _of_backward(args, named)
+        dy, ctx, rest = _of_backward(args, named)
         frame = self._found(module, ctx)
         if frame is None:
             return call(*args, **named)
@@ -314,7 +314,7 @@ class Undoing:
         dy = _each(_output(frame), dy, lambda name, x: self._undo(points, name, x))
         self._stack.append(points)
         try:
-            grads = call(dy, ctx)
+            grads = call(dy, ctx, **rest)
         finally:
             self._stack.pop()
         grads = self._back_to_inputs(points, grads, frame)
@@ -476,10 +476,12 @@ def _rebuilt(old: tuple[Any, ...], items: list[Any]) -> tuple[Any, ...]:
     return type(old)(*items) if hasattr(old, "_fields") else tuple(items)
 
 
-def _of_backward(args: Any, named: Any) -> tuple[Any, Any]:
-    """Return dy and ctx, however they were given."""
-    given = [*args, *named.values()]
-    if "ctx" in named:
-        return (args[0] if args else next(x for n, x in named.items() if n != "ctx")), named["ctx"]
+def _of_backward(args: Any, named: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """Return dy, ctx and what else a backward was given, however it was."""
+    rest, given = dict(named), list(args)
+    if len(given) < 2:
+        given.append(rest.pop("ctx"))
+    if len(given) < 2:  # dy too by name, the only other one that is always there
+        given.insert(0, rest.pop(next(iter(rest))))
     dy, ctx = given
-    return dy, ctx
+    return dy, ctx, rest

@@ -57,11 +57,20 @@ def with_dropout(rng):
     return shaken(model, rng), (rng.standard_normal((B, T, 8)),), options
 
 
+def of_options(rng):
+    """Parallel sublayers, sandwich norms, values of the first layer, norms of q and k."""
+    options = {"value_residual": True, "sandwich": True, "parallel": True, "qk_norm": "head"}
+    model = nn.TransformerEncoder(
+        2, 8, 2, activation="swiglu", rng=rng, dtype=np.float64, **options
+    )
+    return shaken(model, rng), (rng.standard_normal((B, T, 8)),), {"mask": masks.causal()}
+
+
 def one_layer(rng):
     return gpt(rng, num_layers=1)
 
 
-MODELS = {f.__name__: f for f in (one_layer, classifier, encoder_decoder, with_dropout)}
+MODELS = {f.__name__: f for f in (one_layer, classifier, encoder_decoder, of_options, with_dropout)}
 
 
 def drawn(make):
