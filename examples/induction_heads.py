@@ -17,8 +17,7 @@ heads of their layer 98 %.
 
 import argparse
 import string
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,38 +100,31 @@ class Repeats:
         return tokens[:-1], targets
 
 
-def accuracy(model: AttentionOnly, examples: Repeats) -> float:
+def accuracy(logits: np.ndarray, targets: np.ndarray) -> float:
     """Return how often the likeliest next token is the right one, where it can be known."""
-    batch = stack([examples[i] for i in range(len(examples))])
-    known = batch.targets != IGNORED
-    return float((model(*batch.inputs).argmax(axis=-1) == batch.targets)[known].mean())
+    known = targets != IGNORED
+    return float((logits.argmax(axis=-1) == targets)[known].mean())
 
 
-def scores(model: AttentionOnly, examples: Repeats) -> tuple[np.ndarray, np.ndarray]:
+def scores(model: AttentionOnly, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return how much each head (layers, heads) looks at two places.
 
     The token before, and what followed the present token when it came before: how much of a
     previous-token head, and how much of an induction head, it is.
     """
-    (tokens,), _, _ = stack([examples[i] for i in range(len(examples))])
-    _, maps = trace.run(model, tokens, keep="*.weights")
-    layers = list(maps.weights.values())
+    _, t = trace.run(model, tokens, keep="*.weights")
+    layers = list(t.weights.values())
     before = [analysis.previous_token_score(weights).mean(axis=0) for weights in layers]
     after = [analysis.induction_score(weights, tokens).mean(axis=0) for weights in layers]
     return np.stack(before), np.stack(after)
 
 
-@contextmanager
-def without(model: AttentionOnly, heads: Iterable[Place]) -> Iterator[None]:
-    """Take heads out: each writes through its own columns of ``out_proj``, which become 0."""
-    kept = model.state_dict()
+def without(heads: Iterable[Place]) -> dict[str, list[trace.Edit]]:
+    """Return edits that take heads out: what they write becomes 0."""
+    edits: dict[str, list[trace.Edit]] = {}
     for layer, head in heads:
-        columns = slice(head * WIDTH // HEADS, (head + 1) * WIDTH // HEADS)
-        model.layers[layer].out_proj.weight.data[:, columns] = 0.0
-    try:
-        yield
-    finally:
-        model.load_state_dict(kept)
+        edits.setdefault(f"layers.{layer}.heads", []).append(trace.at[:, head](trace.zero))
+    return edits
 
 
 def kinds(before: np.ndarray, after: np.ndarray) -> dict[str, list[Place]]:
@@ -158,12 +150,12 @@ def draw(
 ) -> plot.Figure:
     """Return a figure: the map of the best head of each kind, and the accuracy without heads."""
     labels = [(string.ascii_letters + string.digits + "+-")[t] for t in tokens]
-    _, maps = trace.run(model, tokens[None])
+    _, maps = trace.run(model, tokens[None], keep="*.weights")
     fig = plot.Figure(figsize=(15, 4.8), layout="constrained")
     axes = fig.subplots(1, 3, width_ratios=[1, 1, 0.8])
     for ax, name in zip(axes, ["token before", "induction"], strict=False):
         layer, head = groups[name][0]
-        weights = maps[f"layers.{layer}.attn.weights"][0, head]
+        weights = maps.weights[f"layers.{layer}"][0, head]
         title = f"head {layer}.{head}: {name}"
         plot.attention_map(weights, labels, ax=ax, mask=masks.causal(), title=title)
     chosen = {"token before", "induction"}
@@ -210,22 +202,28 @@ def main() -> None:
     )
 
     test = Repeats(32 if args.quick else 500, seed=3)
-    whole = accuracy(model, test)
+    (tokens,), targets, _ = stack([test[i] for i in range(len(test))])
+    whole = accuracy(model(tokens), targets)
     print(f"next token right where it can be known: {100 * whole:.1f} %")
-    before, after = scores(model, test)
-    groups = kinds(before, after)
-    left = {}
+    before, after = scores(model, tokens)
+    alone = analysis.ablation(
+        model,
+        tokens,
+        lambda logits: accuracy(logits, targets),
+        [f"layers.{layer}.heads" for layer in range(LAYERS)],
+        places=analysis.heads_of(HEADS),
+    )
+    left = {f"{layer}.{head}": alone[layer, head] for layer, head in np.ndindex(LAYERS, HEADS)}
     for layer, head in np.ndindex(LAYERS, HEADS):
-        with without(model, [(layer, head)]):
-            left[f"{layer}.{head}"] = accuracy(model, test)
         print(
-            f"without {layer}.{head}: {100 * left[f'{layer}.{head}']:5.1f} %   (its attention: "
+            f"without {layer}.{head}: {100 * alone[layer, head]:5.1f} %   (its attention: "
             f"{100 * before[layer, head]:2.0f} % to the token before, "
             f"{100 * after[layer, head]:2.0f} % to what followed)"
         )
+    groups = kinds(before, after)
     for name, heads in groups.items():
-        with without(model, heads):
-            left[name] = accuracy(model, test)
+        logits, _ = trace.run(model, tokens, keep=(), edits=without(heads))
+        left[name] = accuracy(logits, targets)
         places = ", ".join(f"{layer}.{head}" for layer, head in heads) or "none"
         print(f"without {name} ({places}): {100 * left[name]:.1f} %")
     draw(model, test[0][0][:32], groups, left, whole).savefig(args.out / "heads.png", dpi=150)
