@@ -104,7 +104,7 @@ def check(
     Parameters
     ----------
     answer : path, str or function
-        A file, the source itself, or the function.
+        A file, the source itself, or the function, which finds what its own module has.
     name : str, optional
         The exercise; by default the file says it, in the first word of its text.
     dtype : float64 or float32
@@ -120,7 +120,7 @@ def check(
     ValueError
         If there is no such exercise, or the answer does not say which it is.
     TypeError
-        If the answer is neither a file, a source nor a function.
+        If the answer is neither a file, a source nor a function, or ``dtype`` is another one.
 
     Notes
     -----
@@ -150,7 +150,8 @@ def check(
         return Report(
             exercise.name, "error", f"not Python: {error.msg}", error.lineno or 0, error.text or ""
         )
-    report = _checked(exercise, source, tree, np.dtype(dtype))
+    scope = answer.__globals__ if inspect.isfunction(answer) else {}
+    report = _checked(exercise, tree, scope, _checks.float_dtype("dtype", dtype))
     lines = source.splitlines()
     code = lines[report.line - 1].strip() if 0 < report.line <= len(lines) else ""
     return replace(report, code=code)
@@ -180,13 +181,16 @@ def _source(answer: Any) -> str:
     raise TypeError(f"answer: expected a file, a source or a function, got {_checks.shown(answer)}")
 
 
-def _checked(exercise: Exercise, source: str, tree: ast.Module, dtype: np.dtype[Any]) -> Report:
+def _checked(
+    exercise: Exercise, tree: ast.Module, scope: dict[str, Any], dtype: np.dtype[Any]
+) -> Report:
     names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
     if exercise.function not in names:
         problem = f"expected a function {exercise.function}, got {', '.join(names) or 'none'}"
         return Report(exercise.name, "error", problem)
     try:
-        learner = Recorded(tree, exercise.function, {**exercise.namespace(), "__name__": "answer"})
+        found = {**exercise.namespace(), **scope, "__name__": "answer"}
+        learner = Recorded(tree, exercise.function, found)
     except Exception as error:
         return Report(exercise.name, "error", f"{type(error).__name__}: {error}")
     for seed in SEEDS:

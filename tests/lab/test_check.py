@@ -171,7 +171,25 @@ def test_a_function_can_be_checked_where_it_stands():
     assert lab.check(softmax_backward, "softmax").passed
 
 
+def product_with_sum(y, dy):
+    return (y * dy).sum(-1, keepdims=True)
+
+
+def softmax_backward(dy, y):
+    return y * (dy - product_with_sum(y, dy))
+
+
+def test_a_function_finds_what_is_beside_it():
+    assert lab.check(softmax_backward, "softmax").passed
+
+
 def test_wrong_calls(tmp_path):
+    with pytest.raises(TypeError, match="dtype: expected"):
+        lab.check(softmax_backward, "softmax", dtype="nonsense")
+    with pytest.raises((TypeError, ValueError), match="seed: expected"):
+        lab.plant(-1)
+    with pytest.raises((TypeError, ValueError), match="count: expected"):
+        lab.score(0)
     with pytest.raises(ValueError, match="name: expected the name of an exercise"):
         lab.check("x = 1\n")
     with pytest.raises(ValueError, match="name: expected one of"):

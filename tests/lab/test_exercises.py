@@ -240,3 +240,11 @@ def test_every_solution_was_compared_with_something():
 @pytest.mark.parametrize("name", ORDER)
 def test_the_page_that_an_exercise_points_to_is_there(name):
     assert (DOCS / f"{lab.find(name).read}.md").is_file()
+
+
+def test_the_guide_lists_all_of_them():
+    text = (DOCS / "lab.md").read_text(encoding="utf-8")
+    rows = [f"| `{exercise.name}` | {exercise.title} |" for exercise in lab.exercises()]
+    assert "\n".join(rows) in text
+    for page in (text, (DOCS / "index.md").read_text(encoding="utf-8")):
+        assert f"{len(rows)} functions" in page
