@@ -484,7 +484,7 @@ def _sum(numbers: Iterable[float]) -> float:
 def _sums_of_squares(arrays: list[Array]) -> list[float]:
     """Return numbers, float64, that add up to the sum of the squares of ``arrays``."""
     arrays = [kernel_input(a) for a in arrays]
-    sums = np.empty(_blocks(arrays)[-1])
+    sums = np.empty(_chunks(arrays)[-1])
     _launch(kernels.optim.sums_of_squares, arrays, [sums], factors=[])
     return sums.tolist()
 
@@ -593,23 +593,25 @@ def _launch(task: Any, *roles: list[Array], factors: list[float]) -> None:
     arrays = roles[0]
     if not arrays:
         return
-    ends = _blocks(arrays)
+    ends = _chunks(arrays)
     everything = [a for role in roles for a in role]
     kernels.compile.launch.run(
         task,
         arrays[0].dtype,
         min(ends[-1], kernels.compile.settings.get_num_threads()),
         ends[-1],
-        np.array([len(arrays), *ends, *(a.size for a in arrays)]),
-        np.array(factors, np.float64),
-        np.array(kernels.compile.tables.addresses(everything)),
+        kernels.compile.queue.Told(
+            np.array([len(arrays), *ends, *(a.size for a in arrays)]),
+            np.array(factors, np.float64),
+            np.array(kernels.compile.tables.addresses(everything)),
+        ),
         everything,
     )
 
 
-def _blocks(arrays: list[Array]) -> list[int]:
-    """Return how many blocks reach to the end of each array."""
-    return list(itertools.accumulate(-(-a.size // kernels.optim.BLOCK) for a in arrays))
+def _chunks(arrays: list[Array]) -> list[int]:
+    """Return how many chunks reach to the end of each array."""
+    return list(itertools.accumulate(-(-a.size // kernels.optim.CHUNK) for a in arrays))
 
 
 def _named(

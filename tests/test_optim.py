@@ -8,7 +8,7 @@ import pytest
 
 import miniattn as ma
 from miniattn import optim
-from miniattn.kernels.optim import BLOCK
+from miniattn.kernels.optim import CHUNK
 from miniattn.nn import Linear, Parameter
 
 RNG_SEED = 7
@@ -236,7 +236,7 @@ def test_wrong_states_are_named_and_change_nothing(change, words):
         np.testing.assert_array_equal(after[name], before[name])
 
 
-SIZES = (1, 0, 17, BLOCK, 2 * BLOCK + 3)  # of parameters updated in one launch
+SIZES = (1, 0, 17, CHUNK, 2 * CHUNK + 3)  # of parameters updated in one launch
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -109,7 +109,7 @@ def flow(
         raise ValueError(f"queries: expected ints (n,) in [0, {T}), got {sources}")
     out = np.empty((len(sources), T))
     if out.size:
-        kernels.flow.max_flow(layers, np.array(sources, np.int64), out)
+        kernels.flow.max_flows(layers, np.array(sources, np.int64), out)
     return out
 
 

@@ -29,6 +29,7 @@ from miniattn.kernels.attention.problem import (
 )
 from miniattn.kernels.attention.units import Outline
 from miniattn.kernels.compile.launch import run
+from miniattn.kernels.compile.queue import Told
 from miniattn.kernels.compile.settings import get_num_threads
 from miniattn.kernels.compile.tables import address_of, elements
 
@@ -118,8 +119,8 @@ def execute(
             _check_operands(used, operands, plan.sizes)
         memory = list(used.values()) if sums is None else [*used.values(), sums]
         for task, workers, pieces, room in plan.steps:
-            own = scratch(*room, dtype)
-            run(task, dtype, workers, pieces, plan.sizes, plan.factors, operands, memory, own)
+            told = Told(plan.sizes, plan.factors, operands, scratch(*room, dtype))
+            run(task, dtype, workers, pieces, told, memory)
             if operands[UNFIT] and dtype != np.float64:  # it is done again, in another way
                 break
         if not operands[UNFIT]:

@@ -7,6 +7,7 @@ from miniattn._typing import Array
 from miniattn.functional._arrays import kernel_input
 from miniattn.kernels import activation
 from miniattn.kernels.compile.launch import NO_FACTORS, run
+from miniattn.kernels.compile.queue import Told
 from miniattn.kernels.compile.settings import Task, get_num_threads
 from miniattn.kernels.compile.tables import addresses
 
@@ -16,10 +17,10 @@ def apply(task: Task, *inputs: Array) -> Array:
     arrays = [kernel_input(x) for x in inputs]
     result = empty(arrays[0].shape, arrays[0].dtype)
     arrays.append(result)
-    pieces = -(-result.size // activation.BLOCK)
+    pieces = -(-result.size // activation.CHUNK)
     workers = max(1, min(pieces, get_num_threads()))
-    operands, sizes = np.array(addresses(arrays)), np.array([result.size])
-    run(task, result.dtype, workers, pieces, sizes, NO_FACTORS, operands, arrays)
+    told = Told(np.array([result.size]), NO_FACTORS, np.array(addresses(arrays)))
+    run(task, result.dtype, workers, pieces, told, arrays)
     return result
 
 

@@ -1,5 +1,6 @@
 """Linear maps, table look-ups and dropout: `linear`, `embedding`, `dropout` and their pairs."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,10 @@ from miniattn._typing import AFFINE, AffineInput, Array
 from miniattn.functional._arrays import kernel_input, rows
 from miniattn.functional._product import Sum, products
 from miniattn.functional._rows import run_rows
+from miniattn.kernels.compile.launch import NO_FACTORS, run
+from miniattn.kernels.compile.queue import Told
+from miniattn.kernels.compile.settings import get_num_threads
+from miniattn.kernels.compile.tables import addresses
 from miniattn.kernels.dense import linear as kernel_linear
 from miniattn.kernels.rows import columns
 
@@ -143,7 +148,7 @@ def linears_backward(
     results = iter(products(*sums) if sums else ())
     dx = next(results).reshape(x.shape) if of_x else None
     grads = [
-        (next(results) if dweight else None, _sum_rows(dy) if dbias and ctx.has_bias else None)
+        (next(results) if dweight else None, sum_rows(dy) if dbias and ctx.has_bias else None)
         for dy, ctx, (dweight, dbias) in zip(dy_rows, contexts, of_parameters, strict=True)
     ]
     return dx, grads
@@ -172,11 +177,27 @@ def _few_rows(x: Array, weight: Array, bias: Array | None) -> Array:
     return y
 
 
-def _sum_rows(x: Array) -> Array:
+def sum_rows(x: Array) -> Array:
     """Return the sum of the rows of ``x`` (R, n): the same bits for any number of threads."""
     total = np.empty(x.shape[1], x.dtype)
-    columns.sum_rows(x, total)
+    pieces, sizes = _pieces_of_sum(x.shape)
+    arrays = x, total, np.empty((pieces, 2, x.shape[1]))
+    told = Told(sizes, NO_FACTORS, np.array([*addresses(arrays), 0]))
+    run(columns.sum_rows, x.dtype, _workers(pieces, x), pieces, told, arrays)
     return total
+
+
+@functools.lru_cache(1024)
+def _pieces_of_sum(shape: tuple[int, int]) -> tuple[int, Array]:
+    """Return among how many pieces of work the rows of a sum are dealt, and what they are told."""
+    share = columns.rows_per_task(shape[0])
+    pieces = max(1, -(-shape[0] // share))
+    return pieces, np.array([*shape, share, pieces])
+
+
+def _workers(pieces: int, x: Array) -> int:
+    """Return how many threads add up rows of ``x``."""
+    return 1 if x.size <= columns.SMALL else min(pieces, get_num_threads())
 
 
 @context
@@ -246,7 +267,11 @@ def embedding_backward(dy: Array, ctx: EmbeddingContext) -> Array:
     ctx = _checks.context(ctx, EmbeddingContext)
     dy = _checks.gradient("dy", dy, (*ctx.ids.shape, ctx.shape[1]), ctx.dtype)
     dweight = np.zeros(ctx.shape, ctx.dtype)
-    columns.scatter_add(kernel_input(ctx.ids).reshape(-1), rows(dy), dweight)
+    ids, dy = np.ascontiguousarray(ctx.ids, np.int64).reshape(-1), rows(dy)
+    pieces = -(-ctx.shape[1] // columns.SLICE)
+    arrays = ids, dy, dweight
+    told = Told(np.array(dy.shape), NO_FACTORS, np.array(addresses(arrays)))
+    run(columns.scatter_add, dy.dtype, _workers(pieces, dy), pieces, told, arrays)
     return dweight
 
 

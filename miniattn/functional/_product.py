@@ -8,6 +8,7 @@ import numpy as np
 from miniattn._memory import empty
 from miniattn._typing import Array, Shape
 from miniattn.kernels.compile.launch import NO_FACTORS, run
+from miniattn.kernels.compile.queue import Told
 from miniattn.kernels.compile.settings import get_num_threads
 from miniattn.kernels.compile.tables import address_of, addresses, are_whole, elements
 from miniattn.kernels.dense import matmul
@@ -50,8 +51,8 @@ def products(*sums: Sum) -> list[Array]:
     whole = *results, *adds, spare
     places = addresses(whole)
     places[-1:-1] = [address_of(x) for x in factors]
-    operands = np.array(places + plan.counters * [0])
-    run(matmul.matmul, dtype, workers, plan.pieces, plan.sizes, NO_FACTORS, operands, whole)
+    told = Told(plan.sizes, NO_FACTORS, np.array(places + plan.counters * [0]))
+    run(matmul.matmul, dtype, workers, plan.pieces, told, whole)
     return results
 
 

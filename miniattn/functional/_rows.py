@@ -8,6 +8,7 @@ import numpy as np
 from miniattn._memory import scratch
 from miniattn._typing import Array
 from miniattn.kernels.compile.launch import run
+from miniattn.kernels.compile.queue import Told
 from miniattn.kernels.compile.settings import Task, get_num_threads
 from miniattn.kernels.compile.tables import addresses
 from miniattn.kernels.registers import LANES
@@ -72,7 +73,7 @@ def _run(task: Task, matrix: Array, plan: _Plan, operands: tuple[Array, ...], le
     places = np.array(addresses(operands))
     workers = min(pieces, get_num_threads()) if matrix.size > least else 1
     memory = scratch(workers, room, matrix.dtype) if room else None
-    run(task, matrix.dtype, workers, pieces, sizes, numbers, places, operands, memory)
+    run(task, matrix.dtype, workers, pieces, Told(sizes, numbers, places, memory), operands)
 
 
 @functools.lru_cache(1024)
@@ -90,7 +91,7 @@ def _plan(
     if share is None:
         share = int(rows_per_piece(count, n))
     pieces = -(-count // share)
-    sizes = np.array([count, n, share, pieces, large, masked, *more])
+    sizes = np.array([count, n, share, large, masked, *more])
     rows = share if masked else int(large)
     room = rows * n + APART if rows else 0
     return _Plan(pieces, sizes, np.array(factors, np.float64), room)
@@ -98,10 +99,10 @@ def _plan(
 
 @functools.lru_cache(1024)
 def _plan_columns(shape: tuple[int, int, int], itemsize: int, factors: tuple[float, ...]) -> _Plan:
-    blocks, n, step = shape
+    slabs, n, step = shape
     width = LANES * 4 // itemsize
-    groups = blocks * -(-step // width)
+    groups = slabs * -(-step // width)
     share = max(1, GRAIN // max(1, n * width))
     pieces = -(-groups // share)
-    sizes = np.array([blocks, n, step, share, pieces])
+    sizes = np.array([slabs, n, step, share])
     return _Plan(pieces, sizes, np.array(factors, np.float64), 0)

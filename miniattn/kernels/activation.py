@@ -8,7 +8,7 @@ import inspect
 import math
 
 from miniattn.kernels import elementary
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import Told, each_piece
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.registers import (
     address,
@@ -26,7 +26,7 @@ from miniattn.kernels.registers import tanh as vector_tanh
 
 # Elements of one piece of work. Up to this many are done by the calling thread: waking another
 # takes longer.
-BLOCK = 8192
+CHUNK = 8192
 # Elements from here to what is asked for ahead: the processor alone sees too late what it needs.
 AHEAD = 1024
 
@@ -38,50 +38,50 @@ def elementwise(function):
     result.
     """
     f = inner(function)
-    run = (_unary if len(inspect.signature(function).parameters) == 1 else _binary)(f)
+    work = inner((_unary if len(inspect.signature(function).parameters) == 1 else _binary)(f))
+
+    def run(sizes, factors, operands, queue, scratch):
+        each_piece(queue, work, Told(sizes, factors, operands, scratch))
+
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     return task(run)
 
 
 def _unary(f):
-    def run(sizes, factors, operands, queue, scratch):
-        x, y = address(operands[0], scratch), address(operands[1], scratch)
-        start = take(queue) * BLOCK
-        while start < sizes[0]:
-            stop = min(start + BLOCK, sizes[0])
-            whole = stop - (stop - start) % lanes(x)
-            for i in range(start, whole, lanes(x)):
-                prefetch(x + (i + AHEAD))
-                prefetch(y + (i + AHEAD))
-                store(y + i, f(load(x + i)))
-            if whole < stop:
-                rest = stop - whole
-                store_first(y + whole, f(load_first(x + whole, rest)), rest)
-            start = take(queue) * BLOCK
+    def chunk(told, piece):
+        x, y = address(told.operands[0], told.scratch), address(told.operands[1], told.scratch)
+        start = piece * CHUNK
+        stop = min(start + CHUNK, told.sizes[0])
+        whole = stop - (stop - start) % lanes(x)
+        for i in range(start, whole, lanes(x)):
+            prefetch(x + (i + AHEAD))
+            prefetch(y + (i + AHEAD))
+            store(y + i, f(load(x + i)))
+        if whole < stop:
+            rest = stop - whole
+            store_first(y + whole, f(load_first(x + whole, rest)), rest)
 
-    return run
+    return chunk
 
 
 def _binary(f):
-    def run(sizes, factors, operands, queue, scratch):
-        dy, saved = address(operands[0], scratch), address(operands[1], scratch)
-        dx = address(operands[2], scratch)
-        start = take(queue) * BLOCK
-        while start < sizes[0]:
-            stop = min(start + BLOCK, sizes[0])
-            whole = stop - (stop - start) % lanes(dx)
-            for i in range(start, whole, lanes(dx)):
-                prefetch(dy + (i + AHEAD))
-                prefetch(saved + (i + AHEAD))
-                prefetch(dx + (i + AHEAD))
-                store(dx + i, f(load(dy + i), load(saved + i)))
-            if whole < stop:
-                rest = stop - whole
-                last = f(load_first(dy + whole, rest), load_first(saved + whole, rest))
-                store_first(dx + whole, last, rest)
-            start = take(queue) * BLOCK
+    def chunk(told, piece):
+        dy, saved = address(told.operands[0], told.scratch), address(told.operands[1], told.scratch)
+        dx = address(told.operands[2], told.scratch)
+        start = piece * CHUNK
+        stop = min(start + CHUNK, told.sizes[0])
+        whole = stop - (stop - start) % lanes(dx)
+        for i in range(start, whole, lanes(dx)):
+            prefetch(dy + (i + AHEAD))
+            prefetch(saved + (i + AHEAD))
+            prefetch(dx + (i + AHEAD))
+            store(dx + i, f(load(dy + i), load(saved + i)))
+        if whole < stop:
+            rest = stop - whole
+            last = f(load_first(dy + whole, rest), load_first(saved + whole, rest))
+            store_first(dx + whole, last, rest)
 
-    return run
+    return chunk
 
 
 @elementwise

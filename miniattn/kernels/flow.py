@@ -2,8 +2,8 @@
 
 Node (l, i) is token i after l layers. An edge runs from (l + 1, i) down to (l, j) with capacity
 A_l[i, j]. For a source (L, i) and a sink (0, j) flow is pushed along shortest paths of what is left
-of the capacities, flow back up included, until there is no path. One task owns the sinks of one
-source.
+of the capacities, flow back up included, until there is no path. One piece of work owns the
+sinks of one source.
 
 References
 ----------
@@ -11,38 +11,68 @@ Dinic, "Algorithm for solution of a problem of maximum flow in networks with pow
 Soviet Mathematics Doklady 11, 1970.
 """
 
-import numba
 import numpy as np
+from numba import types
 
-from miniattn.kernels.compile.settings import inner, kernel
+from miniattn._typing import Array
+from miniattn.kernels.compile.launch import NO_FACTORS, run
+from miniattn.kernels.compile.queue import Told, each_piece
+from miniattn.kernels.compile.settings import get_num_threads, inner, task
+from miniattn.kernels.compile.tables import addresses
+from miniattn.kernels.registers.arrays import WORDS, views
 
 # What is left of a capacity after many subtractions is not exactly 0; below this it counts as 0.
 EPSILON = 1e-12
 
 
-@kernel
-def max_flow(capacity, sources, out):
-    """Write out[s, j], the maximum flow from (L, sources[s]) to (0, j), capacity (L, T, T)."""
+_ARRAYS = views(types.float64[:, :, ::1], types.int64[::1], types.float64[:, ::1])
+
+
+@task
+def max_flow(sizes, factors, operands, queue, scratch):
+    """Write out[s, j], the maximum flow from (L, sources[s]) to (0, j), capacity (L, T, T).
+
+    ``operands`` describe capacity, sources and out, as `registers.arrays` reads arrays.
+    """
+    each_piece(queue, _flows, operands)
+
+
+def max_flows(capacity: Array, sources: Array, out: Array) -> None:
+    """Run `max_flow` on float64, int64 and float64 arrays, which are contiguous."""
+    arrays = capacity, sources, out
+    words = np.zeros((len(arrays), WORDS), np.int64)
+    words[:, 0] = addresses(arrays)
+    for row, x in zip(words, arrays, strict=True):
+        row[1 : 1 + x.ndim] = x.shape
+    pieces = len(sources)
+    workers = max(1, min(pieces, get_num_threads()))
+    told = Told(np.empty(0, np.int64), NO_FACTORS, words.reshape(-1))
+    run(max_flow, np.float64, workers, pieces, told, arrays)
+
+
+@inner
+def _flows(operands, s):
+    """Do so for one source."""
+    capacity, sources, out = _ARRAYS(operands)
     L, T, _ = capacity.shape
-    for s in numba.prange(len(sources)):
-        left = np.empty((L, T, T))
-        back = np.empty((L, T, T))
-        level = np.empty((L + 1, T), np.int64)
-        queue = np.empty(((L + 1) * T, 2), np.int64)
-        tried = np.empty((L + 1, T), np.int64)
-        path = np.empty(((L + 1) * T, 2), np.int64)
-        for sink in range(T):
-            left[:] = capacity
-            back[:] = 0.0
-            total = 0.0
-            while _levels(left, back, sources[s], sink, level, queue):
-                tried[:] = 0
-                while True:
-                    pushed = _push(left, back, sources[s], sink, level, tried, path)
-                    if pushed == 0.0:
-                        break
-                    total += pushed
-            out[s, sink] = total
+    left = np.empty((L, T, T))
+    back = np.empty((L, T, T))
+    level = np.empty((L + 1, T), np.int64)
+    queue = np.empty(((L + 1) * T, 2), np.int64)
+    tried = np.empty((L + 1, T), np.int64)
+    path = np.empty(((L + 1) * T, 2), np.int64)
+    for sink in range(T):
+        left[:] = capacity
+        back[:] = 0.0
+        total = 0.0
+        while _levels(left, back, sources[s], sink, level, queue):
+            tried[:] = 0
+            while True:
+                pushed = _push(left, back, sources[s], sink, level, tried, path)
+                if pushed == 0.0:
+                    break
+                total += pushed
+        out[s, sink] = total
 
 
 @inner

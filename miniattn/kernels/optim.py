@@ -1,7 +1,7 @@
 """Optimiser steps and gradient norms, over all parameters in one launch.
 
 Each array is read and written once, however many terms the rule has. The arrays are cut into
-blocks, numbered through all of them; a block is one piece of work.
+chunks, numbered through all of them; a chunk is one piece of work.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import Told, each_piece
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.registers import (
     address,
@@ -22,27 +22,27 @@ from miniattn.kernels.registers import (
     store_first,
 )
 
-BLOCK = 16_384  # elements
+CHUNK = 16_384  # elements
 
-# What the tasks below are told in `sizes`: how many arrays there are, how many blocks reach to
+# What the tasks below are told in `sizes`: how many arrays there are, how many chunks reach to
 # the end of each of them, and how many elements each has. In `operands` stand the addresses of the
 # arrays: those of the first role, then those of the second, ...
 
 
 @inner
-def _place(sizes, block):
-    """Return the number of the array that ``block`` lies in, and its first and last element."""
+def _place(sizes, chunk):
+    """Return the number of the array that ``chunk`` lies in, and its first and last element."""
     count, which = sizes[0], 0
-    while sizes[1 + which] <= block:
+    while sizes[1 + which] <= chunk:
         which += 1
     before = sizes[which] if which else 0
-    start = (block - before) * BLOCK
-    return which, start, min(start + BLOCK, sizes[1 + count + which])
+    start = (chunk - before) * CHUNK
+    return which, start, min(start + CHUNK, sizes[1 + count + which])
 
 
 @inner
-def _array(sizes, operands, role, which, like):
-    return address(operands[role * sizes[0] + which], like)
+def _array(told, role, which):
+    return address(told.operands[role * told.sizes[0] + which], told.scratch)
 
 
 class Rule(NamedTuple):
@@ -68,19 +68,19 @@ def adam(sizes, factors, operands, queue, scratch):
     AdamW's decoupled weight decay is ``decay`` (l2 = 0), Adam's L2 penalty is ``l2``
     (decay = 0). ``factors`` are lr, β1, β2, eps, and decay, l2 and step of each parameter.
     """
+    each_piece(queue, _adam_chunk, Told(sizes, factors, operands, scratch))
+
+
+@inner
+def _adam_chunk(told, chunk):
+    """Do so for one chunk."""
+    factors, (which, start, stop) = told.factors, _place(told.sizes, chunk)
     lr, beta1, beta2, eps = factors[0], factors[1], factors[2], factors[3]
-    block = take(queue)
-    while block < sizes[sizes[0]]:
-        which, start, stop = _place(sizes, block)
-        decay, l2, step = factors[4 + 3 * which], factors[5 + 3 * which], factors[6 + 3 * which]
-        rate, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
-        rule = Rule(beta1, beta2, 1 - lr * decay, l2, rate, root, eps)
-        param = _array(sizes, operands, 0, which, scratch)
-        grad = _array(sizes, operands, 1, which, scratch)
-        m = _array(sizes, operands, 2, which, scratch)
-        v = _array(sizes, operands, 3, which, scratch)
-        _adam_block(param, grad, m, v, start, stop, rule)
-        block = take(queue)
+    decay, l2, step = factors[4 + 3 * which], factors[5 + 3 * which], factors[6 + 3 * which]
+    rate, root = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+    rule = Rule(beta1, beta2, 1 - lr * decay, l2, rate, root, eps)
+    param, grad = _array(told, 0, which), _array(told, 1, which)
+    _step(param, grad, _array(told, 2, which), _array(told, 3, which), start, stop, rule)
 
 
 @inner
@@ -93,7 +93,7 @@ def _stepped(param, grad, m, v, rule):
 
 
 @inner
-def _adam_block(param, grad, m, v, start, stop, rule):
+def _step(param, grad, m, v, start, stop, rule):
     whole = stop - (stop - start) % lanes(param)
     for i in range(start, whole, lanes(param)):
         p, g, a, b = param + i, grad + i, m + i, v + i
@@ -113,31 +113,36 @@ def _adam_block(param, grad, m, v, start, stop, rule):
 
 @task
 def sums_of_squares(sizes, factors, operands, queue, scratch):
-    """Write Σ x² of each block, in float64, to the array whose address follows those of x."""
-    sums = address(operands[sizes[0]], factors)
-    block = take(queue)
-    while block < sizes[sizes[0]]:
-        which, start, stop = _place(sizes, block)
-        x = _array(sizes, operands, 0, which, scratch)
-        total = 0.0
-        for i in range(start, stop):
-            value = np.float64(x[i])
-            total += value * value
-        sums[block] = total
-        block = take(queue)
+    """Write Σ x² of each chunk, in float64, to the array whose address follows those of x."""
+    each_piece(queue, _sum_chunk, Told(sizes, factors, operands, scratch))
+
+
+@inner
+def _sum_chunk(told, chunk):
+    """Do so for one chunk."""
+    which, start, stop = _place(told.sizes, chunk)
+    x, sums = _array(told, 0, which), address(told.operands[told.sizes[0]], told.factors)
+    total = 0.0
+    for i in range(start, stop):
+        value = np.float64(x[i])
+        total += value * value
+    sums[chunk] = total
 
 
 @task
 def scale(sizes, factors, operands, queue, scratch):
     """Multiply arrays by ``factors[0]``, in place."""
-    block = take(queue)
-    while block < sizes[sizes[0]]:
-        which, start, stop = _place(sizes, block)
-        x = _array(sizes, operands, 0, which, scratch)
-        whole = stop - (stop - start) % lanes(x)
-        for i in range(start, whole, lanes(x)):
-            store(x + i, load(x + i) * factors[0])
-        if whole < stop:
-            rest = stop - whole
-            store_first(x + whole, load_first(x + whole, rest) * factors[0], rest)
-        block = take(queue)
+    each_piece(queue, _scale_chunk, Told(sizes, factors, operands, scratch))
+
+
+@inner
+def _scale_chunk(told, chunk):
+    """Do so for one chunk."""
+    which, start, stop = _place(told.sizes, chunk)
+    x, factor = _array(told, 0, which), told.factors[0]
+    whole = stop - (stop - start) % lanes(x)
+    for i in range(start, whole, lanes(x)):
+        store(x + i, load(x + i) * factor)
+    if whole < stop:
+        rest = stop - whole
+        store_first(x + whole, load_first(x + whole, rest) * factor, rest)

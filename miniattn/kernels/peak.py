@@ -13,7 +13,7 @@ from miniattn.kernels.registers import lanes, load, load_first, pointer, product
 from miniattn.kernels.rows.writing import LARGE, fill, finish, one
 
 ROWS = 6  # of the panel, as in the products of attention
-BLOCK = 65_536  # elements that one task copies
+CHUNK = 65_536  # elements that one task copies
 
 
 @kernel
@@ -40,8 +40,8 @@ def multiply_add(a, b, c, times):
 def copy(x, y):
     """y = x, for 1-D arrays, by all threads; large ones past the caches."""
     large = y.size * y.itemsize > LARGE
-    for task in numba.prange(-(-x.size // BLOCK)):
-        start, stop = task * BLOCK, min((task + 1) * BLOCK, x.size)
+    for task in numba.prange(-(-x.size // CHUNK)):
+        start, stop = task * CHUNK, min((task + 1) * CHUNK, x.size)
         p, q = pointer(x, start), pointer(y, start)
         if large:
             fill(q, stop - start, large, _same, one, p)

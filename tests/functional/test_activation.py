@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import miniattn as ma
 import miniattn.functional as F
-from miniattn.kernels.activation import BLOCK
+from miniattn.kernels.activation import CHUNK
 
 DTYPES = (np.float32, np.float64)
 _erfc = np.vectorize(math.erfc)
@@ -107,7 +107,7 @@ def test_large_arguments_do_not_overflow(op):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_size_around_a_register_and_a_task(dtype, rng):
-    for n in (0, 1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 5):
+    for n in (0, 1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5):
         x, dy = rng.normal(size=(2, n)).astype(dtype)
         y, dx = run("silu", x, dy)
         truth, slope = plain("silu", x.astype(np.float64))
@@ -138,7 +138,7 @@ def test_shapes_and_strides(shape, op, flip, step):
 
 @pytest.mark.parametrize("op", PAIRS)
 def test_the_same_bits_for_any_number_of_threads(op, rng):
-    x, dy = rng.normal(size=(2, 3 * BLOCK + 7)).astype(np.float32)
+    x, dy = rng.normal(size=(2, 3 * CHUNK + 7)).astype(np.float32)
     with ma.threads(1):
         one = run(op, x, dy)
     with ma.threads(2):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from miniattn import _checking
-from miniattn.kernels.compile.queue import LINE, fill_queue
+from miniattn.kernels.compile.queue import LINE, Told, fill_queue
 from miniattn.kernels.compile.settings import Kernel, Task, kernel
 from miniattn.kernels.compile.tables import address_of
 from miniattn.kernels.registers import call
@@ -30,17 +30,15 @@ def run(
     dtype: DTypeLike,
     workers: int,
     pieces: int,
-    sizes: NDArray[Any],
-    factors: NDArray[Any],
-    operands: NDArray[Any],
+    told: Told,
     arrays: Collection[NDArray[Any]],
-    scratch: NDArray[Any] | None = None,
 ) -> None:
     """Run a task, which consists of ``pieces`` of work, in up to ``workers`` threads.
 
-    ``operands`` are addresses in ``arrays``, and what else the task is told. Each thread owns a row
-    of ``scratch``, if it needs any.
+    What it is told in ``operands`` are addresses in ``arrays``, and numbers that differ from call
+    to call. Each thread owns a row of ``scratch``, if it needs any.
     """
+    sizes, factors, operands, scratch = told
     place, size = (0, 0) if scratch is None else (address_of(scratch), scratch.strides[0])
     launch(task.address(dtype), workers, pieces, sizes, factors, operands, place, size)
     if _checking.ON:

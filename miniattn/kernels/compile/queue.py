@@ -5,6 +5,8 @@ every kernel: it finds in its own cache what it wrote there. To fetch it from an
 2 % of a training step.
 """
 
+from typing import Any, NamedTuple
+
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.registers import fetch_and_add
 
@@ -12,6 +14,15 @@ LINE = 8  # numbers of each worker: a cache line, which no other then writes to
 WORKER, WORKERS, PIECES, TAKEN = range(4)
 # How many pieces of a share are taken: by its owner from the front, and by others from the back.
 FRONT, BACK = 1, 1 << 32
+
+
+class Told(NamedTuple):
+    """What a task is told, but for its queue: three tables of numbers, and memory of its own."""
+
+    sizes: Any
+    factors: Any
+    operands: Any
+    scratch: Any = None
 
 
 @inner

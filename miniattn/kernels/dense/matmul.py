@@ -1,11 +1,11 @@
-"""Matrix products C = add + Σ A · B on register tiles: linear maps and their gradients.
+"""Matrix products C = add + Σ A · B in panels: linear maps and their gradients.
 
 It runs in the thread pool of every other kernel. A BLAS has a pool of its own, whose threads keep
 turning for a while after each product: in a training step they left the kernels between the
 products one of two cores.
 
-A panel of B, as wide as a register tile, is packed piece by piece into the nearest cache, and the
-tiles of A pass by it. Several results are filled in one launch, since threads do not start at the
+Of B a strip as wide as a panel is packed piece by piece into the nearest cache, and the rows of A
+pass by it. Several results are filled in one launch, since threads do not start at the
 same time.
 
 A long sum for a small result, such as a weight's gradient, is made of parts, so that each thread
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import Told, each_piece
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.dense.panels import WIDE, pack
 from miniattn.kernels.dense.places import Extent, Grid, Lines
@@ -37,11 +37,11 @@ from miniattn.kernels.registers import (
     transpose,
 )
 
-TILE = 6  # rows of a register tile, which has WIDE vectors a row
+ROWS = 6  # of a panel, which has WIDE vectors a row
 DEPTH = 128  # rows of B that are packed at a time
-PACKED, EDGE = DEPTH * WIDE, TILE * WIDE  # in vectors
-# Tiles of one piece of work: few enough to be shared out evenly, enough to be worth the packing,
-# and not so many that their part of A leaves the second cache between two panels.
+PACKED, EDGE = DEPTH * WIDE, ROWS * WIDE  # in vectors
+# Panels of one piece of work: few enough to be shared out evenly, enough to be worth the packing,
+# and not so many that their part of A leaves the second cache between two strips.
 LEAST, MOST = 10, 64
 PIECES = 2  # wanted for each thread: threads do not start at the same time, but packing costs
 LONGEST = 2**13  # terms of a part at most: it bounds the rounding of one chain of additions
@@ -92,13 +92,13 @@ class Head(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A block of rows, as wide as a panel, of one part."""
+    """Some rows, as wide as a panel, of one part."""
 
     part: int
     row: int
     rows: int
     column: int
-    counter: int  # of the parts of this block that are finished
+    counter: int  # of the parts of this place that are finished
 
 
 class Part(NamedTuple):
@@ -127,7 +127,7 @@ class Term(NamedTuple):
     b_step: int
 
 
-class Block(NamedTuple):
+class Pass(NamedTuple):
     """The size of a part of C, and of what it is computed from."""
 
     rows: int
@@ -154,9 +154,9 @@ def plan(sums: tuple[Sum, ...], itemsize: int, threads: int) -> Plan:
     pairs = spare = counters = 0
     for which, (m, n, add_row, factors) in enumerate(sums):
         runs = _runs(m, n, factors, pairs)
-        tiles = -(-m // TILE)
-        blocks = max(1, -(-tiles // MOST), min(tiles // LEAST, -(-wanted // len(runs))))
-        rows = max(1, -(-tiles // blocks)) * TILE
+        down = -(-m // ROWS)  # so many panels
+        shares = max(1, -(-down // MOST), min(down // LEAST, -(-wanted // len(runs))))
+        rows = max(1, -(-down // shares)) * ROWS
         places = [(row, column) for row in range(0, m, rows) for column in range(0, n, width)]
         for i, run in enumerate(runs):
             for counter, (row, column) in enumerate(places, counters):
@@ -211,19 +211,23 @@ def matmul(sizes, factors, operands, queue, scratch):
     ``operands`` are addresses: of C for each sum, of the first summand for each, of A and B for
     each pair, and of spare memory. Then come the counters, which start at 0.
     """
+    packed, edge = registers(PACKED, scratch), registers(EDGE, scratch)
+    each_piece(queue, _do_piece, (Told(sizes, factors, operands, scratch), packed, edge))
+
+
+@inner
+def _do_piece(job, number):
+    """Fill one piece of a part, and add up the parts if it is the last to be finished."""
+    (sizes, _, operands, _), packed, edge = job
     head = Head(sizes[0], sizes[1], sizes[2], sizes[3])
     pieces = sizes + HEAD
     parts = pieces + PIECE * head.pieces
     terms = parts + PART * head.parts
-    packed, edge = registers(PACKED, scratch), registers(EDGE, scratch)
-    number = take(queue)
-    while number < head.pieces:
-        piece = _piece(pieces + PIECE * number)
-        part = _part(parts + PART * piece.part)
-        _fill(head, terms, operands, piece, part, packed, edge)
-        if part.parts > 1:
-            _finish(head, operands, piece, part, packed)
-        number = take(queue)
+    piece = _piece(pieces + PIECE * number)
+    part = _part(parts + PART * piece.part)
+    _fill(head, terms, operands, piece, part, packed, edge)
+    if part.parts > 1:
+        _finish(head, operands, piece, part, packed)
 
 
 @inner
@@ -246,14 +250,14 @@ def _fill(head, terms, operands, piece, part, packed, edge):
             depth = min(DEPTH, term.stop - k)
             _pack(packed, width, b + k * term.b_row, term.b_row, term.b_step, columns, depth)
             left = Grid(a + k * term.a_step, term.a_row, term.a_step)
-            block = Block(rows, columns, depth, term.stop - k - depth)
-            _pass(c, n, left, packed, edge, block, begun)
+            extent = Pass(rows, columns, depth, term.stop - k - depth)
+            _pass(c, n, left, packed, edge, extent, begun)
             begun = True
 
 
 @inner
 def _finish(head, operands, piece, part, like):
-    """Add up the parts of a block where they all are finished."""
+    """Add up the parts of a place where they all are finished."""
     counters = operands + (2 * head.sums + 2 * head.pairs + 1)
     if fetch_and_add(counters + piece.counter, 1) == part.parts - 1:
         columns = min(WIDE * lanes(like), part.n - piece.column)
@@ -265,7 +269,7 @@ def _finish(head, operands, piece, part, like):
 
 @inner
 def _memory(head, operands, piece, part, number, like):
-    """Return where a part of a sum has the block of a piece: the first part in C itself."""
+    """Return where a part of a sum has the rows of a piece: the first part in C itself."""
     at = piece.row * part.n + piece.column
     if number == 0:
         return address(operands[part.sum], like) + at
@@ -283,20 +287,20 @@ def _add(target, source, row, rows, columns):
 
 
 @inner
-def _pass(c, c_row, a, packed, edge, block, begun):
-    """Compute a block of C, or add to it, from packed rows of B."""
-    rows, columns, width = block.rows, block.columns, WIDE * lanes(c)
-    for row in range(0, rows, TILE):
-        valid = min(TILE, rows - row)
-        whole = valid == TILE and columns == width
+def _pass(c, c_row, a, packed, edge, extent, begun):
+    """Compute some rows of C, or add to them, from packed rows of B."""
+    rows, columns, width = extent.rows, extent.columns, WIDE * lanes(c)
+    for row in range(0, rows, ROWS):
+        valid = min(ROWS, rows - row)
+        whole = valid == ROWS and columns == width
         place, step = (c + row * c_row, c_row) if whole else (edge, width)
         if begun and not whole:
             _copy(edge, width, c + row * c_row, c_row, valid, columns)
-        _fetch(a, row, block)
-        _fetch_tile(place, step)
+        _fetch(a, row, extent)
+        _fetch_panel(place, step)
         left = Grid(a.start + row * a.down, a.down, a.across)
         to, right = Lines(place, step), Lines(packed, width)
-        product(TILE, WIDE, to, left, right, Extent(valid, block.depth), begun)
+        product(ROWS, WIDE, to, left, right, Extent(valid, extent.depth), begun)
         if not whole:
             _copy(c + row * c_row, c_row, edge, width, valid, columns)
 
@@ -312,28 +316,28 @@ def _copy(target, target_row, source, source_row, rows, columns):
 
 
 @inner
-def _fetch(a, row, block):
+def _fetch(a, row, extent):
     """Ask for what follows in A, which the processor does not foresee: it is read in short runs.
 
-    Where A's rows are contiguous that is the next tile; where its columns are, a share of the
+    Where A's rows are contiguous that is the next panel; where its columns are, a share of the
     next pass.
     """
-    w, rows, depth = lanes(a.start), block.rows, block.depth
+    w, rows, depth = lanes(a.start), extent.rows, extent.depth
     if a.across == 1:
-        for i in range(row + TILE, min(row + 2 * TILE, rows)):
+        for i in range(row + ROWS, min(row + 2 * ROWS, rows)):
             for k in range(0, depth, w):
                 prefetch(a.start + (i * a.down + k))
     else:
-        ahead = min(depth, block.later)
-        for k in range(ahead * row // rows, min(ahead, ahead * (row + TILE) // rows)):
+        ahead = min(depth, extent.later)
+        for k in range(ahead * row // rows, min(ahead, ahead * (row + ROWS) // rows)):
             for i in range(0, rows, w):
                 prefetch(a.start + ((depth + k) * a.across + i * a.down))
 
 
 @inner
-def _fetch_tile(c, c_row):
-    """Ask for a tile that is about to be written: cold results took a tenth of their product."""
-    for i in range(TILE):
+def _fetch_panel(c, c_row):
+    """Ask for a panel that is about to be written: cold results took a tenth of their product."""
+    for i in range(ROWS):
         for j in range(WIDE):
             prefetch(c + (i * c_row + j * lanes(c)))
 

@@ -195,15 +195,15 @@ def transpose(typing_context, target, width, source, row, valid):
         numbers = [ir.Constant(integer, i) for i in range(count)]
         inside = [builder.select(builder.icmp_signed("<", i, last), i, last) for i in numbers]
         rows = [build.load(builder, line(args[2], args[3], i), vector) for i in inside]
-        block = 1
-        while block < count:  # exchange the blocks off the diagonal of squares of 2 x 2 blocks
-            low = [i if not i & block else count + i - block for i in range(count)]
-            high = [i + block if not i & block else count + i for i in range(count)]
-            for i in (i for i in range(count) if not i & block):
-                a, b = rows[i], rows[i + block]
+        side = 1
+        while side < count:  # exchange what is off the diagonal of 2 x 2 parts
+            low = [i if not i & side else count + i - side for i in range(count)]
+            high = [i + side if not i & side else count + i for i in range(count)]
+            for i in (i for i in range(count) if not i & side):
+                a, b = rows[i], rows[i + side]
                 rows[i] = builder.shuffle_vector(a, b, ir.Constant(index, low))
-                rows[i + block] = builder.shuffle_vector(a, b, ir.Constant(index, high))
-            block *= 2
+                rows[i + side] = builder.shuffle_vector(a, b, ir.Constant(index, high))
+            side *= 2
         for i, value in zip(numbers, rows, strict=True):
             build.store(builder, line(args[0], args[1], i), value, vector)
         return context.get_dummy_value()

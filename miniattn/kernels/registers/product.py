@@ -57,8 +57,8 @@ def product(typing_context, rows, columns, c, a, b, extent, accumulate):
             )
         zero = build.constant(vector, 0.0)
         entry = builder.block
-        blocks = ("loop", "end", "add", "done")
-        loop, end, add, done = (builder.append_basic_block(f"product.{name}") for name in blocks)
+        names = ("loop", "end", "add", "done")
+        loop, end, add, done = (builder.append_basic_block(f"product.{name}") for name in names)
         builder.cbranch(builder.icmp_signed(">", n_depth, ir.Constant(integer, 0)), loop, end)
 
         builder.position_at_end(loop)

@@ -1,21 +1,30 @@
 """Sums down the columns of a matrix: bias and gain gradients, and gradients of looked-up rows.
 
 Adding rows in parallel is where the number of threads could leak into the bits. Here every
-partial sum covers a range of rows that is fixed by the shape, and every element of a result has
-one owner that adds the partial sums in order.
+partial sum covers a range of rows that is fixed by the shape, and is added to the others in order;
+and every element of a result has one owner.
 """
 
-import numba
 import numpy as np
 
-from miniattn.kernels.compile.settings import inner, kernel
+from miniattn.kernels.compile.queue import Told, each_piece
+from miniattn.kernels.compile.settings import inner, task
+from miniattn.kernels.registers import (
+    address,
+    fetch_and_add,
+    lanes,
+    load,
+    load_first,
+    store,
+    store_first,
+)
 
 # Rows added up in the array's own precision before they join a float64 total: this bounds the
 # rounding error of a float32 sum, however many rows there are.
 RUN = 32
 # The rows are shared out among at most this many tasks, for any number of threads.
 TASKS = 64
-# Columns that one task of the scatter owns: two cache lines of float32.
+# Columns that one piece of the scatter owns: two cache lines of float32.
 SLICE = 32
 # Elements below which one thread is done sooner than a pool is woken.
 SMALL = 16_384
@@ -27,68 +36,73 @@ def rows_per_task(count):
     return RUN * max(1, -(-count // (RUN * TASKS)))
 
 
-@inner
-def add_partials(partials, out):
-    """Set out (n,) to the sum of partials (tasks, n), in the order of the tasks."""
-    # Loops, here and below: Numba compiles a whole-array expression ten times as long.
-    for c in range(out.size):
-        total = 0.0
-        for task in range(partials.shape[0]):
-            total += partials[task, c]
-        out[c] = total
+@task
+def sum_rows(sizes, factors, operands, queue, scratch):
+    """out[c] = Σ_r x[r, c] for x (R, n), out (n,).
+
+    ``sizes`` are R, n, how many rows a piece of work has, and how many pieces there are. Operands
+    are x, out, and float64 sums (pieces, 2, n): of a piece, and room for those of RUN rows. Then
+    comes the number of pieces that are finished, which starts at 0.
+    """
+    each_piece(queue, _sum_piece, Told(sizes, factors, operands, scratch))
 
 
 @inner
-def _sum_block(x, start, stop, total):
-    """Set total (n,) float64 to the sum of the rows x[start:stop]."""
-    n = x.shape[1]
-    run = np.empty(n, x.dtype)
+def _sum_piece(told, piece):
+    """Sum the rows of a piece, and add up the sums of all if it is the last to be finished."""
+    count, n, share, pieces = told.sizes[0], told.sizes[1], told.sizes[2], told.sizes[3]
+    x, all_sums = address(told.operands[0], told.scratch), address(told.operands[2], np.float64)
+    sums = all_sums + piece * 2 * n
+    run = address(told.operands[2] + (2 * piece + 1) * n * 8, x)
     for c in range(n):
-        total[c] = 0
-    for first in range(start, stop, RUN):
+        sums[c] = 0.0
+    stop = min((piece + 1) * share, count)
+    for top in range(piece * share, stop, RUN):
         for c in range(n):
-            run[c] = x[first, c]
-        for r in range(first + 1, min(first + RUN, stop)):
-            for c in range(n):
-                run[c] += x[r, c]
+            run[c] = x[top * n + c]
+        for r in range(top + 1, min(top + RUN, stop)):
+            add_row(run, x + r * n, n)
         for c in range(n):
-            total[c] += run[c]
-
-
-@kernel
-def sum_rows(x, out):
-    """out[c] = Σ_r x[r, c] for x (R, n), out (n,)."""
-    count, n = x.shape
-    share = rows_per_task(count)
-    tasks = -(-count // share)
-    partials = np.empty((tasks, n), np.float64)
-    if x.size <= SMALL:
-        for task in range(tasks):
-            _sum_block(x, task * share, min((task + 1) * share, count), partials[task])
-    else:
-        for task in numba.prange(tasks):
-            _sum_block(x, task * share, min((task + 1) * share, count), partials[task])
-    add_partials(partials, out)
+            sums[c] = sums[c] + run[c]
+    if fetch_and_add(told.operands + 3, 1) == pieces - 1:
+        out = address(told.operands[1], x)
+        for c in range(n):
+            total = 0.0
+            for p in range(pieces):
+                total += all_sums[2 * p * n + c]
+            out[c] = total
 
 
 @inner
-def _scatter_slice(ids, dy, start, stop, dweight):
-    for r in range(ids.size):
-        row = ids[r]
-        for c in range(start, stop):
-            dweight[row, c] += dy[r, c]
+def add_row(target, source, n):
+    """Compute ``target += source`` for ``n`` numbers of the user's memory."""
+    w = lanes(target)
+    for j in range(0, n - n % w, w):
+        store(target + j, load(target + j) + load(source + j))
+    if n % w:
+        at, rest = n - n % w, n % w
+        store_first(
+            target + at, load_first(target + at, rest) + load_first(source + at, rest), rest
+        )
 
 
-@kernel
-def scatter_add(ids, dy, dweight):
+@task
+def scatter_add(sizes, factors, operands, queue, scratch):
     """dweight[ids[r]] += dy[r] for every row r of dy (R, n), in order.
 
-    A task owns a slice of the columns and walks through all rows: each element of dweight has
-    one owner, and the work is even, however often one id repeats.
+    A piece of work owns a slice of the columns and walks through all rows: each element of dweight
+    has one owner, and the work is even, however often one id repeats. ``sizes`` are R and n,
+    operands ids, which are int64, dy and dweight.
     """
-    n = dweight.shape[1]
-    if dy.size <= SMALL:
-        _scatter_slice(ids, dy, 0, n, dweight)
-    else:
-        for task in numba.prange(-(-n // SLICE)):
-            _scatter_slice(ids, dy, task * SLICE, min((task + 1) * SLICE, n), dweight)
+    each_piece(queue, _scatter_slice, Told(sizes, factors, operands, scratch))
+
+
+@inner
+def _scatter_slice(told, piece):
+    ids, dy = address(told.operands[0], np.int64), address(told.operands[1], told.scratch)
+    dweight = address(told.operands[2], told.scratch)
+    count, n = told.sizes[0], told.sizes[1]
+    start = piece * SLICE
+    width = min(SLICE, n - start)
+    for r in range(count):
+        add_row(dweight + (ids[r] * n + start), dy + (r * n + start), width)

@@ -11,20 +11,20 @@ A kernel is a function of some rows that follow each other, and `rows_task` make
 The frame takes pieces of work from the queue, finds their rows, and lets all threads see what was
 written. Operands are contiguous, and each row of a result has one owner.
 
-``sizes`` are R, n, how many rows a piece has, how many pieces there are, whether the result is
-large (see `writing`), and whether there is a mask; what else a kernel needs follows from REST on.
+``sizes`` are R, n, how many rows a piece has, whether the result is large (see `writing`), and
+whether there is a mask; what else a kernel needs follows from REST on.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import Told, each_piece
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.registers import LANES, address, lanes, registers
 from miniattn.kernels.rows.writing import finish
 
-COUNT, N, SHARE, PIECES, LARGE, MASKED, REST = range(7)
+COUNT, N, SHARE, LARGE, MASKED, REST = range(6)
 # Elements that one piece has; with fewer, one thread is done before a pool is awake.
 GRAIN = 16_384
 # Registers up to which a row is narrow: as many rows as a register has lanes fit the first cache.
@@ -51,17 +51,18 @@ def rows_task(function):
     """Return the task that does ``function(rows)`` for all pieces of work."""
     rows = inner(function)
 
+    @inner
+    def work(job, piece):
+        (sizes, factors, operands, scratch), table = job
+        start, large = piece * sizes[SHARE], sizes[LARGE] != 0
+        count = min(sizes[SHARE], sizes[COUNT] - start)
+        rows(Rows(piece, start, count, sizes[N], large, table, sizes, factors, operands, scratch))
+
     def run(sizes, factors, operands, queue, scratch):
-        n, large = sizes[N], sizes[LARGE] != 0
         table = registers(GROUP, np.int32)
-        number_rows(table, scratch, sizes[SHARE], n)
-        piece = take(queue)
-        while piece < sizes[PIECES]:
-            start = piece * sizes[SHARE]
-            count = min(sizes[SHARE], sizes[COUNT] - start)
-            rows(Rows(piece, start, count, n, large, table, sizes, factors, operands, scratch))
-            piece = take(queue)
-        finish(large)
+        number_rows(table, scratch, sizes[SHARE], sizes[N])
+        each_piece(queue, work, (Told(sizes, factors, operands, scratch), table))
+        finish(sizes[LARGE] != 0)
 
     return task(named_after(function, run))
 

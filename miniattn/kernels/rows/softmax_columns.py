@@ -1,6 +1,6 @@
 """The softmax family along an axis that is not the last: the formulas of `softmax`, sideways.
 
-x is (A, n, C): A blocks whose columns, n entries that lie C apart, are normalised. A vector holds
+x is (A, n, C): A slabs whose columns, n entries that lie C apart, are normalised. A vector holds
 the same entry of neighbouring columns, so that maxima and sums are plain vertical operations and
 nothing is transposed. Each column has one owner. ``high + low`` is log2(e) / τ as in `softmax`, and
 ``factors`` are high, low, 1/τ.
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miniattn.kernels.compile.queue import take
+from miniattn.kernels.compile.queue import Told, each_piece
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.registers import (
     address,
@@ -27,8 +27,8 @@ from miniattn.kernels.registers import (
 from miniattn.kernels.rows.frame import named_after
 from miniattn.kernels.rows.norm_scaled import add
 
-# What the tasks are told in ``sizes``: A, n, C, groups of columns in a piece, and pieces.
-BLOCKS, N, WIDTH, SHARE, PIECES = range(5)
+# What the tasks are told in ``sizes``: A, n, C, and groups of columns in a piece.
+SLABS, N, WIDTH, SHARE = range(4)
 # Entries added up before they join the total, which carries a correction: this bounds the rounding
 # error of a float32 sum, however long the column.
 RUN = 64
@@ -51,19 +51,21 @@ def columns_task(function):
     """Return the task that does ``function(columns)`` for all groups of columns."""
     columns = inner(function)
 
-    def run(sizes, factors, operands, queue, scratch):
+    @inner
+    def work(told, piece):
+        sizes, factors, operands, scratch = told
         n, step, width = sizes[N], sizes[WIDTH], lanes(scratch)
-        per_block = -(-step // width)
-        groups = sizes[BLOCKS] * per_block
-        piece = take(queue)
-        while piece < sizes[PIECES]:
-            start = piece * sizes[SHARE]
-            for group in range(start, min(start + sizes[SHARE], groups)):
-                block, column = group // per_block, group % per_block * width
-                first, number = block * n * step + column, block * step + column
-                k = min(width, step - column)
-                columns(Columns(first, number, n, step, k, factors, operands, scratch))
-            piece = take(queue)
+        per_slab = -(-step // width)
+        groups = sizes[SLABS] * per_slab
+        start = piece * sizes[SHARE]
+        for group in range(start, min(start + sizes[SHARE], groups)):
+            slab, column = group // per_slab, group % per_slab * width
+            first, number = slab * n * step + column, slab * step + column
+            k = min(width, step - column)
+            columns(Columns(first, number, n, step, k, factors, operands, scratch))
+
+    def run(sizes, factors, operands, queue, scratch):
+        each_piece(queue, work, Told(sizes, factors, operands, scratch))
 
     return task(named_after(function, run))
 
