@@ -1,8 +1,10 @@
 """The vector layer alone, and everything that is built on it at each width of register."""
 
 import decimal
+import importlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from decimal import Decimal
@@ -11,6 +13,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from llvmlite import ir
 
 from miniattn.kernels import registers as simd
 from miniattn.kernels.compile import target as _target
@@ -338,6 +341,32 @@ def test_product(dtype, accumulate, depth, valid):
     rows = np.minimum(np.arange(3), valid - 1)  # rows past the end repeat the last
     expected = a[rows, :depth] @ b[:depth] + accumulate
     np.testing.assert_allclose(c, expected, atol=20 * np.finfo(dtype).eps)
+
+
+ADDRESSES = {"getelementptr", "mul", "bitcast", "icmp", "select", "sub"}
+
+
+def steps(text):
+    """What instructions each basic block of LLVM's text has, addresses and comparisons left out."""
+    blocks = {}
+    for line in text.splitlines():
+        line = line.partition(";")[0].rstrip()
+        if label := re.fullmatch(r' *"?(?:product\.)?(\w+)"?:', line):
+            found = blocks[label[1]] = []
+        elif blocks and (step := re.match(r" +(?:%\S+ = )?(\w+) ", line)):
+            found += [step[1]] if step[1] not in ADDRESSES else []
+    return blocks
+
+
+def test_the_code_of_a_product_is_what_its_page_shows():
+    product = importlib.import_module(f"{simd.__name__}.product")  # the name is the function's
+    panel = product.Panel(1, 2, simd.Vector(numba.float32, 16))
+    number, place = ir.IntType(64), ir.FloatType().as_pointer()
+    kinds = [place, number, place, number, number, place, number, number, number, ir.IntType(1)]
+    function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), kinds), "panel")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    product.emit_panel(builder, panel, product.Operands(*function.args))
+    assert steps(str(function)) == steps(product.__doc__)
 
 
 @numba.njit
