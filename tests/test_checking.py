@@ -15,6 +15,7 @@ from miniattn.functional import _attention_calls
 from miniattn.functional._attention import inputs
 from miniattn.kernels.attention.vector import forward as attention_forward
 from miniattn.kernels.compile.launch import run
+from miniattn.kernels.compile.queue import Told
 from miniattn.kernels.compile.settings import task
 from miniattn.kernels.compile.tables import addresses
 from miniattn.kernels.registers import address
@@ -102,7 +103,8 @@ def fill(sizes, factors, operands, queue, scratch):
 def launch_fill(array, room, *sizes, workers=1):
     scratch = _memory.scratch(workers, room, array.dtype)
     operands = np.array(addresses([array]))
-    run(fill, array.dtype, workers, workers, np.array(sizes), NOTHING, operands, [array], scratch)
+    told = Told(np.array(sizes), NOTHING, operands, scratch)
+    run(fill, array.dtype, workers, workers, told, [array])
     return scratch
 
 
