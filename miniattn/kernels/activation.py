@@ -6,10 +6,12 @@ Each function below is written on vector registers; `elementwise` makes the task
 
 import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
 from miniattn.kernels import elementary
 from miniattn.kernels.compile.queue import Told, each_piece
-from miniattn.kernels.compile.settings import inner, task
+from miniattn.kernels.compile.settings import Task, inner, task
 from miniattn.kernels.registers import (
     address,
     lanes,
@@ -31,7 +33,7 @@ CHUNK = 8192
 AHEAD = 1024
 
 
-def elementwise(function):
+def elementwise(function: Callable[..., Any]) -> Task:
     """Return the task that applies ``function``, of one or two vectors, to flat arrays.
 
     Its sizes are the number of elements, its operands the addresses of the arguments and of the
@@ -40,15 +42,16 @@ def elementwise(function):
     f = inner(function)
     work = inner((_unary if len(inspect.signature(function).parameters) == 1 else _binary)(f))
 
-    def run(sizes, factors, operands, queue, scratch):
+    def run(sizes: Any, factors: Any, operands: Any, queue: Any, scratch: Any) -> None:
         each_piece(queue, work, Told(sizes, factors, operands, scratch))
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
-    return task(run)
+    made: Task = task(run)
+    return made
 
 
-def _unary(f):
-    def chunk(told, piece):
+def _unary(f: Any) -> Callable[[Told, int], None]:
+    def chunk(told: Told, piece: int) -> None:
         x, y = address(told.operands[0], told.scratch), address(told.operands[1], told.scratch)
         start = piece * CHUNK
         stop = min(start + CHUNK, told.sizes[0])
@@ -64,8 +67,8 @@ def _unary(f):
     return chunk
 
 
-def _binary(f):
-    def chunk(told, piece):
+def _binary(f: Any) -> Callable[[Told, int], None]:
+    def chunk(told: Told, piece: int) -> None:
         dy, saved = address(told.operands[0], told.scratch), address(told.operands[1], told.scratch)
         dx = address(told.operands[2], told.scratch)
         start = piece * CHUNK

@@ -188,14 +188,14 @@ def fill_from_array(sizes, factors, operands, queue, scratch):
         piece = take(queue)
 
 
-def function_loop(visible, kinds):
+def function_loop(visible: Any, kinds: Any) -> Any:
     """Return the loop that fills words by a user's function of (b, h, i, j, *tables).
 
     ``kinds`` are the types of the tables. What the bounds beside it hide anyway it isn't asked for.
     """
     tables = views(*kinds)
 
-    def fill_by_function(sizes, factors, operands, queue, scratch):
+    def fill_by_function(sizes: Any, factors: Any, operands: Any, queue: Any, scratch: Any) -> None:
         given = tables(operands + TABLES)
         piece = take(queue)
         while piece < sizes[ROWS]:

@@ -156,12 +156,12 @@ def select(typing_context, mask, a, b):
 
 
 def _extremum(symbol: str) -> Callable[..., Any]:
-    def typed(typing_context, a, b):
+    def typed(typing_context: Any, a: Any, b: Any) -> Any:
         vector = common(a, b)
         if vector is None:
             return None
 
-        def emit(context, builder, signature, args):
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             x, y = (
                 build.cast(context, builder, v, t, vector)
                 for v, t in zip(args, (a, b), strict=True)
@@ -191,7 +191,7 @@ minimum.__doc__ = (
 
 
 def _rounding(name: str) -> Callable[..., Any]:
-    def typed(typing_context, v):
+    def typed(typing_context: Any, v: Any) -> Any:
         if not is_float(v):
             return None
         return v(v), lambda context, builder, signature, args: build.call(

@@ -67,13 +67,13 @@ def horizontal_sum(typing_context, v):
 def _line_by_line(combine: Callable[..., Any]) -> Callable[..., Any]:
     """Emit the reduction of each of ``lanes`` lines of ``lanes`` numbers: a tree of pairs."""
 
-    def typed(typing_context, p):
+    def typed(typing_context: Any, p: Any) -> Any:
         if not isinstance(p, Pointer):
             return None
         vector = full(p.dtype)
         count = vector.count
 
-        def emit(context, builder, signature, args):
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             index = ir.VectorType(ir.IntType(32), count)
             places = (ir.Constant(ir.IntType(64), n * count) for n in range(count))
             lines = [build.load(builder, builder.gep(args[0], [n]), vector) for n in places]

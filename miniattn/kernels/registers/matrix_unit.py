@@ -117,12 +117,12 @@ def store_parts(typing_context, p, low, high):
         return None
     floats, words = ir.VectorType(ir.FloatType(), SIDE), ir.VectorType(_I32, SIDE)
 
-    def constant(n):
+    def constant(n: int) -> ir.Constant:
         return ir.Constant(words, [ir.Constant(_I32, n)] * SIDE)
 
     upper, half, sixteen = constant(0xFFFF0000), constant(0x8000), constant(16)
 
-    def parts(builder, x):
+    def parts(builder: Any, x: Any) -> tuple[Any, Any, Any]:
         """Emit x1, rounded; x2, cut off; and x3, the rest: all exact, all in the upper half."""
         bits = builder.bitcast(x, words)
         first = builder.and_(builder.add(bits, half), upper)
@@ -197,7 +197,7 @@ def add_squares(typing_context, rows, columns, start, stop, a, b):
         (a0, a_stride), (b0, b_stride) = (cgutils.unpack_tuple(builder, x) for x in args[4:])
         row = ir.Constant(_I64, 4 * SIDE)
 
-        def load(register, base, stride, i, part):
+        def load(register: int, base: Any, stride: Any, i: int, part: int) -> None:
             away = builder.mul(stride, ir.Constant(_I64, i))
             place = builder.gep(base, [builder.add(away, ir.Constant(_I64, part * SIDE * SIDE))])
             _instruction(builder, "tileloadd64", register, builder.bitcast(place, _ANYTHING), row)

@@ -200,7 +200,7 @@ def _integer(n: int) -> ir.Constant:
     return ir.Constant(ir.IntType(64), n)
 
 
-def _fields(context, builder, kind, value):
+def _fields(context: Any, builder: Any, kind: Any, value: Any) -> list[Any]:
     """Emit what a NamedTuple holds: pointers as they are, numbers as 64 bits."""
     parts = zip(kind.types, cgutils.unpack_tuple(builder, value), strict=True)
     return [

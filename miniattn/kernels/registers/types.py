@@ -55,7 +55,7 @@ class _VectorModel(models.PrimitiveModel):
 
 def count_of(dtype: types.Type) -> int:
     """Lanes of a full register of ``dtype``."""
-    return LANES * 32 // dtype.bitwidth
+    return LANES * 32 // int(dtype.bitwidth)
 
 
 def full(dtype: types.Type) -> Vector:

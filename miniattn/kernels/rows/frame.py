@@ -15,12 +15,13 @@ written. Operands are contiguous, and each row of a result has one owner.
 whether there is a mask; what else a kernel needs follows from REST on.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from miniattn.kernels.compile.queue import Told, each_piece
-from miniattn.kernels.compile.settings import inner, task
+from miniattn.kernels.compile.settings import Task, inner, task
 from miniattn.kernels.registers import LANES, address, lanes, registers
 from miniattn.kernels.rows.writing import finish
 
@@ -47,7 +48,7 @@ class Rows(NamedTuple):
     scratch: int
 
 
-def rows_task(function):
+def rows_task(function: Callable[..., None]) -> Task:
     """Return the task that does ``function(rows)`` for all pieces of work."""
     rows = inner(function)
 
@@ -58,16 +59,17 @@ def rows_task(function):
         count = min(sizes[SHARE], sizes[COUNT] - start)
         rows(Rows(piece, start, count, sizes[N], large, table, sizes, factors, operands, scratch))
 
-    def run(sizes, factors, operands, queue, scratch):
+    def run(sizes: Any, factors: Any, operands: Any, queue: Any, scratch: Any) -> None:
         table = registers(GROUP, np.int32)
         number_rows(table, scratch, sizes[SHARE], sizes[N])
         each_piece(queue, work, (Told(sizes, factors, operands, scratch), table))
         finish(sizes[LARGE] != 0)
 
-    return task(named_after(function, run))
+    made: Task = task(named_after(function, run))
+    return made
 
 
-def named_after(function, run):
+def named_after(function: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``run`` under the name and in the module of ``function``, where the cache looks."""
     run.__name__, run.__qualname__ = function.__name__, function.__qualname__
     run.__module__, run.__doc__ = function.__module__, function.__doc__

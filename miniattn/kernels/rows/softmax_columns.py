@@ -6,12 +6,13 @@ nothing is transposed. Each column has one owner. ``high + low`` is log2(e) / τ
 ``factors`` are high, low, 1/τ.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from miniattn.kernels.compile.queue import Told, each_piece
-from miniattn.kernels.compile.settings import inner, task
+from miniattn.kernels.compile.settings import Task, inner, task
 from miniattn.kernels.registers import (
     address,
     exp2_product,
@@ -47,7 +48,7 @@ class Columns(NamedTuple):
     scratch: int
 
 
-def columns_task(function):
+def columns_task(function: Callable[..., None]) -> Task:
     """Return the task that does ``function(columns)`` for all groups of columns."""
     columns = inner(function)
 
@@ -64,10 +65,11 @@ def columns_task(function):
             k = min(width, step - column)
             columns(Columns(first, number, n, step, k, factors, operands, scratch))
 
-    def run(sizes, factors, operands, queue, scratch):
+    def run(sizes: Any, factors: Any, operands: Any, queue: Any, scratch: Any) -> None:
         each_piece(queue, work, Told(sizes, factors, operands, scratch))
 
-    return task(named_after(function, run))
+    made: Task = task(named_after(function, run))
+    return made
 
 
 @inner
