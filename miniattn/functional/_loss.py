@@ -10,8 +10,8 @@ from miniattn._context import context
 from miniattn._memory import empty
 from miniattn._typing import Array
 from miniattn.functional._arrays import kernel_input, rows
+from miniattn.functional._axes import slopes
 from miniattn.functional._rows import run_rows
-from miniattn.functional._softmax import slopes
 from miniattn.functional._weighted_loss import (
     WeightedCrossEntropyContext,
     checked_probabilities,

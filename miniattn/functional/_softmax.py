@@ -1,9 +1,7 @@
 """The softmax family: ``softmax``, ``log_softmax``, ``logsumexp`` and their pairs."""
 
-import functools
 import math
-from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,11 +9,18 @@ from miniattn import _checks
 from miniattn._context import context
 from miniattn._memory import empty, empty_like
 from miniattn._typing import Array
-from miniattn.functional._arrays import (
-    from_last_axis,
-    kernel_input,
-    rows,
-    to_last_axis,
+from miniattn.functional._arrays import from_last_axis, kernel_input, rows, to_last_axis
+from miniattn.functional._axes import (
+    as_columns,
+    ldexp,
+    mask_rows,
+    operand,
+    ordinary,
+    restore,
+    sideways,
+    slopes,
+    swapped,
+    times,
 )
 from miniattn.functional._rows import run_columns, run_rows
 from miniattn.kernels.rows import softmax as kernels
@@ -94,8 +99,8 @@ def softmax_forward(
     power = ordinary(temperature)
     x = times(x, axis, mask, power) if power else x
     inv_temperature, high, low = slopes(math.ldexp(temperature, power), x.dtype)
-    if _sideways(x, axis, mask):
-        x_columns = _columns(x, axis)
+    if sideways(x, axis, mask):
+        x_columns = as_columns(x, axis)
         y = empty(x.shape, x.dtype)
         run_columns(columns.softmax, x_columns, (high, low, inv_temperature), (x_columns, y))
     else:
@@ -118,10 +123,10 @@ def softmax_backward(dy: Array, ctx: SoftmaxContext) -> Array:
     dy = _checks.gradient("dy", dy, y.shape, y.dtype)
     power = ordinary(temperature)
     inv_temperature, high, low = slopes(math.ldexp(temperature, power), y.dtype)
-    if _sideways(y, axis):
-        y_columns = _columns(y, axis)
+    if sideways(y, axis):
+        y_columns = as_columns(y, axis)
         dx = empty(y.shape, y.dtype)
-        operands = _columns(dy, axis), y_columns, dx
+        operands = as_columns(dy, axis), y_columns, dx
         run_columns(columns.softmax_backward, y_columns, (high, low, inv_temperature), operands)
         return ldexp(dx, power)
     y_rows = rows(to_last_axis(y, axis))
@@ -202,8 +207,8 @@ def log_softmax_forward(
     power = ordinary(temperature)
     x = times(x, axis, mask, power) if power else x
     inv_temperature, high, low = slopes(math.ldexp(temperature, power), x.dtype)
-    if _sideways(x, axis, mask):
-        x_columns = _columns(x, axis)
+    if sideways(x, axis, mask):
+        x_columns = as_columns(x, axis)
         y = empty(x.shape, x.dtype)
         run_columns(columns.log_softmax, x_columns, (high, low, inv_temperature), (x_columns, y))
     else:
@@ -228,10 +233,10 @@ def log_softmax_backward(dy: Array, ctx: LogSoftmaxContext) -> Array:
     power = ordinary(temperature)
     inv_temperature, _, _ = slopes(math.ldexp(temperature, power), y.dtype)
     _, high, low = slopes(1.0, y.dtype)
-    if _sideways(y, axis):
-        y_columns = _columns(y, axis)
+    if sideways(y, axis):
+        y_columns = as_columns(y, axis)
         dx = empty(y.shape, y.dtype)
-        operands = _columns(dy, axis), y_columns, dx
+        operands = as_columns(dy, axis), y_columns, dx
         run_columns(columns.log_softmax_backward, y_columns, (high, low, inv_temperature), operands)
         return ldexp(dx, power)
     y_rows = rows(to_last_axis(y, axis))
@@ -306,8 +311,8 @@ def logsumexp_forward(
     x, axis = operand(x, axis)
     _, high, low = slopes(1.0, x.dtype)
     top, log_sum = np.empty((2, math.prod(x.shape[:axis] + x.shape[axis + 1 :])), x.dtype)
-    if _sideways(x, axis, mask):
-        x_columns = _columns(x, axis)
+    if sideways(x, axis, mask):
+        x_columns = as_columns(x, axis)
         run_columns(columns.logsumexp, x_columns, (high, low), (x_columns, top, log_sum))
         lse = (top + log_sum).reshape(x.shape[:axis] + x.shape[axis + 1 :])
     else:
@@ -315,7 +320,7 @@ def logsumexp_forward(
         shown = mask_rows(mask, x.shape, axis)
         operands = (x_rows, top, log_sum, *shown)
         run_rows(kernels.logsumexp, x_rows, (high, low), operands, masked=mask is not None)
-        sizes = (*_swapped(x.shape, axis)[:-1], 1)
+        sizes = (*swapped(x.shape, axis)[:-1], 1)
         lse = from_last_axis((top + log_sum).reshape(sizes), axis).squeeze(axis)
     return lse, LogsumexpContext(x, top, log_sum, axis, mask)
 
@@ -325,8 +330,8 @@ def logsumexp_backward(dlse: Array, ctx: LogsumexpContext) -> Array:
     x, top, log_sum, axis, mask = _checks.context(ctx, LogsumexpContext)
     dlse = _checks.gradient("dlse", dlse, x.shape[:axis] + x.shape[axis + 1 :], x.dtype)
     _, high, low = slopes(1.0, x.dtype)
-    if _sideways(x, axis, mask):
-        x_columns = _columns(x, axis)
+    if sideways(x, axis, mask):
+        x_columns = as_columns(x, axis)
         dx = empty(x.shape, x.dtype)
         operands = kernel_input(dlse), x_columns, dx, top, log_sum
         run_columns(columns.logsumexp_backward, x_columns, (high, low), operands)
@@ -339,97 +344,3 @@ def logsumexp_backward(dlse: Array, ctx: LogsumexpContext) -> Array:
     masked = mask is not None
     run_rows(kernels.logsumexp_backward, x_rows, (high, low), operands, masked=masked)
     return restore(dx_rows, x.shape, axis)
-
-
-def operand(x: Array, axis: int) -> tuple[Array, int]:
-    x = _checks.float_array("x", x)
-    if x.ndim == 0:
-        raise ValueError("x: expected at least one axis, got shape ()")
-    return x, _checks.axis("axis", axis, x.ndim)
-
-
-# Temperatures from 2^−64 to 2^64 are divided by as they are.
-ORDINARY = 64
-
-
-def ordinary(temperature: float) -> int:
-    """Return the power of two that makes a temperature ordinary: 0 for nearly all of them."""
-    exponent = math.frexp(temperature)[1]
-    return -exponent if abs(exponent) > ORDINARY else 0
-
-
-def times(x: Array, axis: int, mask: Array | None, power: int) -> Array:
-    """Return (x − max x) · 2^power, visible maxima: with τ · 2^power it has the softmax of x, τ."""
-    visible: Any = True
-    if mask is not None:
-        visible = _checks.bool_array("mask", mask)
-        _checks.broadcastable("mask", visible, "shape of x", x.shape)
-    top = x.max(axis, keepdims=True, initial=-np.inf, where=visible)
-    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        below = ldexp(x, min(power, 0)) - ldexp(np.where(top > -np.inf, top, 0), min(power, 0))
-        return ldexp(below, max(power, 0))
-
-
-def ldexp(x: Array, power: int) -> Array:
-    """Return x · 2^power, also where 2^power is no number of its dtype."""
-    if not power:
-        return x
-    with np.errstate(over="ignore", under="ignore"):
-        return np.asarray(np.ldexp(x, power))
-
-
-# log2(e) in twice double precision.
-_LOG2_E = Fraction(1.4426950408889634) + Fraction(2.0355273740931033e-17)
-
-
-@functools.cache
-def slopes(temperature: float, dtype: np.dtype[Any]) -> tuple[float, float, float]:
-    """Return 1/τ, and log2(e)/τ as a number of ``dtype`` and the rest that it leaves out."""
-    inverse = 1 / Fraction(temperature)
-    product = inverse * _LOG2_E
-    high = float(dtype.type(float(product)))
-    return float(inverse), high, float(product - Fraction(high))
-
-
-def _sideways(x: Array, axis: int, mask: Array | None = None) -> bool:
-    """Return whether to work across the rows of memory, which saves two transpositions.
-
-    Not where ``axis`` is the one that is contiguous in memory after all, and not with a mask, which
-    is a matter of rows.
-    """
-    return mask is None and axis != x.ndim - 1 and not to_last_axis(x, axis).flags.c_contiguous
-
-
-def _columns(x: Array, axis: int) -> Array:
-    """Return ``x`` as a kernel input of shape (before the axis, n, after the axis)."""
-    before, after = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
-    return kernel_input(x).reshape(before, x.shape[axis], after)
-
-
-def mask_rows(
-    mask: Array | None, shape: tuple[int, ...], axis: int
-) -> tuple[Array, Array] | tuple[()]:
-    """Return the distinct rows of a mask (M, n), and for each row of x which of them it has."""
-    if mask is None:
-        return ()
-    mask = _checks.bool_array("mask", mask)
-    _checks.broadcastable("mask", mask, "shape of x", shape)
-    mask = mask.reshape((1,) * (len(shape) - mask.ndim) + mask.shape)
-    mask = to_last_axis(mask, axis)
-    lead, n = mask.shape[:-1], shape[axis]
-    table = rows(np.broadcast_to(mask, (*lead, n)))
-    index = np.arange(table.shape[0]).reshape(lead)
-    return table, np.broadcast_to(index, _swapped(shape, axis)[:-1]).flatten()
-
-
-def _swapped(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    sizes = list(shape)
-    sizes[axis], sizes[-1] = sizes[-1], sizes[axis]
-    return tuple(sizes)
-
-
-def restore(y_rows: Array, shape: tuple[int, ...], axis: int) -> Array:
-    """Undo ``rows(to_last_axis(x, axis))``."""
-    if axis == len(shape) - 1:
-        return y_rows if len(shape) == 2 else y_rows.reshape(shape)
-    return from_last_axis(y_rows.reshape(_swapped(shape, axis)), axis)

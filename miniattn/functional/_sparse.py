@@ -7,7 +7,7 @@ from miniattn import _checks
 from miniattn._context import context
 from miniattn._memory import empty_like
 from miniattn._typing import Array
-from miniattn.functional import _softmax as family
+from miniattn.functional import _axes as family
 from miniattn.functional._arrays import rows, to_last_axis
 from miniattn.functional._rows import run_rows
 from miniattn.kernels.rows import sparse as kernels

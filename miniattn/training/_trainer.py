@@ -24,7 +24,9 @@ from miniattn.data import Batch, Dataset, pad, shuffled, sorted_by_length
 from miniattn.distributed import Comm
 from miniattn.losses import CrossEntropy, Loss
 from miniattn.nn import Module
-from miniattn.optim import Optimizer, Schedule, clip_grad_norm, constant, refuse_infinite
+from miniattn.optim import Optimizer, clip_grad_norm, constant
+from miniattn.optim._gradients import refuse_infinite
+from miniattn.optim._schedules import Schedule
 from miniattn.training import _saving
 from miniattn.training._callbacks import Callback, PathLike
 from miniattn.training._history import History
