@@ -16,7 +16,7 @@ from test_gradcheck import PAIRS
 from test_reference import FINER, as_dtype, kept_weights, run_reference, several
 
 import miniattn.functional as F
-from miniattn import reference
+from miniattn.reference import _arrays
 
 # Powers of ten that inputs are multiplied by: their squares and products are no numbers.
 POWERS = {np.float32: (-30, -9, 9, 30), np.float64: (-200, -30, 30, 200)}
@@ -195,7 +195,7 @@ class Case:
 @pytest.mark.parametrize(("name", "inputs", "options"), list(first_of_each_kind()))
 def test_every_magnitude(name, inputs, options, dtype, monkeypatch):
     def use(precision):
-        monkeypatch.setattr(reference, "_f64", lambda x: np.asarray(x, precision))
+        monkeypatch.setattr(_arrays, "PRECISION", precision)
 
     inputs, options = as_dtype(inputs, options, dtype)
     found = []

@@ -1,4 +1,4 @@
-"""reference.py against mathematics, and every operation against reference.py.
+"""reference against mathematics, and every operation against reference.
 
 The reference is checked by hand-worked numbers, SciPy and central differences, none of which it
 shares anything with. Then each pair is compared with it on the rows of the gradient table and on
@@ -18,6 +18,7 @@ from test_gradcheck import PAIRS, qkv, with_bias
 import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks, reference
+from miniattn.reference import _arrays
 
 begin(__name__)
 
@@ -282,9 +283,9 @@ def test_against_reference(name, inputs, options, dtype, monkeypatch):
         inputs = {key: x.reshape((1,) * (4 - x.ndim) + x.shape) for key, x in inputs.items()}
         y, dy = y.reshape(1, -1, *y.shape[-2:]), dy.reshape(1, -1, *dy.shape[-2:])
         grads = [g.reshape(1, -1, *g.shape[-2:]) for g in grads]
-    monkeypatch.setattr(reference, "_f64", lambda x: np.asarray(x, FINER[dtype]))
+    monkeypatch.setattr(_arrays, "PRECISION", FINER[dtype])
     exact = run_reference(name, inputs, spec, dy)
-    monkeypatch.setattr(reference, "_f64", lambda x: np.asarray(x, dtype))
+    monkeypatch.setattr(_arrays, "PRECISION", dtype)
     plain = run_reference(name, inputs, spec, dy)
 
     eps = np.finfo(dtype).eps
