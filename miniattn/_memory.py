@@ -11,6 +11,7 @@ shared.
 
 import math
 import sys
+import threading
 import weakref
 from typing import Any, TypeAlias
 
@@ -25,6 +26,7 @@ LEAST = 2**15  # smaller arrays come out of memory that malloc holds anyway
 KEPT = 2**28  # bytes of blocks at most that wait for an array
 PAGE = 4096
 LINE = 64  # a vector load across two cache lines costs two
+DESK = 2**18  # bytes that a thread keeps to work in: enough for attention up to D = 128
 
 
 class _Memory(np.ndarray[Any, Any]):
@@ -165,14 +167,31 @@ def _empty_between_canaries(shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
 empty = _empty_between_canaries if _checking.ON else _pool.empty
 
 
-def scratch(workers: int, size: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Return an array (workers, size) of any content, each row of which a thread works in."""
-    if not _checking.ON:
-        return empty((workers, size), dtype)
-    dtype = np.dtype(dtype)
-    memory = _checking.fenced(_pool.empty, workers, size * dtype.itemsize)
-    strides = memory.step, dtype.itemsize
-    return np.ndarray((workers, size), dtype, memory, _checking.MARGIN, strides)
+class _Desk(threading.local):
+    """Scratch memory that a thread keeps for small calls, as arrays of one row."""
+
+    def __init__(self) -> None:
+        memory = _pool.empty(DESK, np.uint8)
+        self.rows = {np.dtype(t): memory.view(t)[None] for t in (np.float32, np.float64)}
+
+
+_desk = _Desk()
+
+
+def scratch(workers: int, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array (workers, size) of any content, each row of which a thread works in.
+
+    The row of a small call may be longer, and the next call of this thread gets it again: a call
+    that comes in between, from a signal handler say, has ended when this one goes on, and before
+    its launch scratch memory holds nothing.
+    """
+    if _checking.ON:
+        memory = _checking.fenced(_pool.empty, workers, size * dtype.itemsize)
+        strides = memory.step, dtype.itemsize
+        return np.ndarray((workers, size), dtype, memory, _checking.MARGIN, strides)
+    if workers == 1 and size * dtype.itemsize <= DESK:
+        return _desk.rows[dtype]
+    return empty((workers, size), dtype)
 
 
 def zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

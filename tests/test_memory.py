@@ -85,6 +85,32 @@ def test_threads_never_get_the_same_memory():
     assert not wrong
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_each_thread_has_a_desk_of_its_own(monkeypatch, dtype):
+    """For one worker; what several workers need, and what is large, is memory like any other."""
+    monkeypatch.setattr(_memory._checking, "ON", False)
+    dtype = np.dtype(dtype)
+    largest = _memory.DESK // dtype.itemsize
+    both, found = threading.Barrier(2), []
+
+    def work():
+        rows = [_memory.scratch(1, n, dtype) for n in (1, largest)]
+        assert rows[0] is rows[1]
+        assert rows[0].dtype == dtype
+        assert rows[0].shape == (1, largest)
+        found.append(rows[0].ctypes.data)
+        both.wait(60)  # both are alive: neither has the other's memory by chance
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert abs(found[0] - found[1]) >= _memory.DESK
+    assert _memory.scratch(1, largest + 1, dtype).shape == (1, largest + 1)
+    assert _memory.scratch(2, 10, dtype).shape == (2, 10)
+
+
 def test_arrays_are_ordinary():
     a = Pool().empty(SHAPE, np.float64)
     assert type(a) is np.ndarray

@@ -32,6 +32,8 @@ def any_array(name: str, x: object, expected: str) -> Array:
 
 def float_array(name: str, x: object) -> Array:
     """Return ``x`` as an ndarray of native float32 or float64, or raise TypeError."""
+    if type(x) is np.ndarray and x.dtype in FLOATS and x.dtype.isnative:  # nearly always
+        return x
     array = any_array(name, x, "a float32 or float64 array")
     if array.dtype not in FLOATS or not array.dtype.isnative:
         raise TypeError(f"{name}: expected a float32 or float64 array, got {dtype_of(array)}")

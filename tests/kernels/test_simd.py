@@ -39,6 +39,7 @@ from miniattn.kernels.registers import (
     iota,
     lanes,
     load,
+    load_doubles,
     load_first,
     lookup,
     maximum,
@@ -50,6 +51,7 @@ from miniattn.kernels.registers import (
     splat,
     sqrt,
     store,
+    store_doubles,
     store_first,
     store_streaming,
     tanh,
@@ -215,6 +217,24 @@ def kahan(x):
 def test_arithmetic_is_done_as_written():
     x = np.full(LANES * 100_000, 0.1, np.float32)
     assert kahan(x) == pytest.approx(float(np.float32(0.1)) * x.size, rel=1e-6)
+
+
+@numba.njit
+def halve(x, out, n):
+    p = pointer(x, 0)
+    store_doubles(pointer(out, 0), load_doubles(p, n) * 0.5, n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numbers_as_doubles_and_back(dtype):
+    """Rounded once, at the end, and nothing is read or written past the end."""
+    w = width(np.float64)
+    for n in range(w + 1):
+        x, out = np.full(w, np.nan, dtype), np.full(w, -1, dtype)
+        x[:n] = np.arange(n) + 2.0**-20
+        halve(x, out, n)
+        np.testing.assert_array_equal(out[:n], x[:n] / 2)
+        np.testing.assert_array_equal(out[n:], -1)
 
 
 @numba.njit

@@ -199,8 +199,9 @@ def attention_forward(
         return tracer.attention_forward(
             q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap, dropout=dropout, rng=rng
         )
-    q, k, v = (_checks.float_array(*x) for x in (("q", q), ("k", k), ("v", v)))
-    _checks.same_dtype(q=q, k=k, v=v)
+    q, k, v = _checks.float_array("q", q), _checks.float_array("k", k), _checks.float_array("v", v)
+    if not q.dtype == k.dtype == v.dtype:
+        _checks.same_dtype(q=q, k=k, v=v)
     check_keys(q.shape, k.shape)
     check_values(q.shape, k.shape, v.shape)
     bias = checked_bias(bias, q, k)

@@ -31,7 +31,6 @@ from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.panels import sum_of_squares
 from miniattn.kernels.dense.places import entry
 from miniattn.kernels.registers import (
-    LANES,
     absolute,
     any_true,
     exp2_nonpositive,
@@ -39,16 +38,17 @@ from miniattn.kernels.registers import (
     fma,
     lanes,
     load,
+    load_doubles,
+    load_first,
     log,
     maximum,
-    registers,
     select,
     splat,
     store,
+    store_doubles,
+    store_first,
 )
 
-QUERIES = 64  # of a run, whose sums are written at once
-_DOUBLES = 2 * QUERIES // LANES  # registers that so many numbers fill in double precision
 # Beyond scores of this size the rounding of a float32 score is seen in its weight, 6e-5 of it at
 # this size: such a call is done in double precision.
 LIMIT = 1024.0
@@ -189,22 +189,22 @@ def write_stats(problem, operands, run, top, total):
     m is as scores are: times ``problem.measure`` it is that of the formula. Where it is beyond the
     LIMIT, or NaN, the operands are UNFIT.
     """
-    n = run.n
     lse = part_of(operands, LSE, run.b, run.h, top) + run.i0
     tops, log_sums = _stats_of(operands, run, top)
-    logs = registers(_DOUBLES, np.float64)  # each number shall be rounded once, at the end
-    w = lanes(logs)
+    beyond = False
     # tiled: log_sum = np.log(total, where=seen, out=np.full_like(total, np.inf))
-    for i in range(n):
-        logs[i] = total[i] if top[i] != -np.inf else 1.0
-    for i in range(0, n, w):
-        store(logs + i, log(load(logs + i)))
-    for i in range(n):
-        natural = problem.measure * top[i]
-        tops[i] = top[i]
-        log_sums[i] = logs[i] * LOG2_E
-        lse[i] = natural + logs[i]
-    if not within_limit(problem, top, n):
+    for i in range(0, run.n, lanes(np.float64)):  # doubles: each number is rounded once, at the end
+        left = run.n - i
+        peak, sums = load_doubles(top + i, left), load_doubles(total + i, left)
+        seen = peak != -np.inf
+        log_sum = log(select(seen, sums, 1.0))
+        natural = peak * problem.measure
+        store_doubles(tops + i, peak, left)
+        store_doubles(log_sums + i, log_sum * LOG2_E, left)
+        store_doubles(lse + i, natural + log_sum, left)
+        near = (absolute(natural) <= LIMIT) | ~seen
+        beyond = beyond or any_true(~near)
+    if beyond:
         operands[UNFIT] = 1
 
 
@@ -234,10 +234,11 @@ def read_stats(operands, run, width, stats):
     Padding and rows that see nothing get an infinite sum, of which no score is a part.
     """
     tops, log_sums = _stats_of(operands, run, stats.base)
-    for i in range(width):
-        seen = i < run.n and tops[i] != -np.inf
-        stats.base[i] = tops[i] if seen else 0.0
-        stats.log_sum[i] = log_sums[i] if seen else np.inf
+    for i in range(0, width, lanes(stats.base)):
+        top, log_sum = load_first(tops + i, run.n - i), load_first(log_sums + i, run.n - i)
+        seen = (top != -np.inf) & first(run.n - i, top)
+        store_first(stats.base + i, select(seen, top, 0.0), width - i)
+        store_first(stats.log_sum + i, select(seen, log_sum, np.inf), width - i)
 
 
 @inner
@@ -271,6 +272,14 @@ def dlse_of(operands, b, h, i, like):
 def share_of(total, top):
     """Return ``1 / l``, 0 where a query saw nothing."""
     return 1.0 / total if top != -np.inf else 0.0
+
+
+@inner
+def write_shares(shares, total, top, n):
+    """Write the same for ``n`` queries, whole vectors of them."""
+    # tiled: share = np.divide(1.0, total, where=seen, out=np.zeros_like(total))
+    for c in range(0, n, lanes(total)):
+        store(shares + c, select(load(top + c) == -np.inf, 0.0, 1.0 / load(total + c)))
 
 
 # --- NaN and infinity beside a mask --------------------------------------------------------------

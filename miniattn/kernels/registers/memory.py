@@ -238,18 +238,58 @@ def store_first(typing_context, p, value, n):
         return None
 
     def emit(context, builder, signature, args):
-        mask = _first(builder, context.cast(builder, args[2], n, types.intp), value.count)
-        kind = build.vector_type(value)
-        typed = builder.bitcast(args[0], kind.as_pointer())
-        align = ir.Constant(ir.IntType(32), value.dtype.bitwidth // 8)
-        letter = "f" if is_float(value) else "i"
-        name = f"llvm.masked.store.v{value.count}{letter}{value.dtype.bitwidth}.p0"
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [kind, typed.type, align.type, mask.type]),
-            name,
-        )
-        builder.call(function, [args[1], typed, align, mask])
+        limit = context.cast(builder, args[2], n, types.intp)
+        _store_first(builder, args[0], args[1], limit, value)
+        return context.get_dummy_value()
+
+    return types.none(p, value, n), emit
+
+
+def _store_first(builder: Any, p: Any, value: Any, n: Any, vector: Vector) -> None:
+    """Emit a store of the first ``n`` lanes."""
+    mask, kind = _first(builder, n, vector.count), build.vector_type(vector)
+    typed = builder.bitcast(p, kind.as_pointer())
+    align = ir.Constant(ir.IntType(32), vector.dtype.bitwidth // 8)
+    letter = "f" if is_float(vector) else "i"
+    function = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(ir.VoidType(), [kind, typed.type, align.type, mask.type]),
+        f"llvm.masked.store.v{vector.count}{letter}{vector.dtype.bitwidth}.p0",
+    )
+    builder.call(function, [value, typed, align, mask])
+
+
+@intrinsic
+def load_doubles(typing_context, p, n):
+    """Return the first ``n`` numbers at ``p`` as doubles, 0 in the other lanes."""
+    if not (isinstance(p, Pointer) and isinstance(n, types.Integer)):
+        return None
+    doubles = full(types.float64)
+    stored = Vector(p.dtype, doubles.count)
+
+    def emit(context, builder, signature, args):
+        limit = context.cast(builder, args[1], n, types.intp)
+        numbers = _load_first(builder, args[0], limit, stored)
+        if stored == doubles:
+            return numbers
+        return builder.fpext(numbers, build.vector_type(doubles))
+
+    return doubles(p, n), emit
+
+
+@intrinsic
+def store_doubles(typing_context, p, value, n):
+    """Write the first ``n`` lanes of a vector of doubles to ``p``, rounded to its dtype."""
+    if not (isinstance(p, Pointer) and value == full(types.float64)):
+        return None
+    rounded = Vector(p.dtype, value.count)
+
+    def emit(context, builder, signature, args):
+        limit = context.cast(builder, args[2], n, types.intp)
+        numbers = args[1]
+        if rounded != value:
+            numbers = builder.fptrunc(numbers, build.vector_type(rounded))
+        _store_first(builder, args[0], numbers, limit, rounded)
         return context.get_dummy_value()
 
     return types.none(p, value, n), emit

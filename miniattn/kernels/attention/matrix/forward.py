@@ -36,7 +36,7 @@ from miniattn.kernels.attention.matrix.squares import (
     packed_size,
     write_turned,
 )
-from miniattn.kernels.attention.online import base_of, power, raise_tops, share_of, write_stats
+from miniattn.kernels.attention.online import base_of, power, raise_tops, write_shares, write_stats
 from miniattn.kernels.attention.problem import (
     OUT,
     UNFIT,
@@ -268,8 +268,7 @@ def _add_values(problem, weighed, rule, sums, work, job):
 def _write(problem, operands, run, width, room):
     """Write out, lse and its parts of a run of queries."""
     write_stats(problem, operands, run, room.top, room.total)
-    for i in range(run.n):
-        room.decay[i] = share_of(room.total[i], room.top[i])
+    write_shares(room.decay, room.total, room.top, run.n)
     out = lines_of(operands, OUT, run.b, run.h, run.i0, room.o)
     if not write_turned(out, Lines(room.o, width), run.n, problem.Dv, room.decay):
         operands[UNFIT] = 1

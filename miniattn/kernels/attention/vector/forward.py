@@ -33,7 +33,7 @@ from miniattn.kernels.attention.online import (
     overflows,
     power,
     raise_tops,
-    share_of,
+    write_shares,
     write_stats,
 )
 from miniattn.kernels.attention.problem import (
@@ -201,7 +201,8 @@ def _attend(call, piece):
         fill(o.start, width * o.step, 0.0)
 
     out = lines_of(operands, OUT, run.b, run.h, run.i0, scratch)
-    if not _normalise(out, o, n, Dv, top, total):
+    write_shares(decay, total, top, n)
+    if not _normalise(out, o, n, Dv, decay):
         operands[UNFIT] = 1
     write_stats(problem, operands, run, top, total)
 
@@ -259,11 +260,9 @@ def _rescale(o, n, decay):
 
 
 @inner
-def _normalise(out, o, n, Dv, top, total):
-    """Write ``out = o / l``, 0 where a query saw nothing; return whether that is finite."""
-    sums = splat(0.0, top)
+def _normalise(out, o, n, Dv, shares):
+    """Write ``out = o / l``; return whether that is finite."""
+    sums = splat(0.0, shares)
     for i in range(n):
-        # tiled: share = np.divide(1.0, total, where=seen, out=np.zeros_like(total))
-        factor = share_of(total[i], top[i])
-        sums = write_row(line(out, i), line(o, i), Dv, factor, sums)
+        sums = write_row(line(out, i), line(o, i), Dv, shares[i], sums)
     return not any_true(sums != sums)
