@@ -1,7 +1,7 @@
 """The tests themselves: none depends on another's having run, and none is left out unseen."""
 
 import ast
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -113,3 +113,41 @@ def test_a_table_without_rows_fails(pytestconfig):
 def test_the_fixture_is_of_the_test(rng, request):
     expected = np.random.default_rng(samples.seed("test_tests.py::" + request.node.name))
     assert rng.random() == expected.random()
+
+
+# --- Where tests lie -----------------------------------------------------------------------------
+
+
+def misplaced(tests, modules):
+    """Return the tests, by path, that do not lie in the folder of what they are named after.
+
+    ``modules`` are paths in the package. What has the name of a module in one of its folders, and
+    not that of a module or a folder at the top, belongs in the folder of the same name.
+    """
+    folders = {path.split("/")[0] for path in modules if "/" in path}
+    homes = {folder: {""} for folder in folders}
+    for path in modules:
+        *within, name = PurePath(path).with_suffix("").parts
+        homes.setdefault(name.strip("_"), set()).add("/".join(within))
+    wrong = []
+    for path in tests:
+        *above, name = PurePath(path).with_suffix("").parts
+        of = homes.get(name.removeprefix("test_"), {""})
+        strange = above and above[0] not in folders
+        if strange or (not above and "" not in of):
+            wrong.append(path)
+    return wrong
+
+
+def test_what_is_misplaced():
+    modules = ["nn/_attention.py", "masks.py", "nn/masks.py", "plot/cli.py"]
+    right = ["nn/test_attention.py", "test_masks.py", "test_everything.py", "plot/test_edges.py"]
+    wrong = ["test_attention.py", "test_cli.py", "analysis/test_entropy.py"]
+    assert misplaced(right + wrong, modules) == wrong
+
+
+def test_folders_of_tests_mirror_the_package():
+    package = FOLDER.parent / "miniattn"
+    parts = [p for p in package.rglob("*.py") if len(p.relative_to(package).parts) < 3]
+    tests = [p.relative_to(FOLDER).as_posix() for p in FILES if p.name.startswith("test_")]
+    assert misplaced(tests, [p.relative_to(package).as_posix() for p in parts]) == []

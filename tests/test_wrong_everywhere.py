@@ -233,7 +233,8 @@ RIGHT = {
     "norm": nn.RMSNorm(4),
     "head": nn.Linear(4, 3),
 }
-# These run a model, which names its own arguments; tests/test_patching.py has their wrong calls.
+# These run a model, which names its own arguments; their wrong calls are in
+# tests/analysis/test_patching.py.
 RUNS = ("ablation", "activation_patching", "attribution_patching", "path_patching")
 RUNS += ("edge_attribution", "edge_names", "residual_stream", "stream_parts")
 LAYERED = {"flow": [WEIGHTS], "rollout": [WEIGHTS]}
