@@ -985,7 +985,7 @@ def test_wrong_call(case):
 # What takes whatever it is given, or nothing.
 TAKE_ANYTHING = {
     *("get_num_threads", "show_config", "only_matrices", "attention_contexts"),
-    *("Module", "Optimizer", "Trace", "Edit", "Gradients"),
+    *("Module", "Optimizer", "Trace", "Edit", "Gradients", "SelfAttention", "CrossAttention"),
 }
 
 

@@ -24,6 +24,7 @@ from miniattn.nn._encoder import (
     LayerOptions,
     dropouts,
     feed_forward,
+    new_cache,
 )
 from miniattn.nn._module import Module
 from miniattn.nn._residual import Norm, Residual, ResidualLayer, norm_layer
@@ -126,13 +127,13 @@ class TransformerDecoderLayer(ResidualLayer):
         if memory_dim is not None:
             _checks.sizes(memory_dim=memory_dim)
         self.norm1 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
-        self.self_attn = attention_layer(
+        self.self_attn: Any = attention_layer(
             embed_dim, num_heads, bias=bias, dropout=attn_dropout, rng=rng, dtype=dtype, **options
         )
         self.norm2 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
         both = ("num_kv_heads", "head_dim", "scale", "softcap", "attn_bias")
         shared: dict[str, Any] = {name: x for name, x in options.items() if name in both}
-        self.cross_attn = attention_layer(
+        self.cross_attn: Any = attention_layer(
             embed_dim,
             num_heads,
             **shared,
@@ -208,7 +209,7 @@ class TransformerDecoderLayer(ResidualLayer):
         # x = x + self_attn(norm1(x))
         frame = Residual(ctx.norm1, ctx.self_attn, ctx.dropout1)
         dx, _ = self._backward(dx, self.norm1, self.self_attn, frame)
-        return TransformerDecoderGrads(dx, grads.dkey)
+        return TransformerDecoderGrads(dx, grads[1])
 
     def describe(self) -> str:
         """Return e.g. ``"pre-norm, causal"``."""
@@ -333,4 +334,6 @@ class TransformerDecoder(Module):
 
     def new_caches(self, batch_size: int, capacity: int) -> list[KVCache]:
         """Return an empty cache for each layer."""
-        return [layer.self_attn.new_cache(batch_size, capacity) for layer in self.layers]
+        return [
+            new_cache("self_attn", layer.self_attn, batch_size, capacity) for layer in self.layers
+        ]

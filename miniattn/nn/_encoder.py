@@ -18,7 +18,6 @@ from miniattn.nn._activation import Activation
 from miniattn.nn._attention import (
     LayerAttentionOptions,
     MultiHeadAttentionContext,
-    MultiHeadAttentionGrads,
     ValueResidualGrads,
 )
 from miniattn.nn._attention.kinds import attention_layer
@@ -183,7 +182,7 @@ class TransformerEncoderLayer(ResidualLayer):
             raise ValueError("parallel: expected False with post-norm, got True")
         attn_dropout, ffn_dropout = dropouts(dropout, attn_dropout, ffn_dropout)
         self.norm1 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
-        self.attn = attention_layer(
+        self.attn: Any = attention_layer(  # or a SelfAttention of a user's own
             embed_dim,
             num_heads,
             bias=bias,
@@ -266,8 +265,9 @@ class TransformerEncoderLayer(ResidualLayer):
             dx, grads = self._backward(dmiddle, self.norm1, self.attn, first, dvalues=dvalues)
         if isinstance(grads, ValueResidualGrads):
             return ValueResidualEncoderGrads(dx, grads.dbias, grads.dfirst_values)
-        if isinstance(grads, MultiHeadAttentionGrads) and grads.dbias is not None:
-            return TransformerEncoderGrads(dx, grads.dbias)
+        dbias = getattr(grads, "dbias", None)
+        if dbias is not None:
+            return TransformerEncoderGrads(dx, dbias)
         return dx
 
     def describe(self) -> str:
@@ -403,7 +403,14 @@ class TransformerEncoder(Module):
 
     def new_caches(self, batch_size: int, capacity: int) -> list[KVCache]:
         """Return an empty cache for each layer."""
-        return [layer.attn.new_cache(batch_size, capacity) for layer in self.layers]
+        return [new_cache("attn", layer.attn, batch_size, capacity) for layer in self.layers]
+
+
+def new_cache(name: str, attn: object, batch_size: int, capacity: int) -> KVCache:
+    """Return an empty cache of a layer's attention, which may be a user's own without any."""
+    having: Any = _checks.having(name, attn, "new_cache")
+    cache: KVCache = having.new_cache(batch_size, capacity)
+    return cache
 
 
 def _sum(total: Array | None, more: Array | None) -> Array | None:

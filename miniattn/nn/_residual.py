@@ -57,7 +57,11 @@ class ResidualLayer(Module):
         onto: Array | None = None,
         **options: Any,
     ) -> tuple[Array, Residual]:
-        """Return (y, ctx); ``onto`` is what f is added to, pre-norm, where that is not x."""
+        """Return (y, ctx); ``onto`` is what f is added to, pre-norm, where that is not x.
+
+        Of the options the sublayer, which may be a user's own, gets those that are given.
+        """
+        options = {name: value for name, value in options.items() if value is not None}
         if self.norm_first:
             h, norm_ctx = norm.forward(x)
             h, sublayer_ctx = sublayer.forward(h, *inputs, rng=rng, **options)
@@ -82,8 +86,9 @@ class ResidualLayer(Module):
         """Return dx, and all that the sublayer returned: other inputs have gradients, too.
 
         ``onto`` is what else comes back to x, pre-norm, where that is not dy; ``more`` is for the
-        sublayer.
+        sublayer, where it is given.
         """
+        more = {name: value for name, value in more.items() if value is not None}
         if self.norm_first:
             # y = x + h; h = dropout(h)
             dh = self.dropout.undrop(dy, ctx.dropout)

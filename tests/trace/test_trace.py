@@ -443,6 +443,42 @@ def test_an_edit_that_backward_leaves_out_is_an_error(rng):
         t.gradients(y)
 
 
+class Mean(nn.Module):
+    """In the place of a layer's attention: the mean of what a token may see, no matter what."""
+
+    def forward(self, x, *, mask=None, rng=None):
+        like = np.zeros((*x.shape[:2], 1))
+        out, ctx = F.attention_forward(like[:, None], like[:, None], x[:, None], mask=mask)
+        return out[:, 0], ctx
+
+    def backward(self, dy, ctx):
+        return F.attention_backward(dy[:, None], ctx).dv[:, 0]
+
+
+def test_attention_of_ones_own_in_a_model(rng):
+    """It gets what is given, and no more; without a cache of its own it generates without."""
+    model, inputs, _ = gpt(rng)
+    model.blocks.layers[0].attn = Mean()
+    y, t = trace.run(model, *inputs)
+    expected = np.tri(T) / np.arange(1, T + 1)[:, None]
+    weights = t["blocks.layers.0.attn.weights"]
+    np.testing.assert_allclose(weights, np.broadcast_to(expected, (B, 1, T, T)), rtol=1e-12)
+    assert list(t.weights) == ["blocks.layers.0.attn", "blocks.layers.1.attn"]
+    g = t.gradients(np.ones_like(y))
+    assert g["blocks.layers.0.attn.weights"].shape == (B, 1, T, T)
+    assert not isinstance(model.blocks.layers[0].attn, nn.SelfAttention)
+    assert isinstance(model.blocks.layers[1].attn, nn.SelfAttention)
+    assert model.generate([1, 2], 3, use_cache=False).shape == (5,)
+    with pytest.raises(TypeError, match="attn: expected an object with new_cache, got Mean"):
+        model.generate([1, 2], 3)
+    decoder = nn.TransformerDecoderLayer(8, 2, rng=rng, dtype=np.float64)
+    assert isinstance(decoder.cross_attn, nn.CrossAttention)
+    decoder.self_attn = Mean()
+    x, memory = rng.standard_normal((2, B, T, 8))
+    _, ctx = decoder.forward(x, memory)
+    assert decoder.backward(x, ctx).dmemory.shape == memory.shape
+
+
 # --- Who is seen ---------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """Multi-head attention: the module, what may be put around its middle, and other middles.
 
 `multi_head` is the frame and the plain middle, `parts` what may be put around it; `differential`,
-`talking` and `memory` are other middles in the same frame.
+`talking` and `memory` are other middles in the same frame. `protocol` says what else may stand in a
+layer.
 """
 
 from miniattn.nn._attention.differential import DifferentialAttention, DifferentialContext
@@ -9,6 +10,7 @@ from miniattn.nn._attention.kinds import AttentionKind, LayerAttentionOptions
 from miniattn.nn._attention.memory import MemoryAttention, MemoryContext
 from miniattn.nn._attention.multi_head import MultiHeadAttention
 from miniattn.nn._attention.options import AttentionOptions
+from miniattn.nn._attention.protocol import CrossAttention, SelfAttention
 from miniattn.nn._attention.results import (
     MultiHeadAttentionContext,
     MultiHeadAttentionGrads,
@@ -19,6 +21,7 @@ from miniattn.nn._attention.talking import TalkingHeadsAttention, TalkingHeadsCo
 __all__ = [
     "AttentionKind",
     "AttentionOptions",
+    "CrossAttention",
     "DifferentialAttention",
     "DifferentialContext",
     "LayerAttentionOptions",
@@ -27,6 +30,7 @@ __all__ = [
     "MultiHeadAttention",
     "MultiHeadAttentionContext",
     "MultiHeadAttentionGrads",
+    "SelfAttention",
     "TalkingHeadsAttention",
     "TalkingHeadsContext",
     "ValueResidualGrads",
