@@ -189,7 +189,7 @@ def test_attention_is_found_by_path_in_the_context(rng):
     assert maps.key_tokens == list("xyz")
     assert maps["layers.0.cross_attn.weights"].shape == (B, H, T, S)
     assert not np.triu(maps["layers.0.self_attn.weights"], 1).any()
-    assert repr(maps).startswith("Trace(layers.0.self_attn (2, 2, 4, 4), ")
+    assert repr(maps).startswith("Trace\n  input ")
 
 
 def test_repr_shows_the_settings():
