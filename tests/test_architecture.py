@@ -28,7 +28,7 @@ ALLOWED = {
     "_tracing": set(),
     "_typing": {"masks"},  # for type checkers only
     "kernels": {"_checking"},
-    "masks": {"_checks", "_rich"},
+    "masks": {"_checking", "_checks", "_rich", "kernels"},
     "reference": {"_checks", "masks"},
     "functional": {
         *("_checking", "_checks", "_context", "_memory", "_tracing", "kernels", "masks"),

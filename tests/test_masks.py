@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniattn import masks
-from miniattn.masks import UNBOUNDED, Lowered
+from miniattn.masks import UNBOUNDED, Lowered, _lowered
 
 # ------------------------------------------------------------- rules by definition, plain Python
 
@@ -41,6 +41,45 @@ def sees_array(array, full):
     return lambda b, h, i, j, T, S: bool(stretched[b, h, i, j])
 
 
+def sees_prefix(lengths):
+    return lambda b, h, i, j, T, S: j < lengths[b] or j <= i + S - T
+
+
+def sees_globals(tokens):
+    return lambda b, h, i, j, T, S: j in tokens or i + S - T in tokens
+
+
+def sees_dilated(step):
+    return lambda b, h, i, j, T, S: (i + S - T - j) % step == 0
+
+
+def sees_grid(columns, radius):
+    def visible(b, h, i, j, T, S):
+        (r, c), (y, x) = divmod(i + S - T, columns), divmod(j, columns)
+        return i + S - T >= 0 and abs(r - y) <= radius and abs(c - x) <= radius
+
+    return visible
+
+
+def sees_tree(parents):
+    def visible(b, h, i, j, T, S):
+        at = i + S - T
+        while at >= 0 and at != j:
+            at = parents[at]
+        return at == j
+
+    return visible
+
+
+@masks.where
+def uneven(b, h, i, j, table):
+    return (i * j + table[h % len(table)]) % 3 != b
+
+
+def sees_uneven(table):
+    return lambda b, h, i, j, T, S: (i * j + table[h % len(table)]) % 3 != b
+
+
 def by_definition(rules, B, H, T, S):
     return np.array(
         [
@@ -63,11 +102,15 @@ def by_kernel_rules(form: Lowered, B, H, T, S):
     for b, h, i, j in np.ndindex(B, H, T, S):
         ok = j - i >= form.lo[b] or j < form.sinks[b]
         ok &= j - i <= form.hi[b] and j < form.lengths[b]
-        if form.q_ids.shape != (0, 0):
-            ok &= form.q_ids[b, i] == form.k_ids[b, j]
-        if form.dense.shape != (0, 0, 0, 0):
-            sizes = form.dense.shape
-            ok &= form.dense[tuple(0 if n == 1 else at for n, at in zip(sizes, (b, h, i, j)))]  # noqa: B905
+        if form.tiles.size:
+            tiles = form.tiles[min(b, len(form.tiles) - 1), min(h, form.tiles.shape[1] - 1)]
+            index, groups = divmod(int(tiles[i // 64, j // 64]), 1 << 16)
+            seen = groups == 0xFFFF
+            if index:
+                seen = bool(int(form.words[index - 1, j % 64]) >> i % 64 & 1)
+                in_group = groups >> (j % 64 // 16 * 4 + i % 64 // 16) & 1
+                assert in_group or not seen
+            ok &= seen
         visible[b, h, i, j] = ok
     return visible
 
@@ -80,10 +123,14 @@ def sizes(draw):
     return tuple(draw(st.integers(0, 3 if n < 2 else 6)) for n in range(4))
 
 
+KINDS = ["causal", "window", "padding", "documents", "array", "prefix", "globals", "dilated"]
+KINDS += ["neighbourhood", "tree", "where"]
+
+
 @st.composite
 def rules(draw, B, H, T, S):
     """One random mask and the same rule by definition."""
-    kind = draw(st.sampled_from(["causal", "window", "padding", "documents", "array"]))
+    kind = draw(st.sampled_from(KINDS))
     ints = st.integers(-3, 8)
     if kind == "padding":
         lengths = draw(st.lists(st.integers(0, S), min_size=B, max_size=B))
@@ -97,6 +144,25 @@ def rules(draw, B, H, T, S):
             for n in ((B * T, B * S) if batched and B else (T, S))
         )
         return masks.documents(q, k), sees_documents(q, k)
+    if kind == "prefix":
+        lengths = draw(st.lists(st.integers(0, S), min_size=B, max_size=B))
+        return masks.prefix(lengths), sees_prefix(lengths)
+    if kind == "globals":
+        tokens = draw(st.lists(st.integers(0, 7), max_size=3))
+        return masks.globals(tokens), sees_globals(tokens)
+    if kind == "dilated":
+        step = draw(st.integers(1, 4))
+        return masks.dilated(step), sees_dilated(step)
+    if kind == "neighbourhood":
+        columns, radius = draw(st.integers(1, 4)), draw(st.integers(0, 2))
+        grid = (-(-max(S, 1) // columns), columns)
+        return masks.neighbourhood(grid, radius), sees_grid(columns, radius)
+    if kind == "tree":
+        parents = [draw(st.integers(-1, n - 1)) for n in range(S)]
+        return masks.tree(parents), sees_tree(parents)
+    if kind == "where":
+        table = np.array(draw(st.lists(st.integers(0, 2), min_size=1, max_size=2)))
+        return uneven(table), sees_uneven(table)
     if kind == "array":
         axes = draw(st.integers(0, 4))
         shape = tuple(n if draw(st.booleans()) else 1 for n in (B, H, T, S))[4 - axes :]
@@ -111,18 +177,36 @@ def rules(draw, B, H, T, S):
     return masks.window(left, right, offset, sinks=sinks), sees_window(left, right, offset, sinks)
 
 
-@settings(max_examples=250, deadline=None)
+def combine(data, drawn):
+    """Some masks joined by what is drawn, and the same of their definitions."""
+    mask, seen = drawn[0]
+    for other, also in drawn[1:]:
+        how = data.draw(st.sampled_from("&|"))
+        mask = mask & other if how == "&" else mask | other
+        seen = joined(how, seen, also)
+        if data.draw(st.integers(0, 3)) == 0:
+            mask, seen = ~mask, joined("~", seen, None)
+    return mask, seen
+
+
+def joined(how, a, b):
+    def visible(*at):
+        return not a(*at) if how == "~" else (a(*at) and b(*at)) if how == "&" else a(*at) or b(*at)
+
+    return visible
+
+
+@settings(max_examples=120, deadline=None)
 @given(st.data())
 def test_every_view_of_a_mask_agrees_with_the_definition(data):
     full = data.draw(sizes())
     T, S = full[2:]
     drawn = data.draw(st.lists(rules(*full), min_size=1, max_size=4))
-    mask = drawn[0][0]
-    for other, _ in drawn[1:]:
-        mask = mask & other
-    expected = by_definition([rule for _, rule in drawn], *full)
+    mask, seen = combine(data, drawn)
+    expected = by_definition([seen], *full)
 
     np.testing.assert_array_equal(mask.to_array(*full), expected)
+    np.testing.assert_array_equal(mask.by_definition(*full), expected)
     form = masks.lower(mask, *full)
     check_layout(form, *full)
     np.testing.assert_array_equal(by_kernel_rules(form, *full), expected)
@@ -131,17 +215,77 @@ def test_every_view_of_a_mask_agrees_with_the_definition(data):
         assert words.startswith("visible:" if expected[b, h, i, j] else "hidden by "), words
 
 
+PARENTS = [-1, *(n // 2 for n in range(199))]
+WIDE = {
+    "prefix": (masks.prefix([100, 7]), sees_prefix([100, 7])),
+    "Longformer": (
+        masks.window(20, 20) | masks.globals([0, 150]),
+        joined("|", sees_window(20, 20, None, 0), sees_globals([0, 150])),
+    ),
+    "dilated": (masks.dilated(3), sees_dilated(3)),
+    "grid": (masks.neighbourhood((10, 20), 2), sees_grid(20, 2)),
+    "tree": (masks.tree(PARENTS), sees_tree(PARENTS)),
+    "where": (uneven(np.array([1])), sees_uneven([1])),
+    "sinks": (
+        ~masks.window(30, 5, sinks=70),
+        joined("~", sees_window(30, 5, None, 70), None),
+    ),
+    "documents": (
+        masks.documents(np.arange(30, 200) // 60, np.arange(200) // 60),
+        sees_documents(np.arange(30, 200) // 60, np.arange(200) // 60),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_masks_of_several_tiles(name):
+    """As above, where tiles are hidden, full and cut off."""
+    mask, seen = WIDE[name]
+    full = B, H, T, S = 2, 2, 170, 200
+    i, j = (index.reshape(-1) for index in np.indices((T, S)))
+    expected = np.array(
+        [
+            [
+                [seen(b, h, x, y, T, S) for x, y in zip(i.tolist(), j.tolist(), strict=True)]
+                for h in range(H)
+            ]
+            for b in range(B)
+        ]
+    ).reshape(full)
+    np.testing.assert_array_equal(mask.to_array(*full), expected)
+    form = masks.lower(mask, *full)
+    rows = [_lowered.rows_of_form(form, b, h, np.arange(T), S) for b in range(B) for h in range(H)]
+    np.testing.assert_array_equal(np.reshape(rows, full), expected)
+    groups = np.zeros((B, H, 192, 256), bool)
+    groups[..., :T, :S] = expected
+    groups = groups.reshape(B, H, 3, 4, 16, 4, 4, 16).any(axis=(4, 7)).transpose(0, 1, 2, 4, 5, 3)
+    said = form.tiles[..., None, None] >> np.arange(16).reshape(4, 4) & 1  # key, query group
+    assert (said >= groups).all()
+
+
+def test_a_tile_of_every_kind():
+    """Hidden, full, and partial, whose groups between two others are computed as well."""
+    seen = np.zeros((64, 192), bool)
+    seen[:, 64:128] = True
+    seen[[0, 40], 130] = True
+    form = masks.lower(seen, 1, 1, 64, 192)
+    assert form.tiles[0, 0, 0, :2].tolist() == [0, 0xFFFF]
+    assert form.tiles[0, 0, 0, 2] & 0xFFFF == 0b0111
+    assert form.words[(form.tiles[0, 0, 0, 2] >> 16) - 1, 2] == 1 << 40 | 1
+
+
 def check_layout(form, B, H, T, S):
     for name in ("lo", "hi", "sinks", "lengths"):
         array = getattr(form, name)
         assert array.shape == (B,)
         assert array.dtype == np.int64
-    assert form.q_ids.shape in ((B, T), (0, 0))
-    assert form.k_ids.shape in ((B, S), (0, 0))
-    assert form.q_ids.dtype == form.k_ids.dtype == np.int64
-    assert form.dense.dtype == np.bool_
-    if form.dense.shape != (0, 0, 0, 0):
-        assert all(n in (1, full) for n, full in zip(form.dense.shape, (B, H, T, S), strict=True))
+    if form.tiles.size:
+        assert form.tiles.shape[0] in (1, B)
+        assert form.tiles.shape[1] in (1, H)
+        assert form.tiles.shape[2:] == (-(-T // 64), -(-S // 64))
+    assert form.tiles.dtype == np.int64
+    assert form.words.dtype == np.uint64
+    assert form.words.shape[1:] == (64,)
     for array in form:
         assert array.flags.c_contiguous
         assert array.flags.writeable
@@ -162,7 +306,7 @@ def test_no_mask_hides_nothing():
 @pytest.mark.parametrize(
     "mask",
     [
-        masks.causal() & masks.padding([3, 5]) & masks.documents(np.zeros((2, 5), int)),
+        masks.causal() & masks.padding([3, 5]),
         masks.window(2, 0, sinks=1) & masks.causal() & masks.padding([3, 5]),
         masks.window(2, None, sinks=1) & masks.window(3, None, sinks=2),  # the first is stricter
         masks.window(2, None, sinks=2) & masks.window(2, None, sinks=1),  # same bound
@@ -172,18 +316,18 @@ def test_no_mask_hides_nothing():
     ids=repr,
 )
 def test_structural_masks_stay_structural(mask):
-    assert masks.lower(mask, 2, 1, 5, 5).dense.shape == (0, 0, 0, 0)
+    assert masks.lower(mask, 2, 1, 5, 5).tiles.shape == (0, 0, 0, 0)
 
 
-def test_sinks_that_do_not_combine_become_dense():
+def test_sinks_that_do_not_combine_become_a_tile_map():
     mask = masks.window(1, None, sinks=3) & masks.window(2, None, sinks=0)
-    assert masks.lower(mask, 1, 1, 6, 6).dense.shape == (1, 1, 6, 6)
+    assert masks.lower(mask, 1, 1, 6, 6).tiles.shape == (1, 1, 1, 1)
 
 
 def test_a_broadcast_array_is_lowered_without_its_repetitions():
     keys = np.array([[True, False, True]])
     stretched = np.broadcast_to(keys[:, None, None, :], (4, 2, 5, 3))
-    assert masks.lower(stretched, 4, 2, 5, 3).dense.shape == (1, 1, 1, 3)
+    assert masks.lower(stretched, 4, 2, 5, 3).tiles.shape == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("view", ["read-only", "transposed", "strided", "reversed"])
@@ -198,12 +342,8 @@ def test_any_strides_and_read_only_arrays(view):
     before = array.copy()
     form = masks.lower(array, 1, 1, *array.shape)
     check_layout(form, 1, 1, *array.shape)
-    np.testing.assert_array_equal(form.dense[0, 0], before)
-
-
-def test_a_contiguous_array_is_not_copied():
-    array = np.ones((5, 6), bool)
-    assert np.shares_memory(masks.lower(array, 2, 2, 5, 6).dense, array)
+    rows = _lowered.rows_of_form(form, 0, 0, np.arange(len(array)), array.shape[1])
+    np.testing.assert_array_equal(rows, before)
 
 
 # ------------------------------------------------------------------------------------ the algebra
@@ -227,6 +367,16 @@ def test_none_is_the_neutral_element():
 def test_and_or_not_of_python_are_refused():
     with pytest.raises(TypeError, match="combine masks with `&`"):
         masks.causal() and masks.padding([1])
+    with pytest.raises(TypeError, match=r"beside \|, got None"):
+        masks.causal() | None
+
+
+def test_rules_are_those_of_the_intersection():
+    a, b, c = masks.causal(), masks.dilated(2), masks.globals([1])
+    assert (a & (b | c)).rules[0] is a
+    assert (a & b & c).rules == (a, b, c)
+    assert a.rules == (a,)
+    assert (~~b) is b
 
 
 def test_arrays_of_fewer_axes_broadcast_from_the_right():
@@ -241,22 +391,28 @@ def test_arrays_of_fewer_axes_broadcast_from_the_right():
 def test_a_mask_does_not_follow_its_arguments():
     lengths, ids = np.array([1, 2]), np.array([0, 0, 1])
     padding, documents = masks.padding(lengths), masks.documents(ids)
-    before = (padding & documents).to_array(2, 1, 3, 3)
+    rows, table = np.eye(3, dtype=bool), np.array([1])
+    made = [padding & documents, masks.as_mask(rows), masks.causal() & rows, uneven(table)]
+    before = [mask.to_array(2, 1, 3, 3) for mask in made]
     lengths[:] = 0
     ids[:] = 7
-    np.testing.assert_array_equal((padding & documents).to_array(2, 1, 3, 3), before)
+    rows[:], table[:] = True, 0
+    for mask, was in zip(made, before, strict=True):
+        np.testing.assert_array_equal(mask.to_array(2, 1, 3, 3), was)
+        np.testing.assert_array_equal(mask.by_definition(2, 1, 3, 3), was)
 
 
 def test_lowered_arrays_can_be_written_without_changing_the_mask():
     mask = masks.causal(offset=[0, 1]) & masks.padding([1, 2]) & masks.documents([0, 0, 1])
     before = mask.to_array(2, 1, 3, 3)
-    for array in masks.lower(mask, 2, 1, 3, 3):
+    for array in masks.lower(mask, 2, 1, 3, 3)[:4]:
         array.fill(1)
     np.testing.assert_array_equal(mask.to_array(2, 1, 3, 3), before)
 
 
 def test_masks_are_frozen_and_can_be_copied():
     mask = masks.window(2, 0, sinks=1) & masks.padding([1, 3]) & np.ones((3, 3), bool)
+    mask = mask & (~masks.dilated(2) | uneven(np.array([1])) | masks.tree([-1, 0, 1]))
     with pytest.raises(AttributeError):
         masks.causal().offset = 3
     for twin in (copy.deepcopy(mask), pickle.loads(pickle.dumps(mask))):
@@ -278,6 +434,20 @@ def test_masks_are_frozen_and_can_be_copied():
         (masks.documents([0, 1], [0, 0, 1]), "documents([0, 1], [0, 0, 1])"),
         (masks.causal() & masks.padding([3, 5]), "causal() & padding([3, 5])"),
         (masks.as_mask(np.ones((2, 1, 1, 5), bool)), "bool[2, 1, 1, 5]"),
+        (masks.prefix([3]), "prefix([3])"),
+        (masks.globals([0, 5]), "globals([0, 5])"),
+        (masks.dilated(2, offset=1), "dilated(2, offset=1)"),
+        (masks.neighbourhood((2, 3), 1), "neighbourhood((2, 3), 1)"),
+        (masks.neighbourhood((2, 3), (1, 0)), "neighbourhood((2, 3), (1, 0))"),
+        (masks.tree([-1, 0]), "tree([-1, 0])"),
+        (masks.heads(masks.causal(), np.eye(2, dtype=bool)), "heads(causal(), bool[2, 2])"),
+        (uneven(np.array([1])), "uneven(int64[1])"),
+        (masks.causal() | masks.dilated(2), "causal() | dilated(2)"),
+        (~(masks.causal() & masks.dilated(2)), "~(causal() & dilated(2))"),
+        (
+            ~masks.causal() & (masks.dilated(2) | uneven([1])),
+            "~causal() & (dilated(2) | uneven(int64[1]))",
+        ),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
@@ -334,6 +504,64 @@ def test_repr(mask, words):
             (1, 1, 0, 2),
             None,
             "hidden by bool[3, 3]: its entry [0, 2] is False",
+        ),
+        (
+            masks.prefix([2]),
+            (0, 0, 3, 7),
+            (6, 8),
+            "hidden by prefix([2]): key 7 is after query 3 + offset 2 = 5, and not among the first "
+            "2 keys of row 0",
+        ),
+        (
+            masks.globals([0, 4]),
+            (0, 0, 3, 7),
+            (8, 8),
+            "hidden by globals([0, 4]): neither query 3 nor key 7 is a global token",
+        ),
+        (
+            masks.dilated(3),
+            (0, 0, 3, 7),
+            (8, 8),
+            "hidden by dilated(3): query 3 and key 7 are 4 apart, no multiple of 3",
+        ),
+        (
+            masks.neighbourhood((3, 4), 1),
+            (0, 0, 5, 7),
+            (12, 12),
+            "hidden by neighbourhood((3, 4), 1): query 5 is at (1, 1), key 7 at (1, 3): too far "
+            "along axis 1",
+        ),
+        (
+            masks.tree([-1, 0, 0]),
+            (0, 0, 2, 1),
+            (3, 3),
+            "hidden by tree([-1, 0, 0]): key 1 is no ancestor of query 2",
+        ),
+        (
+            uneven(np.array([0])),
+            (0, 0, 3, 7),
+            None,
+            "hidden by uneven(int64[1]): uneven(0, 0, 3, 7) is False",
+        ),
+        (
+            ~masks.padding([2]) & masks.causal(0),
+            (0, 0, 3, 1),
+            None,
+            "hidden by ~padding([2]): key 1 is among the first 2 keys of row 0",
+        ),
+        (
+            masks.causal(0) | masks.padding([2]),
+            (0, 0, 3, 5),
+            None,
+            "hidden by causal(offset=0) | padding([2]): key 5 is after query 3, and key 5 is not "
+            "among the first 2 keys of row 0",
+        ),
+        (
+            masks.heads(masks.causal(0), ~masks.window(1, None, 0, sinks=1)),
+            (0, 1, 3, 0),
+            None,
+            "hidden by heads(causal(offset=0), ~window(1, None, offset=0, sinks=1)): head 1 has "
+            "~window(1, None, offset=0, sinks=1), and key 0 is among the first 1 keys",
         ),
         (
             masks.causal(0) & masks.padding([2]),
@@ -438,6 +666,48 @@ THREE_KEYS = np.ones((2, 3), bool)
             ValueError,
             "ids: expected shape (T,) or (B, T) with B = 2, T = 2, got (1, 2)",
         ),
+        (
+            lambda: masks.lower(masks.heads(masks.causal()), 1, 2, 3, 3),
+            ValueError,
+            "heads: expected a mask for each of H = 2, got 1",
+        ),
+        (
+            lambda: masks.lower(masks.neighbourhood((2, 2), 1), 1, 1, 5, 5),
+            ValueError,
+            "shape: expected room for S = 5 keys, got (2, 2)",
+        ),
+        (
+            lambda: masks.lower(masks.tree([-1, 0]), 1, 1, 3, 3),
+            ValueError,
+            "parents: expected shape (S,) or (B, S) with B = 1, S = 3, got (2,)",
+        ),
+        (lambda: masks.tree([1, 0]), ValueError, "got token 0 among its own ancestors"),
+        (lambda: masks.tree([-1, 2]), ValueError, "parents: expected positions in [0, 2)"),
+        (lambda: masks.tree([0.5]), TypeError, "parents: expected an integer array"),
+        (lambda: masks.heads(), ValueError, "masks: expected a mask for each head, got none"),
+        (lambda: masks.heads(None), TypeError, "in heads, got None"),
+        (lambda: masks.dilated(0), ValueError, "step: expected an int >= 1"),
+        (lambda: masks.globals([-1]), ValueError, "tokens: expected ints >= 0, got -1"),
+        (lambda: masks.neighbourhood((2, 0), 1), ValueError, "shape: expected an int >= 1"),
+        (
+            lambda: masks.neighbourhood((2, 2), (1,)),
+            ValueError,
+            "radius: expected one for each of 2",
+        ),
+        (lambda: masks.neighbourhood((2, 2), -1), ValueError, "radius: expected an int >= 0"),
+        (lambda: masks.prefix(3), ValueError, "lengths: expected shape (B)"),
+        (lambda: masks.where(3), TypeError, "where: expected a function (b, h, i, j, *tables)"),
+        (lambda: masks.where(len), TypeError, "where: expected a function"),
+        (lambda: masks.where(lambda i, j: i < j), TypeError, "got <lambda>(i, j)"),
+        (lambda: uneven(), TypeError, "tables: expected those of uneven(b, h, i, j, table), got 0"),
+        (lambda: uneven(np.array(["a"])), TypeError, "tables: expected arrays of bools, ints"),
+        (lambda: uneven(3), ValueError, "tables: expected arrays of 1 to 4 axes, got shape ()"),
+        (lambda: masks.as_mask(uneven), TypeError, "mask: expected a Mask such as"),
+        (
+            lambda: masks.lower(masks.where(lambda b, h, i, j: vars(b))(), 1, 1, 3, 3),
+            TypeError,
+            "mask: expected a function that Numba can compile, got <lambda>: ",
+        ),
         (lambda: masks.causal().to_array(1, 1, 2.0, 2), TypeError, "T: expected an int"),
         (lambda: masks.causal().to_array(1, 1, -2, 2), ValueError, "T: expected an int >= 0"),
         (lambda: masks.causal().explain(0, 0, 0, -1), ValueError, "j: expected an int >= 0"),
@@ -471,6 +741,11 @@ PICTURES = {
     "padding([3, 5]), row 0": masks.padding([3]),
     "row 1": masks.padding([5]),
     "documents([0, 0, 1, 1, 1])": masks.documents([0, 0, 1, 1, 1]),
+    "prefix([3])": masks.prefix([3]),
+    "window(1, 1) | globals([2])": masks.window(1, 1) | masks.globals([2]),
+    "dilated(2)": masks.dilated(2),
+    "neighbourhood((3, 3), 1)": masks.neighbourhood((3, 3), 1, offset=0),  # five queries of nine
+    "tree([-1, 0, 0, 1, 2])": masks.tree([-1, 0, 0, 1, 2]),
     "... & causal()": masks.documents([0, 0, 1, 1, 1]) & masks.causal(),
 }
 

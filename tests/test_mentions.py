@@ -32,6 +32,11 @@ SOURCES = [
 FOREIGN = {
     *("nn.Transformer", "nn.TransformerEncoder", "nn.MultiheadAttention", "add_zero_attn"),
     *("generate_square_subsequent_mask", "layer_norm_eps", "key_value_seq_lengths"),
+    *("mask_mod", "score_mod", "q_idx", "kv_idx", "create_block_mask", "and_masks", "or_masks"),
+    *("LowerTriangularMask", "LowerTriangularFromBottomRightMask", "BlockDiagonalMask"),
+    *("LocalAttentionFromBottomRightMask", "from_seqlens", "BlockDiagonalMask.from_seqlens"),
+    *("BlockDiagonalCausalMask", "BlockDiagonalPaddedKeysMask"),
+    "LowerTriangularMaskWithTensorBias",
     *("local_window_size", "flash_attn", "cu_seqlens", "window_size", "use_causal_mask"),
     *("attention_mask", "key_mask", "value_mask"),
 }

@@ -10,12 +10,16 @@ and so for the lower bound, sinks and lengths. Bounds stay bounds: no T x S arra
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from miniattn import masks
 from miniattn._typing import Array
 from miniattn.distributed._layout import Stretch
 from miniattn.masks import UNBOUNDED, Lowered, Mask
+from miniattn.masks._lowered import split, with_tiles
+from miniattn.masks._places import Pairs, Place
+from miniattn.masks._program import Program, part_of
 
 
 class Part(Mask):
@@ -34,11 +38,6 @@ class Part(Mask):
         self.mask, self.sizes = mask, sizes  # heads, queries and keys of the whole
         self.queries, self.keys, self.heads = queries, keys, heads
 
-    @property
-    def is_fixed(self) -> bool:
-        """Whether it stays what it is."""
-        return self.mask.is_fixed
-
     def __repr__(self) -> str:
         return f"{self.mask!r} of {self.queries} x {self.keys}"
 
@@ -51,38 +50,45 @@ class Part(Mask):
 
     def _key(self) -> tuple[object, ...]:
         heads = self.heads.start, self.heads.stop
-        return id(self.mask), self.sizes, self.queries, self.keys, heads
+        return "part", self.mask._key(), self.sizes, self.queries, self.keys, heads
+
+    def _has_function(self) -> bool:
+        return self.mask._has_function()
+
+    def _is_borrowed(self) -> bool:
+        return self.mask._is_borrowed()
+
+    def _fit(self, B: int, H: int, T: int, S: int) -> None:
+        self.mask._fit(B, *self.sizes)
 
     def _lower(self, B: int, H: int, T: int, S: int) -> Lowered:
-        form = masks.lower(self.mask, B, *self.sizes)
+        form, rest = split(self.mask, B, *self.sizes[1:])
         q, k = self.queries, self.keys
         apart = q.start - k.start
         step = k.step
         hi = np.where(form.hi >= UNBOUNDED // 2, UNBOUNDED, (form.hi + apart) // step)
         lo = np.where(form.lo <= -UNBOUNDED // 2, -UNBOUNDED, -(-(form.lo + apart) // step))
-        return Lowered(
-            lo,
-            hi,
-            _among(form.sinks, k),
-            _among(form.lengths, k),
-            _ids(form.q_ids, q),
-            _ids(form.k_ids, k),
-            self._dense(form.dense),
+        form = form._replace(
+            lo=lo, hi=hi, sinks=_among(form.sinks, k), lengths=_among(form.lengths, k)
         )
+        parts = (Part(rule, self.sizes, q, k, self.heads) for rule in rest)
+        return with_tiles(self, tuple(parts), form, B, H, T, S)
 
-    def _dense(self, dense: Array) -> Array:
-        if dense.shape == (0, 0, 0, 0):
-            return dense
-        for axis, part in ((1, self.heads), (2, self.queries.places), (3, self.keys.places)):
-            if dense.shape[axis] > 1:
-                dense = dense[(slice(None),) * axis + (part,)]
-        return np.ascontiguousarray(dense)
+    def _program(self, B: int, H: int, T: int, S: int) -> Program:
+        whole = self.mask._program(B, *self.sizes)
+        return part_of(whole, self.heads, self.queries.places, self.keys.places)
 
-    def _why_hidden(self, b: int, h: int, i: int, j: int, end_offset: int | None) -> str:
-        q, k = self.queries, self.keys
+    def _sees(self, at: Pairs) -> Array:
+        return self.mask._sees(Pairs(at.b, *self._places(at.h, at.i, at.j), *self.sizes[1:]))
+
+    def _fact(self, at: Place) -> tuple[bool, str]:
         whole = self.sizes[2] - self.sizes[1]
-        at = h + (self.heads.start or 0), q.start + q.step * i, k.start + k.step * j
-        return self.mask._why_hidden(b, *at, whole)
+        return self.mask._fact(Place(at.b, *self._places(at.h, at.i, at.j), whole))
+
+    def _places(self, h: Any, i: Any, j: Any) -> tuple[Any, Any, Any]:
+        """Return heads, queries and keys as they are numbered in the whole."""
+        q, k = self.queries, self.keys
+        return h + (self.heads.start or 0), q.start + q.step * i, k.start + k.step * j
 
 
 def hides_all(mask: Part | None, shape: tuple[int, ...], key_shape: tuple[int, ...]) -> bool:
@@ -102,7 +108,3 @@ def _among(first: Array, keys: Stretch) -> Array:
     """Return how many of the keys are among the ``first`` of all."""
     among: Array = np.clip(-(-(first - keys.start) // keys.step), 0, keys.length)
     return among
-
-
-def _ids(ids: Array, part: Stretch) -> Array:
-    return ids if ids.shape == (0, 0) else np.ascontiguousarray(ids[:, part.places])

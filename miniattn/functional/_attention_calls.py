@@ -15,6 +15,7 @@ from miniattn._memory import empty, scratch
 from miniattn._typing import Array, Shape
 from miniattn.kernels import registers as simd
 from miniattn.kernels.attention import units
+from miniattn.kernels.attention.masking import SIDE
 from miniattn.kernels.attention.problem import (
     AXES,
     OPERANDS,
@@ -99,9 +100,14 @@ def execute(
     dtype = q.dtype
     if mask is not None:
         B, H, T, _ = q.shape
-        lower = _lower_once if mask.is_fixed else _lower
-        arrays = arrays | lower(mask, B, H, T, arrays["k"].shape[2])
-    layouts = tuple([(name, x.shape, x.strides, x.itemsize) for name, x in arrays.items()])
+        arrays = arrays | _rules(mask, B, H, T, arrays["k"].shape[2])
+    layouts = tuple(
+        [
+            (name, x.shape, x.strides, x.itemsize)
+            for name, x in arrays.items()
+            if name != "words"  # whose number is another for each mask
+        ]
+    )
     addresses = [(_NUMBER[name], address_of(x)) for name, x in arrays.items()]
     unit = unit or units.chosen()
     while True:
@@ -157,9 +163,7 @@ _AXES = {
     "dv": "BGSV",
     "dbias": "BHTS",
     "bounds": "4B",
-    "q_ids": "BT",
-    "k_ids": "BS",
-    "dense": "BHTS",
+    "tiles": "BHts",
     "dlse": "BHT",
 }
 
@@ -169,7 +173,11 @@ def _check_operands(
 ) -> None:
     """Raise RuntimeError where the table of operands speaks of what an array doesn't hold."""
     length = dict(zip("BHGTSDV.RC", sizes.tolist(), strict=False), **{"2": 2, "4": 4})
+    length |= {"t": -(-length["T"] // SIDE), "s": -(-length["S"] // SIDE)}  # tiles of a tile map
     for name, x in arrays.items():
+        if name == "words":
+            _checking.contiguous(name, x)
+            continue
         letters = "BHRC" if name == "out" and length["R"] else _AXES[name]
         at = STRIDES + AXES * _NUMBER[name]
         steps = operands[at : at + len(letters)].tolist()
@@ -251,16 +259,27 @@ def _table(layouts: tuple[Layout, ...], sums: Shape | None) -> NDArray[np.int64]
     return table
 
 
-def _lower(mask: masks.Mask, B: int, H: int, T: int, S: int) -> dict[str, Array]:
-    """Return the operands that say what a mask hides."""
+_RECENT = 16
+_SMALL = 2**18  # bytes
+_recent: dict[Any, dict[str, Array]] = {}
+
+
+def _rules(mask: masks.Mask, B: int, H: int, T: int, S: int) -> dict[str, Array]:
+    """Return the operands that say what a mask hides.
+
+    A step of training asks for each mask twice in each layer. Large tile maps are kept by
+    `masks.lower` alone.
+    """
+    key = mask, B, H, T, S
+    rules = _recent.get(key)
+    if rules is not None:
+        return rules
     form = masks.lower(mask, B, H, T, S)
     rules = {"bounds": np.array(form[:4])}
-    if form.q_ids.size:
-        rules |= {"q_ids": form.q_ids, "k_ids": form.k_ids}
-    if form.dense.size:
-        rules["dense"] = form.dense
+    if form.tiles.size:
+        rules |= {"tiles": form.tiles, "words": form.words}
+    if sum(x.nbytes for x in rules.values()) <= _SMALL and not mask._is_borrowed():
+        for oldest in list(_recent)[: len(_recent) + 1 - _RECENT]:
+            _recent.pop(oldest, None)
+        _recent[key] = rules
     return rules
-
-
-# A step of training asks for each mask twice in each layer.
-_lower_once = functools.lru_cache(maxsize=16)(_lower)

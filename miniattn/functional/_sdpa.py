@@ -5,6 +5,7 @@ import numpy as np
 from miniattn import _checks, masks
 from miniattn._typing import Array
 from miniattn.functional._attention import attention
+from miniattn.masks._array import borrowed
 
 
 def scaled_dot_product_attention(
@@ -91,7 +92,7 @@ def scaled_dot_product_attention(
         _checks.broadcastable("attn_mask", given, "..., H, T, S", full)
         fused = _fuse(np.broadcast_to(given, full) if ndim > 4 else given)
         if given.dtype == np.bool_:
-            dense = masks.as_mask(fused)
+            dense = borrowed(fused)
             mask = dense if mask is None else mask & dense
         else:
             bias = fused

@@ -10,6 +10,7 @@ from miniattn import _checks, masks
 from miniattn._context import context
 from miniattn._tracing import point, point_backward
 from miniattn._typing import Array, MaskLike
+from miniattn.masks._array import borrowed
 from miniattn.nn import _init
 from miniattn.nn._attention import (
     LayerAttentionOptions,
@@ -178,7 +179,7 @@ class TransformerDecoderLayer(ResidualLayer):
         if memory is None:  # attention without keys would be of x to itself
             raise TypeError("memory: expected an array (B, S, memory_dim) or a KVCache, got None")
         if self.causal and cache is None:  # with a cache, attention is causal anyway
-            given = masks.as_mask(mask)
+            given = borrowed(mask)
             mask = masks.causal() if given is None else masks.causal() & given
         with QUERY_IS_X:
             x, (norm1, self_attn, dropout1) = self._forward(

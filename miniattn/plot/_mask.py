@@ -126,10 +126,10 @@ def mask(
     ['may attend', 'hidden by causal()', 'hidden by padding([3, 5])', 'hidden by several']
     """
     checked = masks.as_mask(mask)
-    rules = [] if checked is None else list(masks._parts(checked))
-    T, S = _lengths(rules, T, S, tokens, key_tokens)
+    rules = () if checked is None else checked.rules
+    T, S = _lengths(checked, T, S, tokens, key_tokens)
     q_labels, k_labels = both_labels(tokens, key_tokens, (T, S))
-    kinds = _kinds(rules, T, S, batch, head)
+    kinds = _kinds(checked, T, S, batch, head)
 
     beside, below = room(q_labels, k_labels, (T, S))
     ax, result = axes_of(ax, inches(S, 3.4) + beside + _LEGEND, inches(T, 3.4) + below)
@@ -144,15 +144,15 @@ def mask(
     return result
 
 
-def _kinds(rules: Sequence[masks.Mask], T: int, S: int, batch: int, head: int) -> Array:
+def _kinds(mask: masks.Mask | None, T: int, S: int, batch: int, head: int) -> Array:
     """Return a number a cell: 0 visible, r hidden by rule r - 1 alone, -1 by several."""
-    B, H = _batch_and_heads(rules, batch, head)
-    rows, cols = (_bounds(n, _grid.MOST_CELLS) for n in (T, S))
+    B, H = _batch_and_heads(mask, batch, head)
+    bins = [_bounds(n, _grid.MOST_CELLS) for n in (T, S)]
+    rules = () if mask is None else mask.rules
     hidden = np.array(
-        [~visible_cells(masks.lower(rule, B, H, T, S), batch, head, rows, cols) for rule in rules]
-    ).reshape(len(rules), len(rows) - 1, len(cols) - 1)
-    everything = masks.lower(_all(rules), B, H, T, S)
-    visible = visible_cells(everything, batch, head, rows, cols)
+        [~visible_cells(rule, (B, H, T, S), batch, head, *bins) for rule in rules]
+    ).reshape(len(rules), *(len(edges) - 1 for edges in bins))
+    visible = visible_cells(mask, (B, H, T, S), batch, head, *bins)
     alone = hidden.sum(axis=0) == 1
     which = hidden.argmax(axis=0) + 1 if rules else np.zeros(visible.shape, int)
     return np.where(visible, 0, np.where(alone, which, -1))
@@ -161,10 +161,6 @@ def _kinds(rules: Sequence[masks.Mask], T: int, S: int, batch: int, head: int) -
 def _bounds(n: int, most: int) -> Array:
     """Return the bounds of at most ``most`` bins of equally many queries or keys."""
     return np.append(np.arange(0, n, -(-n // most)), n)
-
-
-def _all(rules: Sequence[masks.Mask]) -> masks.Mask | None:
-    return masks._Intersection(tuple(rules)) if rules else None
 
 
 def _fill(text: str) -> str:
@@ -228,44 +224,31 @@ def _alike(kinds: Array, starts: Array, axis: int) -> Array:
 
 
 def _lengths(
-    rules: Sequence[masks.Mask], T: int | None, S: int | None, tokens: Tokens, key_tokens: Tokens
+    mask: masks.Mask | None, T: int | None, S: int | None, tokens: Tokens, key_tokens: Tokens
 ) -> tuple[int, int]:
     """Return T and S: as given, of the tokens, of the mask, or (S) as T."""
-    for rule in rules:
-        own_T, own_S = _own_lengths(rule)
-        T = own_T if T is None and tokens is None else T
-        S = own_S if S is None and key_tokens is None else S
+    if mask is not None:
+        own = mask._sizes()
+        T = own.T if T is None and tokens is None else T
+        S = own.S if S is None and key_tokens is None else S
     T = len(tokens) if T is None and tokens is not None else T
     S = len(key_tokens) if S is None and key_tokens is not None else S
+    T = S if T is None and mask is not None and mask._sizes().S is not None else T
     if T is None:
         raise ValueError("T: expected a query length, because neither the mask nor tokens have one")
     return _checks.integer("T", T, least=1), _checks.integer("S", T if S is None else S, least=1)
 
 
-def _own_lengths(rule: masks.Mask) -> tuple[int | None, int | None]:
-    if isinstance(rule, masks._Documents):
-        return rule.q_ids.shape[-1], rule.k_ids.shape[-1]
-    if isinstance(rule, masks._Dense) and rule.array.ndim >= 2:
-        T, S = rule.array.shape[-2:]
-        return (T if T > 1 else None), (S if S > 1 else None)
-    return None, None
-
-
-def _batch_and_heads(rules: Sequence[masks.Mask], batch: int, head: int) -> tuple[int, int]:
+def _batch_and_heads(mask: masks.Mask | None, batch: int, head: int) -> tuple[int, int]:
     """Return the B and H of the mask, or the least that have this batch row and head."""
-    B = H = 1
-    for rule in rules:
-        if isinstance(rule, masks._Padding):
-            B = max(B, len(rule.lengths))
-        elif isinstance(rule, masks._Band) and isinstance(rule.offset, np.ndarray):
-            B = max(B, len(rule.offset))
-        elif isinstance(rule, masks._Documents):
-            B = max(B, *(len(ids) for ids in (rule.q_ids, rule.k_ids) if ids.ndim == 2), 1)
-        elif isinstance(rule, masks._Dense):
-            b, h, *_ = (1,) * (4 - rule.array.ndim) + rule.array.shape
-            B, H = max(B, b), max(H, h)
-    for name, index, size in (("batch", batch, B), ("head", head, H)):
+    own = None if mask is None else mask._sizes()
+    least = []
+    for name, index, size in (
+        ("batch", batch, None if own is None else own.B),
+        ("head", head, None if own is None else own.H),
+    ):
         _checks.integer(name, index, least=0)
-        if size > 1 and index >= size:
+        if size is not None and size > 1 and index >= size:
             raise ValueError(f"{name}: expected an index in [0, {size}), got {index}")
-    return max(B, batch + 1), max(H, head + 1)
+        least.append(max(size or 1, index + 1))
+    return least[0], least[1]

@@ -221,10 +221,10 @@ def _hidden_cells(
 ) -> list[Array]:
     """Return the cells (rows, cols) in which every key is hidden, for each head."""
     B, heads, *bins = full
-    form = masks.lower(mask, B, heads, *shape)
-    kinds = min(heads, max(form.dense.shape[1], 1))  # a rule is the same in all heads
+    kinds = heads if mask._differs_by_head() else min(heads, 1)
     bounds = [edges(n, count) for n, count in zip(shape, bins, strict=True)]
-    cells: list[Array] = [~visible_cells(form, batch, h, *bounds) for h in range(kinds)]
+    sizes = B, heads, *shape
+    cells: list[Array] = [~visible_cells(mask, sizes, batch, h, *bounds) for h in range(kinds)]
     return cells if kinds == heads else cells * heads
 
 

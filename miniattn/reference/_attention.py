@@ -195,7 +195,7 @@ def _prepare(
     q, k, v = f64(q), f64(k), f64(v)
     full = (*q.shape[:-1], k.shape[-2])
     rule = masks.as_mask(mask)
-    visible = np.ones(full, bool) if rule is None else rule.to_array(*full)
+    visible = np.ones(full, bool) if rule is None else rule.by_definition(*full)
     added = np.broadcast_to(f64(0.0 if bias is None else bias), full)
     kept = np.broadcast_to(f64(1.0 if keep is None else keep) / (1.0 - dropout), full)
     scale = 1.0 / math.sqrt(max(1, q.shape[-1])) if scale is None else scale

@@ -4,6 +4,7 @@ The fixed semantics that all operations share (poison, threads, dtypes, empties)
 test_semantics.py; here is what belongs to attention alone.
 """
 
+import hypothesis
 import numba
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import miniattn.functional as F
 from miniattn import masks
 from miniattn.functional import _attention_calls
 from miniattn.kernels.attention.masking import (
+    ALL_GROUPS,
     GROUP,
     PARTIAL,
     Rule,
@@ -24,6 +26,7 @@ from miniattn.kernels.attention.masking import (
     visible,
 )
 from miniattn.kernels.compile.tables import address_of
+from miniattn.masks._array import borrowed
 
 
 def formula(q, k, v, *, mask=None, bias=None, scale=None, softcap=None, dtype=np.float64):
@@ -383,21 +386,40 @@ def test_plans_and_rules_are_made_once_for_the_same_layouts():
     for _ in range(3):
         F.attention(x, x, x, mask=masks.causal())
     assert _attention_calls.plan_of.cache_info().misses == 1
-    before = _attention_calls._lower_once.cache_info().misses
+    rules = _attention_calls._rules(masks.causal(), 2, 3, 20, 20)
     F.attention(x[:, :, :10], x, x, mask=masks.causal())
     assert _attention_calls.plan_of.cache_info().misses == 2
-    assert _attention_calls._lower_once.cache_info().misses == before + 1
+    assert _attention_calls._rules(masks.causal(), 2, 3, 20, 20) is rules
+    assert _attention_calls._rules(masks.causal(), 2, 3, 10, 20) is not rules
+    for documents in range(3):  # of other tiles, which are as many
+        ids = np.arange(20) // (7 + documents)
+        F.attention(x, x, x, mask=masks.documents(ids))
+    assert _attention_calls.plan_of.cache_info().misses == 3
+    assert len(_attention_calls._recent) <= _attention_calls._RECENT
 
 
-@pytest.mark.parametrize("combine", [lambda m: m, lambda m: masks.as_mask(m) & masks.causal()])
-def test_a_bool_array_is_read_anew_at_each_call(combine):
-    """It is the user's own, and may have changed; rules never do."""
-    x = np.eye(4, dtype=np.float32)
-    array = np.ones((4, 4), bool)
-    mask = combine(array)
-    F.attention(x, x, x, mask=mask)
-    array[3] = [True, False, False, False]
-    np.testing.assert_array_equal(F.attention(x, x, x, mask=mask)[3], x[0])
+@pytest.mark.parametrize("size", [4, 200])  # known by what it says, and too large for that
+def test_a_bool_array_is_read_anew_at_each_call(size):
+    """It is the user's own, and may have changed; masks never do."""
+    x = np.eye(size, dtype=np.float32)
+    array = np.ones((size, size), bool)
+    mask = masks.as_mask(array)
+    before = F.attention(x, x, x, mask=array)
+    array[3], array[3, 0] = False, True
+    np.testing.assert_array_equal(F.attention(x, x, x, mask=array)[3], x[0])
+    np.testing.assert_array_equal(F.attention(x, x, x, mask=mask), before)
+
+
+@pytest.mark.parametrize("combine", [lambda m: m, lambda m: borrowed(m) & masks.causal()])
+@pytest.mark.parametrize("size", [4, 200])
+def test_a_backward_sees_the_array_of_its_forward(size, combine, rng):
+    q, k, v = rng.standard_normal((3, size, 8))
+    array = rng.random((size, size)) < 0.5
+    _, ctx = F.attention_forward(q, k, v, mask=combine(array))
+    before = F.attention_backward(v, ctx)
+    array[:] = ~array
+    for got, was in zip(F.attention_backward(v, ctx)[:3], before[:3], strict=True):
+        np.testing.assert_array_equal(got, was)
 
 
 def test_another_number_of_threads_has_another_plan():
@@ -505,13 +527,24 @@ def test_a_bias_that_nobody_learns():
     j0=st.sampled_from([0, 64]),
     n=st.integers(1, 64),
     m=st.integers(1, 64),
+    shown=st.one_of(st.none(), st.integers(1, 2**16 - 1)),
 )
 @settings(max_examples=300, deadline=None)
 def test_both_views_of_a_tile_leave_the_same_groups_and_nothing_visible_out(
-    lo, hi, sinks, i0, j0, n, m
+    lo, hi, sinks, i0, j0, n, m, shown
 ):
-    rule = Rule(lo, hi, sinks, j0 + m, None, None, False, None, False)
-    tile = Tile(0, 0, i0, n, j0, m, 64, True, PARTIAL)
+    rule = Rule(lo, hi, sinks, j0 + m, None, 0, None, False)
+    groups = ALL_GROUPS
+    if shown is not None:  # of a tile map, of which these groups are visible
+        array = np.zeros((i0 + n, j0 + m), bool)
+        parts = shown >> np.arange(16).reshape(4, 4).T & 1
+        array[i0:, j0:] = parts.repeat(16, axis=0).repeat(16, axis=1)[:n, :m]
+        form = masks.lower(array, 1, 1, *array.shape)
+        across = form.tiles.shape[3]
+        rule = Rule(lo, hi, sinks, j0 + m, form.tiles.ravel(), across, form.words.ravel(), True)
+        groups = int(form.tiles[0, 0, -1, -1]) & ALL_GROUPS
+        hypothesis.assume(groups != 0)
+    tile = Tile(0, 0, i0, n, j0, m, 64, True, PARTIAL, groups)
     computed, read = np.zeros((2, 64, 64), bool)
     for c in range(0, n, GROUP):
         start, stop = keys_seen(rule, tile, c, GROUP)
@@ -523,7 +556,7 @@ def test_both_views_of_a_tile_leave_the_same_groups_and_nothing_visible_out(
     assert not (seen & ~computed[:n, :m]).any()
     assert not (seen & ~read[:n, :m]).any()
     assert not (read & ~computed)[:n, :m].any()
-    if sinks <= j0 and lo <= hi:  # and nothing that could be left out is computed
+    if sinks <= j0 and lo <= hi and shown is None:  # and nothing that could be left out is computed
         for i in range(0, n, GROUP):
             for j in range(0, m, GROUP):
                 group = slice(i, i + GROUP), slice(j, j + GROUP)

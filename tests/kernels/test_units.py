@@ -44,6 +44,14 @@ OPTIONS = {
     "a window": lambda rng: {"mask": masks.window(20, 3, sinks=2)},
     "lengths": lambda rng: {"mask": masks.padding([S - 20, 0])},
     "documents": lambda rng: {"mask": masks.documents(np.arange(T) // 20, np.arange(S) // 20)},
+    "a mask for each head": lambda rng: {
+        "mask": masks.heads(
+            masks.dilated(3) & masks.causal(),
+            ~masks.window(20, 3),
+            masks.window(9, 9, sinks=2) | masks.globals([0, 70]),
+            masks.tree([-1, *(n // 2 for n in range(S - 1))]),
+        )
+    },
     "a bool array": lambda rng: {"mask": some_dense(rng)},
     "a bias": lambda rng: {"bias": rng.standard_normal((B, H, T, S))},
     "a bias that hides": lambda rng: {"bias": hiding(rng)},
@@ -119,11 +127,14 @@ def test_units_agree_with_plain_loops(unit, case, dtype, rng):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_hidden_poison_reaches_no_row(name, rng):
+@pytest.mark.parametrize("mapped", [False, True])
+def test_hidden_poison_reaches_no_row(name, mapped, rng):
     """By whichever unit: hidden keys and values are not even read."""
     queries = FEW_QUERIES if name == "decode" else T
     arrays = operands(rng, np.float64, queries)
     options = {"mask": masks.padding([S - 20, S])}
+    if mapped:  # the same, but for one key more
+        options["mask"] = options["mask"] & (np.arange(S) != S - 25)
     clean = both(name, arrays, options)
     for x, poison in zip(arrays[1:3], (np.nan, np.inf), strict=True):
         x[0, :, S - 5] = poison

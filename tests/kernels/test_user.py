@@ -8,7 +8,6 @@ import pytest
 from miniattn.kernels.attention import tile_map
 from miniattn.kernels.compile import user
 from miniattn.kernels.compile.launch import NO_FACTORS, launch
-from miniattn.kernels.registers import Pointer
 
 WIDTH = 3
 PARTS = types.ModuleType("parts")
@@ -42,17 +41,13 @@ def by_table(b, h, i, j, table):
 
 def reach(function, *tables):
     """How far query 0 sees, by machine code."""
-    int64, float64, uint64 = (
-        Pointer(user.numba.from_dtype(np.dtype(d))) for d in ("int64", "float64", "uint64")
-    )
     kinds = tuple(user.table_type(x) for x in tables)
-    arguments = (int64, float64, int64, int64, uint64)
     frozen = [user.frozen(function)]
-    code = user.compiled(tile_map.function_loop, frozen, arguments, key=(kinds,))
+    code = user.compiled(tile_map.function_loop, frozen, tile_map.arguments(), key=(kinds,))
     words = np.zeros(64, np.uint64)
     sizes = np.array([1, 8, 8, 0, 1, 1, 1])
     described = [n for x in tables for n in (x.ctypes.data, *x.shape, 0, 0, 0, 0)[:5]]
-    operands = np.array([words.ctypes.data, 0, 0, 0, *described])
+    operands = np.array([words.ctypes.data, 0, 0, 0, 0, 0, 0, 1, 0, 1, *described])
     launch(code.address, 1, 1, sizes, NO_FACTORS, operands, 0, 0)
     assert operands[tile_map.DONE] == 1
     return int((words & 1).sum()) - 1  # bit 0 of each key's word is query 0

@@ -5,7 +5,7 @@ from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
-from miniattn import _checks, _tracing, masks
+from miniattn import _checks, _tracing
 from miniattn._memory import zeros
 from miniattn._typing import Array, MaskLike
 from miniattn.functional._attention.context import (
@@ -29,6 +29,7 @@ from miniattn.functional._attention.weights import attention_weights
 from miniattn.functional._attention_calls import Options
 from miniattn.functional._doubles import run, run_in_doubles
 from miniattn.kernels.compile.tables import strided
+from miniattn.masks._array import borrowed
 
 
 class _Options(TypedDict, total=False):
@@ -210,7 +211,7 @@ def attention_forward(
     if dropout or rng is not None:
         rng = _checks.generator("rng", rng)
     seed = int(rng.integers(2**63)) if rng is not None and dropout else 0
-    mask = masks.as_mask(mask)
+    mask = borrowed(mask)
 
     four_q, four_k, four_v = four_axes(q), four_axes(k), four_axes(v)
     out = empty_like(four_q, v.shape[-1])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from miniattn import _checks, masks
+from miniattn import _checks
 from miniattn._memory import zeros
 from miniattn._typing import Array, MaskLike
 from miniattn.functional._attention.inputs import (
@@ -16,6 +16,7 @@ from miniattn.functional._attention.inputs import (
 )
 from miniattn.functional._attention_calls import Options
 from miniattn.functional._doubles import run
+from miniattn.masks._array import borrowed
 
 
 def attention_weights(
@@ -132,7 +133,7 @@ def _pooled(
 ) -> Array:
     bias = checked_bias(bias, q, k)
     scale, softcap = checked_scale(scale, q), checked_softcap(softcap)
-    checked_mask = masks.as_mask(mask)
+    checked_mask = borrowed(mask)
     four_q, four_k = four_axes(q), four_axes(k)
     pooled = zeros((*four_q.shape[:2], *bins), q.dtype)
     arrays = {"q": four_q, "k": four_k, "out": pooled}

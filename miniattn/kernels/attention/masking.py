@@ -1,29 +1,32 @@
 """Masks in the attention kernels: which tiles to skip, and what to hide in the others.
 
-A kernel takes a mask in its canonical form (``lo``, ``hi``, ``sinks``, ``lengths``, ``q_ids``,
-``k_ids``, ``dense``; see ``miniattn.masks.Lowered``) among its operands. For one batch row and head
-it becomes a `Rule` of plain numbers and pointers. A tile of queries and keys is then
+A kernel is told of a mask bounds, and for all that is none a tile map, and nothing else (see
+``miniattn.masks.Lowered``, and `tile_map` for what a tile map is). For one batch row and head they
+become a `Rule` of plain numbers and pointers. A tile of queries and keys is then
 
 - HIDDEN: no query sees any key, and nothing of it is computed;
 - FULL: every query sees every key, and nothing has to be hidden;
 - PARTIAL: the scores of hidden keys become -inf.
+
+Within a partial tile, what is computed are runs of groups of 16 keys for each 16 queries: of those
+that the bounds leave, those that the tile map does.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from miniattn.kernels.attention.problem import BOUNDS, DENSE, K_IDS, Q_IDS, given, grid_of, part_of
+from miniattn.kernels.attention.problem import BOUNDS, TILES, WORDS, given, part_of, step_of
 from miniattn.kernels.compile.settings import inner
-from miniattn.kernels.dense.places import Grid, entry
+from miniattn.kernels.dense.places import entry
 from miniattn.kernels.registers import (
     LANES,
-    any_true,
-    first,
+    address,
     gather,
     iota,
     lanes,
     load,
+    mask_of_bits,
     registers,
     select,
     splat,
@@ -33,7 +36,10 @@ from miniattn.kernels.registers import (
 
 HIDDEN, PARTIAL, FULL = 0, 1, 2
 
-GROUP = 16  # queries or keys of a tile of which a rule's bounds decide at once
+GROUP = 16  # queries or keys of a tile of which a rule decides at once
+
+SIDE = 64  # queries and keys of a tile of a tile map
+ALL_GROUPS = 0xFFFF  # all 4 x 4 groups of such a tile: bit ``4 * key group + query group``
 
 _OPEN = 2**40  # no bound: further than any key
 _FAR = 2**30  # stands for infinity in 32 bits, with room for a tile's own coordinates
@@ -46,11 +52,11 @@ class Rule(NamedTuple):
     hi: int
     sinks: int
     length: int
-    q_ids: Any
-    k_ids: Any
-    by_document: bool
-    dense: Grid
-    is_dense: bool
+    tiles: Any
+    across: int
+    """From a row of tiles to the next."""
+    words: Any
+    is_mapped: bool
 
 
 class Tile(NamedTuple):
@@ -70,13 +76,18 @@ class Tile(NamedTuple):
     keys_in_rows: bool
     kind: int
     """HIDDEN, PARTIAL or FULL."""
+    groups: int
+    """Those that a tile map leaves, as bits."""
 
 
 @inner
 def tile_of(rule, run, j0, m, width, keys_in_rows):
     """Return the tile of a run of queries and keys ``j0 <= j < j0 + m``."""
-    kind = classify(rule, run.i0, run.i0 + run.n, j0, j0 + m)
-    return Tile(run.b, run.h, run.i0, run.n, j0, m, width, keys_in_rows, kind)
+    b, h, i0, n = run.b, run.h, run.i0, run.n
+    kind, groups = classify(rule, i0, i0 + n, j0, j0 + m), ALL_GROUPS
+    if rule.is_mapped and i0 % SIDE == 0 and j0 % SIDE == 0 and max(n, m) <= SIDE:
+        groups = _entry(rule, i0, j0) & ALL_GROUPS
+    return Tile(b, h, i0, n, j0, m, width, keys_in_rows, kind, groups)
 
 
 @inner
@@ -93,11 +104,10 @@ def rule_of(operands, S, b, h):
         _bound(operands, 1, b, _OPEN),
         _bound(operands, 2, b, 0),
         _bound(operands, 3, b, S),
-        part_of(operands, Q_IDS, b, 0, np.int64),
-        part_of(operands, K_IDS, b, 0, np.int64),
-        given(operands, Q_IDS),
-        grid_of(operands, DENSE, b, h, np.uint8),
-        given(operands, DENSE),
+        part_of(operands, TILES, b, h, np.int64),
+        step_of(operands, TILES, 2),
+        address(operands[WORDS], np.uint64),
+        given(operands, TILES),
     )
 
 
@@ -123,11 +133,35 @@ def first_key(rule, i0, step):
 def visible(rule, i, j):
     """Return whether query ``i`` may attend to key ``j``."""
     seen = (j - i >= rule.lo or j < rule.sinks) and j - i <= rule.hi and j < rule.length
-    if seen and rule.by_document:
-        seen = rule.q_ids[i] == rule.k_ids[j]
-    if seen and rule.is_dense:
-        seen = entry(rule.dense, i, j)[0] != 0
+    if seen and rule.is_mapped:
+        seen = (_word(rule, i, j) >> np.uint64(i % SIDE)) & np.uint64(1) != 0
     return seen
+
+
+@inner
+def _entry(rule, i, j):
+    """Return what a tile map says of the tile that a pair is in: 0 if that is hidden."""
+    return rule.tiles[i // SIDE * rule.across + j // SIDE]
+
+
+@inner
+def _word(rule, i, j):
+    """Return which queries of the tile that ``i`` is in see key ``j``, as bits."""
+    entry = _entry(rule, i, j)
+    index = entry >> 16
+    if index > 0:
+        return rule.words[(index - 1) * SIDE + j % SIDE]
+    return ~np.uint64(0) if entry != 0 else np.uint64(0)
+
+
+@inner
+def _word_from(rule, i, n, j):
+    """Return which queries see key ``j``, as bits, from query ``i`` on: ``n`` up to a SIDE."""
+    shift = i % SIDE
+    word = _word(rule, i, j) >> np.uint64(shift)
+    if shift + n > SIDE:
+        word |= _word(rule, i + SIDE, j) << np.uint64(SIDE - shift)
+    return word
 
 
 @inner
@@ -139,19 +173,24 @@ def classify(rule, i0, i1, j0, j1):
     kind = _classify_by_bounds(rule, i0, i1, j0, j1)
     if kind == HIDDEN:
         return HIDDEN
-    full = kind == FULL
-    if rule.by_document:
-        q_least, q_most = _extent(rule.q_ids, i0, i1)
-        k_least, k_most = _extent(rule.k_ids, j0, j1)
-        if q_most < k_least or k_most < q_least:
-            return HIDDEN
-        full = full and q_least == q_most and k_least == k_most
-    if rule.is_dense:
+    if rule.is_mapped:
         some, every = _some_and_every(rule, i0, i1, j0, j1)
         if not some:
             return HIDDEN
-        full = full and every
-    return FULL if full else PARTIAL
+        kind = kind if every else PARTIAL
+    return kind
+
+
+@inner
+def _some_and_every(rule, i0, i1, j0, j1):
+    """Return whether a tile map shows any of the tiles that a range touches, and all of each."""
+    some, every = False, True
+    for i in range(i0 // SIDE * SIDE, i1, SIDE):
+        for j in range(j0 // SIDE * SIDE, j1, SIDE):
+            entry = _entry(rule, i, j)
+            some = some or entry != 0
+            every = every and entry == ALL_GROUPS
+    return some, every
 
 
 @inner
@@ -166,7 +205,7 @@ def _classify_by_bounds(rule, i0, i1, j0, j1):
 
 @inner
 def keys_seen(rule, tile, c, step):
-    """Return the range of a tile's keys that the bounds leave to its queries ``c <= i < c + step``.
+    """Return the range of a tile's keys that are left to its queries ``c <= i < c + step``.
 
     Rounded to whole groups, as `queries_that_see` is, so that both mean the same pairs of groups.
     What lies outside is neither computed nor read: 6 of 16 pairs on a causal mask's diagonal.
@@ -175,17 +214,51 @@ def keys_seen(rule, tile, c, step):
         return 0, tile.m
     first, last = tile.i0 + c, tile.i0 + min(c + step, tile.n) - 1
     start = first + rule.lo - tile.j0 if tile.j0 >= rule.sinks else 0
-    return _whole_groups(start, last + rule.hi + 1 - tile.j0, tile.m)
+    start, stop = _whole_groups(start, last + rule.hi + 1 - tile.j0, tile.m)
+    if tile.groups != ALL_GROUPS:
+        columns = (1 << (c + step + GROUP - 1) // GROUP) - (1 << c // GROUP)
+        start, stop = _cut(start, stop, _rows_of(tile.groups, columns), tile.m)
+    return start, stop
 
 
 @inner
 def queries_that_see(rule, tile, r, step):
-    """Return the range of a tile's queries to which bounds leave a key ``r <= j < r + step``."""
+    """Return the range of a tile's queries to which a key ``r <= j < r + step`` is left."""
     if tile.kind == FULL:
         return 0, tile.n
     first, last = tile.j0 + r, tile.j0 + min(r + step, tile.m) - 1
     stop = last - rule.lo + 1 - tile.i0 if first >= rule.sinks else tile.n
-    return _whole_groups(first - rule.hi - tile.i0, stop, tile.n)
+    start, stop = _whole_groups(first - rule.hi - tile.i0, stop, tile.n)
+    if tile.groups != ALL_GROUPS:
+        bits = 0
+        for row in range(r // GROUP, (r + step + GROUP - 1) // GROUP):
+            bits |= tile.groups >> (4 * row) & 0xF
+        start, stop = _cut(start, stop, bits, tile.n)
+    return start, stop
+
+
+@inner
+def _rows_of(groups, columns):
+    """Return which rows of groups, as bits, have one in one of the columns."""
+    bits = 0
+    for row in range(4):
+        if groups >> (4 * row) & columns & 0xF:
+            bits |= 1 << row
+    return bits
+
+
+@inner
+def _cut(start, stop, bits, n):
+    """Cut a range down to the groups from the first to the last of some, within ``x < n``."""
+    if bits == 0:
+        return n, n
+    first, last = 0, 3
+    while not bits >> first & 1:
+        first += 1
+    while not bits >> last & 1:
+        last -= 1
+    start, stop = max(start, first * GROUP), min(stop, (last + 1) * GROUP)
+    return (start, stop) if start < stop else (n, n)
 
 
 @inner
@@ -193,31 +266,6 @@ def _whole_groups(start, stop, n):
     """Widen a range within ``0 <= x < n`` to whole groups; it is empty where ``start >= stop``."""
     start = max(0, start) // GROUP * GROUP if start < n else n
     return start, min(n, (max(0, stop) + GROUP - 1) // GROUP * GROUP)
-
-
-@inner
-def _extent(ids, start, stop):
-    """Return the least and the greatest of ``ids[start:stop]``."""
-    least = most = ids[start]
-    for n in range(start + 1, stop):
-        least = min(least, ids[n])
-        most = max(most, ids[n])
-    return least, most
-
-
-@inner
-def _some_and_every(rule, i0, i1, j0, j1):
-    """Return whether a bool array shows any of these pairs, and whether it shows all."""
-    bytes_, down, across = rule.dense
-    rows = i1 - i0 if down != 0 else 1
-    columns = j1 - j0 if across != 0 else 1
-    shown = hidden = first(0, bytes_)
-    for i in range(i0, i0 + rows):
-        for j in range(0, columns, lanes(bytes_)):
-            entries = read_run(entry(rule.dense, i, j0 + j), across, columns - j, bytes_)
-            shown = shown | (entries != 0)
-            hidden = hidden | ((entries == 0) & first(columns - j, bytes_))
-    return any_true(shown), not any_true(hidden)
 
 
 @inner
@@ -243,10 +291,12 @@ def hide(scores, rule, tile):
             start, stop = keys_seen(rule, tile, c // GROUP * GROUP, GROUP)
         for r in range(start, stop, GROUP):
             end = min(r + GROUP, stop)
-            if rule.by_document or not _is_full(rule, tile, r, end, c, min(c + w, columns)):
+            if not _is_full(rule, tile, r, end, c, min(c + w, columns)):
                 _hide_rows(scores, rule, tile, r, end, c)
-            if rule.is_dense:
-                _hide_by_array(scores, rule, tile, r, end, c)
+    if rule.is_mapped and tile.keys_in_rows:
+        _hide_queries(scores, rule, tile)
+    elif rule.is_mapped:
+        _hide_keys(scores, rule, tile)
 
 
 @inner
@@ -262,39 +312,50 @@ def _is_full(rule, tile, r0, r1, c0, c1):
 def _hide_rows(scores, rule, tile, r0, r1, c):
     """Do so in one vector of each of the rows ``r0 <= r < r1``."""
     lane = iota(scores, np.int32)
-    _, columns = rows_and_columns(tile)
     lo, hi = _near(rule.lo - tile.j0 + tile.i0), _near(rule.hi - tile.j0 + tile.i0)
     sinks, length = _near(rule.sinks - tile.j0), _near(rule.length - tile.j0)
-    q_ids, k_ids = rule.q_ids + tile.i0, rule.k_ids + tile.j0
-    row_ids, lane_ids = (k_ids, q_ids) if tile.keys_in_rows else (q_ids, k_ids)
-    ids = gather(lane_ids + c, 1, columns - c if rule.by_document else 0, scores)
     for r in range(r0, r1):
         if tile.keys_in_rows:
             i, j = lane + c, splat(r, lane)
         else:
             i, j = splat(r, lane), lane + c
         seen = ((j - i >= lo) | (j < sinks)) & (j - i <= hi) & (j < length)
-        if rule.by_document:
-            seen = seen & (ids == row_ids[r])
         p = scores + (r * tile.width + c)
         store(p, select(seen, load(p), -np.inf))
 
 
 @inner
-def _hide_by_array(scores, rule, tile, r0, r1, c):
-    """Hide what the user's bool array hides, in the same vectors."""
-    w, vectors = lanes(scores), registers(LANES, scores)
-    for r in range(r0, r1, w):
-        n = min(w, r1 - r)
-        read_vectors(vectors, rule.dense, tile, r, n, c, _hidden_as_infinity)
-        for row in range(n):
-            p = scores + ((r + row) * tile.width + c)
-            store(p, select(load(vectors + row * w) == 0.0, load(p), -np.inf))
+def _hide_queries(scores, rule, tile):
+    """Hide what the tile map hides, where rows belong to keys: a word is a row of a tile."""
+    w = lanes(scores)
+    for r in range(tile.m):
+        word = _word_from(rule, tile.i0, tile.n, tile.j0 + r)
+        if word != ~np.uint64(0):
+            for c in range(0, tile.n, w):
+                p = scores + (r * tile.width + c)
+                seen = mask_of_bits(word >> np.uint64(c), scores)
+                store(p, select(seen, load(p), -np.inf))
 
 
 @inner
-def _hidden_as_infinity(entries, like):
-    return select(entries != 0, splat(0.0, like), -np.inf)
+def _hide_keys(scores, rule, tile):
+    """Do so where rows belong to queries: a bit of each of some words is a vector of a tile.
+
+    Such tiles begin at whole tiles of the map, so that a vector lies in one of them.
+    """
+    w = lanes(scores)
+    for r in range(tile.n):
+        i = tile.i0 + r
+        bit = np.uint64(i % SIDE)
+        for c in range(0, tile.m, w):
+            entry = _entry(rule, i, tile.j0 + c)
+            p = scores + (r * tile.width + c)
+            if entry >> 16 > 0:
+                words = rule.words + (((entry >> 16) - 1) * SIDE + (tile.j0 + c) % SIDE)
+                bits = gather(words, 1, min(w, tile.m - c), scores) >> bit
+                store(p, select((bits & np.uint64(1)) != 0, load(p), -np.inf))
+            elif entry == 0:
+                store(p, splat(-np.inf, scores))
 
 
 @inner

@@ -1,8 +1,8 @@
 """What a call of attention tells its kernels: sizes, factors, and where the operands are.
 
 Everything arrives in three small arrays of numbers, so that a kernel is compiled once for each
-dtype, whatever the layouts of its operands. A mask is part of the operands, in its canonical form
-(see ``miniattn.masks.Lowered``): lo, hi, sinks and lengths are the rows of the operand BOUNDS.
+dtype, whatever the layouts of its operands. A mask is part of the operands, as bounds and as a tile
+map (see ``miniattn.masks.Lowered``): lo, hi, sinks and lengths are the rows of the operand BOUNDS.
 """
 
 from typing import Any, NamedTuple
@@ -17,10 +17,10 @@ from miniattn.kernels.registers import address
 # axis of length 1.
 OPERANDS = (
     *("q", "k", "v", "out", "lse", "stats", "bias", "dout", "dq", "dk", "dv", "dbias", "sums"),
-    *("bounds", "q_ids", "k_ids", "dense", "dlse"),
+    *("bounds", "tiles", "words", "dlse"),
 )
 Q, K, V, OUT, LSE, STATS, BIAS, DOUT, DQ, DK, DV, DBIAS, SUMS = range(13)
-BOUNDS, Q_IDS, K_IDS, DENSE, DLSE = range(13, 18)
+BOUNDS, TILES, WORDS, DLSE = range(13, 17)
 SEED = len(OPERANDS)
 UNFIT = SEED + 1
 PLACE = SEED + 2

@@ -19,15 +19,18 @@ One piece of work owns a row of tiles of one batch row and head.
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 
 from miniattn.kernels.compile.queue import take
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.registers import (
+    Pointer,
     address,
     bits_of,
     fetch_and_add,
     gather,
     lanes,
+    load_first,
     views,
 )
 
@@ -36,14 +39,15 @@ FULL_ENTRY = 0xFFFF
 
 # What all tasks are told: sizes, and the operands up to LEAF, from where on a rule has its own.
 ACROSS, T, S, FIRST_ROW, ROWS, DOWN, HEADS = range(7)
-WORDS, BOUNDS, BOUNDS_STEP, DONE, LEAF = range(5)
+WORDS, BOUNDS, BOUNDS_STEP, PER_ROW, DONE, LEAF = range(6)
 # Of `fill_intervals`: addresses, each with the step to the next batch row.
 FIRST, FIRST_STEP, END, END_STEP, CODE, CODE_STEP, SPANS, SPANS_STEP, CODES, CODES_STEP, BY_KEY = (
     range(LEAF, LEAF + 11)
 )
 DENSE, DENSE_STEPS = LEAF, LEAF + 1  # of `fill_from_array`: the address, and steps of four axes
-TABLES = LEAF  # of functions
-ENTRIES, HASHES, NUMBER = range(LEAF, LEAF + 3)  # of `classify`
+# Of functions: the first head, query and step between queries, key and step between keys.
+HEAD, QUERY, QUERY_STEP, KEY, KEY_STEP, TABLES = range(LEAF, LEAF + 6)
+ENTRIES, HASHES = range(LEAF, LEAF + 2)  # of `classify`
 
 
 class Row(NamedTuple):
@@ -142,21 +146,21 @@ def fill_intervals(sizes, factors, operands, queue, scratch):
 @inner
 def _inside(code, first, end, n):
     """Return which of ``n`` codes lie in an interval."""
-    word = np.uint64(0)
-    for i in range(n):
-        seen = (code[i] >= first) & (code[i] < end)
-        word |= np.uint64(seen) << np.uint64(i)
-    return word
+    word, w = np.uint64(0), lanes(code)
+    for i in range(0, n, w):
+        codes = load_first(code + i, n - i)
+        word |= bits_of((codes >= first) & (codes < end)) << np.uint64(i)
+    return word & ones(n)
 
 
 @inner
 def _around(first, end, code, n):
     """Return which of ``n`` intervals a code lies in."""
-    word = np.uint64(0)
-    for i in range(n):
-        seen = (first[i] <= code) & (code < end[i])
-        word |= np.uint64(seen) << np.uint64(i)
-    return word
+    word, w = np.uint64(0), lanes(first)
+    for i in range(0, n, w):
+        least, past = load_first(first + i, n - i), load_first(end + i, n - i)
+        word |= bits_of((least <= code) & (past > code)) << np.uint64(i)
+    return word & ones(n)
 
 
 @task
@@ -188,6 +192,12 @@ def fill_from_array(sizes, factors, operands, queue, scratch):
         piece = take(queue)
 
 
+def arguments() -> tuple[Any, ...]:
+    """Return the types of a task's arguments, which is what `function_loop` makes."""
+    pointers = [Pointer(types.int64), Pointer(types.float64), Pointer(types.int64)]
+    return (*pointers, Pointer(types.int64), Pointer(types.uint64))
+
+
 def function_loop(visible: Any, kinds: Any) -> Any:
     """Return the loop that fills words by a user's function of (b, h, i, j, *tables).
 
@@ -197,6 +207,7 @@ def function_loop(visible: Any, kinds: Any) -> Any:
 
     def fill_by_function(sizes: Any, factors: Any, operands: Any, queue: Any, scratch: Any) -> None:
         given = tables(operands + TABLES)
+        step, key_step = operands[QUERY_STEP], operands[KEY_STEP]
         piece = take(queue)
         while piece < sizes[ROWS]:
             row = row_of(sizes, operands, piece)
@@ -206,12 +217,13 @@ def function_loop(visible: Any, kinds: Any) -> Any:
                 if _is_hidden(operands, row, j0, m):
                     clear(words, 0)
                 else:
-                    for i in range(row.n):
-                        word = np.uint64(0)
+                    h, key = operands[HEAD] + row.h, operands[KEY] + j0 * key_step
+                    for r in range(row.n):
+                        word, i = np.uint64(0), operands[QUERY] + (row.i0 + r) * step
                         for j in range(m):
-                            seen = 1 if visible(row.b, row.h, row.i0 + i, j0 + j, *given) else 0
+                            seen = 1 if visible(row.b, h, i, key + j * key_step, *given) else 0
                             word |= np.uint64(seen) << np.uint64(j)
-                        words[i] = word
+                        words[r] = word
                     clear(words, row.n)
                     turn(words)
             fetch_and_add(operands + DONE, 1)
@@ -226,7 +238,7 @@ def _is_hidden(operands, row, j0, m):
     if operands[BOUNDS] == 0:
         return False
     step = operands[BOUNDS_STEP]
-    bounds = address(operands[BOUNDS], np.int64) + row.b
+    bounds = address(operands[BOUNDS], np.int64) + row.b * operands[PER_ROW]
     lo, hi, sinks, length = bounds[0], bounds[step], bounds[2 * step], bounds[3 * step]
     least, most = j0 - (row.i0 + row.n - 1), j0 + m - 1 - row.i0  # of j - i
     return j0 >= length or least > hi or (most < lo and j0 >= sinks)
@@ -237,7 +249,7 @@ def _is_hidden(operands, row, j0, m):
 
 @task
 def classify(sizes, factors, operands, queue, scratch):
-    """Write the entry of each tile, numbered from NUMBER + 1 on, and a hash of its words."""
+    """Write the entry of each tile, numbered from 1 on, and a hash of its words."""
     piece = take(queue)
     while piece < sizes[ROWS]:
         row = row_of(sizes, operands, piece)
@@ -247,7 +259,7 @@ def classify(sizes, factors, operands, queue, scratch):
         for tile in range(row.across):
             words, m = row.words + tile * TILE, min(TILE, row.S - tile * TILE)
             groups = _groups(words, row.n, m)
-            index = operands[NUMBER] + number + tile + 1
+            index = number + tile + 1
             hashes[tile] = np.uint64(0)
             if groups < 0:
                 entries[tile] = FULL_ENTRY

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks, masks
 from miniattn._typing import Array, MaskLike
+from miniattn.masks._array import borrowed
 from miniattn.nn import _init
 from miniattn.nn._attention.heads import merge, places, sized, split, sum_to
 from miniattn.nn._attention.middle import Call, MiddleGrads, attend, attend_back, attention_map
@@ -492,7 +493,7 @@ class MultiHeadAttention(Module):
 
     def _mask(self, mask: MaskLike, start: Array | None) -> masks.Mask | None:
         """Return ``mask`` and the layer's window and, for tokens from ``start`` on, causality."""
-        rules = [masks.as_mask(mask)]
+        rules = [borrowed(mask)]
         if start is not None:
             rules.append(masks.causal(start))
         if self.window is not None:

@@ -260,7 +260,7 @@ def _multiply(problem, products, keys, room, r, c, job):
 @inner
 def _empty(tile):
     """Return a tile without keys, of which there is nothing to weigh."""
-    return Tile(tile.b, tile.h, tile.i0, 0, tile.j0, 0, CHUNK, True, HIDDEN)
+    return Tile(tile.b, tile.h, tile.i0, 0, tile.j0, 0, CHUNK, True, HIDDEN, 0)
 
 
 @inner

@@ -213,7 +213,7 @@ def _attend(call, piece):
     fill(room.top, width, -np.inf)
     fill(room.total, width, 0.0)
     stop = end_of_keys(rule, i0 + n)
-    nothing = Tile(b, h, i0, n, 0, 0, width, True, HIDDEN)
+    nothing = Tile(b, h, i0, n, 0, 0, width, True, HIDDEN, 0)
     before, p = Weighed(nothing, room.p, room.s, False), room.p_next
     begun = False  # o holds something
     for j0 in range(first_key(rule, i0, KEYS), stop, KEYS):

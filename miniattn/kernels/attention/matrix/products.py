@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from miniattn.kernels.attention.masking import FULL, PARTIAL, Tile, classify, keys_seen
+from miniattn.kernels.attention.masking import (
+    ALL_GROUPS,
+    FULL,
+    GROUP,
+    PARTIAL,
+    Tile,
+    classify,
+    keys_seen,
+)
 from miniattn.kernels.attention.matrix.packed import KEYS
 from miniattn.kernels.attention.matrix.squares import (
     Squares,
@@ -22,6 +30,8 @@ from miniattn.kernels.dense.panels import round_up
 from miniattn.kernels.dense.places import Lines
 from miniattn.kernels.registers import splat, store
 from miniattn.kernels.registers.matrix_unit import CHUNK, PARTS, SIDE
+
+QUARTER = 0x33  # the groups of a square of 32 x 32 pairs, of those of a tile
 
 
 @inner
@@ -143,4 +153,7 @@ def small_tile(tile, rule, r, c):
     """
     i0, n, j0, m = tile.i0 + c, min(CHUNK, tile.n - c), tile.j0 + r, min(CHUNK, tile.m - r)
     kind = FULL if tile.kind == FULL else max(PARTIAL, classify(rule, i0, i0 + n, j0, j0 + m))
-    return Tile(tile.b, tile.h, i0, n, j0, m, CHUNK, True, kind)
+    groups = tile.groups
+    if groups != ALL_GROUPS:
+        groups = groups >> (r // GROUP * 4 + c // GROUP) & QUARTER
+    return Tile(tile.b, tile.h, i0, n, j0, m, CHUNK, True, kind, groups)
