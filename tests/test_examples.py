@@ -10,7 +10,7 @@ import pytest
 
 import miniattn
 import miniattn.functional as F
-from miniattn import gradcheck, masks
+from miniattn import gradcheck, masks, trace
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
@@ -84,17 +84,46 @@ def test_induction_model_has_the_gradients_of_its_forward():
     gradcheck(model, {"ids": ids}, samples=12)
 
 
-def test_heads_taken_out_come_back():
+def test_heads_taken_out_write_nothing():
     example = load("induction_heads")
     model = example.AttentionOnly(np.random.default_rng(0))
     ids = np.arange(12)[None] % 5
-    before = model(ids)
-    with example.without(model, [(1, 0)]):
-        assert not np.array_equal(model(ids), before)
-    np.testing.assert_array_equal(model(ids), before)
-    with example.without(model, np.ndindex(example.LAYERS, example.HEADS)):
-        alone = model.head(model.norm(model.tokens(ids)))
-        np.testing.assert_array_equal(model(ids), alone)
+    one, _ = trace.run(model, ids, edits=example.without([(1, 0)]))
+    assert not np.array_equal(one, model(ids))
+    none, _ = trace.run(
+        model, ids, edits=example.without(np.ndindex(example.LAYERS, example.HEADS))
+    )
+    np.testing.assert_array_equal(none, model.head(model.norm(model.tokens(ids))))
+
+
+def test_grokking_frequencies(rng):
+    """A wave is its own frequency alone, and filtering keeps what is asked for and the rest out."""
+    example = load("grokking")
+    wave = np.cos(2 * np.pi * 5 * np.arange(example.P) / example.P + 0.3)
+    table = np.outer(wave, rng.standard_normal(4))
+    power = example.frequencies(table)
+    assert power.argmax() == 5
+    assert power[5] == pytest.approx(1)
+    whole = np.concatenate([table, rng.standard_normal((1, 4))])
+    np.testing.assert_allclose(example.filtered(whole, np.array([5])), whole, atol=1e-12)
+    without = example.filtered(whole, np.array([1, 2]))
+    np.testing.assert_allclose(without[:-1], 0, atol=1e-12)
+    np.testing.assert_array_equal(without[-1], whole[-1])
+
+
+def test_indirect_objects_ask_for_the_name_that_came_once(rng):
+    example = load("indirect_objects")
+    for _ in range(20):
+        tokens, once, twice = example.sentence(rng)
+        names = tokens[tokens < example.NAMES].tolist()
+        assert sorted(names) == sorted([once, twice, twice])
+        assert names[-1] == twice
+        assert tokens[-1] == example.GAVE
+    clean, other, metric = example.questions(10, seed=1)
+    for a, b, right, wrong in zip(clean, other, metric.right, metric.wrong, strict=True):
+        changed = a != b
+        np.testing.assert_array_equal(changed, a < example.NAMES)
+        assert len({*b[changed].tolist(), right, wrong}) == 5
 
 
 def test_kinds_of_heads():
