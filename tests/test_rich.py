@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from miniattn import data, models, nn, optim, trace
+from miniattn import data, masks, models, nn, optim, trace
 from miniattn.training import Trainer
 
 VOID = {"img", "br"}
@@ -90,6 +90,23 @@ def test_a_trainer_shows_its_curves(rng):
     assert repr(trainer).startswith("Trainer(SequenceClassifier, SGD, step 4, epoch 2, History(")
     assert len(pictures(trainer._repr_html_())) == 1
     assert "step 4" in " ".join(Whole(trainer._repr_html_()).text)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        masks.causal(),
+        masks.causal() & masks.padding([2, 5]),
+        masks.documents([[0, 0, 1, 1]]),
+        masks.as_mask(np.tri(3, dtype=bool)),
+        masks.dilated(2) | masks.globals([0]),
+    ],
+    ids=repr,
+)
+def test_a_mask_shows_what_is_seen(mask):
+    text = mask._repr_html_()
+    assert len(pictures(text)) == 1
+    assert "".join(Whole(text).text) == repr(mask)
 
 
 def test_names_are_text():

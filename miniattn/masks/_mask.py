@@ -126,6 +126,11 @@ class Mask:
         self._fit(B, H, T, S)
         return np.broadcast_to(self._sees(all_pairs(B, H, T, S)), (B, H, T, S)).copy()
 
+    def _repr_html_(self) -> str:
+        from miniattn import _rich
+
+        return _rich.of_mask(self)
+
     def explain(
         self, b: int, h: int, i: int, j: int, *, T: int | None = None, S: int | None = None
     ) -> str:
