@@ -50,7 +50,7 @@ ALLOWED = {
     "checkpoint": {"_checks", "_disk", "_safetensors"},
     "models": {
         *("_checks", "_context", "_memory", "checkpoint", "distributed", "functional", "masks"),
-        "nn",
+        *("nn", "_safetensors"),
     },
     "optim": {"_checks", "_memory", "functional", "kernels", "nn"},
     "_causes": set(),

@@ -12,7 +12,7 @@ from samples import begin, choose, dice, fresh, normal, off_zero, sees_some
 import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks, nn
-from miniattn.models import GPT, EncoderDecoder, SequenceClassifier
+from miniattn.models import GPT, EncoderDecoder, SequenceClassifier, TextEncoder
 
 begin(__name__)
 
@@ -424,6 +424,20 @@ MODULES = {
             ),
             {"inputs": normal(2, 5, 3)},
             {"lengths": [5, 1], "rng": dice, "samples": 12},
+        ),
+    ],
+    "TextEncoder": [
+        (
+            lambda: TextEncoder(
+                5, 6, num_types=2, embed_dim=4, num_heads=2, num_layers=1, **double()
+            ),
+            TOKENS,
+            {"lengths": [4, 2], "types": np.array([[0, 1, 1, 0]] * 2), **FEW},
+        ),
+        (
+            lambda: TextEncoder(5, 6, embed_dim=4, num_heads=2, num_layers=1, **double()),
+            TOKENS,
+            FEW,
         ),
     ],
     "GPT": [

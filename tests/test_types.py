@@ -12,6 +12,7 @@ import pytest
 
 import miniattn.functional as F
 from miniattn import losses, models, nn, optim, reference
+from miniattn.models._parts import LayerOptions
 from miniattn.models.gpt import GPTOptions
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +79,7 @@ def test_a_type_checker_finds_what_is_misspelt(tmp_path):
 
 
 def arguments(cls):
-    return set(inspect.signature(cls).parameters) - {"options", "attention"}
+    return set(inspect.signature(cls).parameters) - {"options", "layers"}
 
 
 @pytest.mark.parametrize(
@@ -98,9 +99,10 @@ def arguments(cls):
     ],
 )
 def test_every_option_is_one_to_a_type_checker(layer, own, handed_on):
-    handed_on = set(typing.get_type_hints(handed_on))
+    handed_on = set(handed_on.__annotations__)
     assert arguments(layer) <= own | handed_on
-    assert handed_on <= arguments(layer) | set(typing.get_type_hints(nn.LayerAttentionOptions))
+    known = {*nn.LayerAttentionOptions.__annotations__, *LayerOptions.__annotations__}
+    assert handed_on <= arguments(layer) | known
 
 
 # What may be given by position although it need not be: inputs, and main sizes.

@@ -620,6 +620,20 @@ WRONG = {
         "softcap",
         "3.0",
     ),
+    "types of a model without": (
+        lambda: models.TextEncoder(5, 4, embed_dim=4, num_heads=2, num_layers=1)(
+            np.zeros((1, 2), int), types=np.zeros((1, 2), int)
+        ),
+        ValueError,
+        "types",
+        "array",
+    ),
+    "rotary beside other positions": (
+        lambda: models.GPT(5, 4, rotary=nn.Rotary()),
+        ValueError,
+        "rotary",
+        "'learned'",
+    ),
     "parallel after the norm": (
         lambda: nn.TransformerEncoderLayer(8, 2, parallel=True, norm_first=False),
         ValueError,

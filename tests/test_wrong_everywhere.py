@@ -8,7 +8,6 @@ listed, and fails here if no right values are known to start from.
 
 import inspect
 import re
-import typing
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +101,7 @@ def findings(make, arguments, names):
 
 def named(function, leave_out=()):
     """The names of a function's arguments, those of the options of a layer's layer included."""
-    options = {"options": typing.get_type_hints(nn.AttentionOptions)}
+    options = {"options": nn.AttentionOptions.__annotations__}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             yield from options.get(parameter.name, ())

@@ -5,6 +5,7 @@ from miniattn.models._load import load
 from miniattn.models.classifier import SequenceClassifier, SequenceClassifierContext
 from miniattn.models.encoder_decoder import EncoderDecoder, EncoderDecoderContext
 from miniattn.models.gpt import GPT, GPTContext
+from miniattn.models.text_encoder import TextEncoder, TextEncoderContext
 
 __all__ = [
     "GPT",
@@ -13,6 +14,8 @@ __all__ = [
     "GPTContext",
     "SequenceClassifier",
     "SequenceClassifierContext",
+    "TextEncoder",
+    "TextEncoderContext",
     "load",
 ]
 

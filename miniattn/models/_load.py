@@ -9,7 +9,8 @@ from numpy.typing import DTypeLike
 
 from miniattn import _checks, checkpoint, nn
 from miniattn.checkpoint import CheckpointError, PathLike
-from miniattn.nn import _config
+from miniattn.models.hugging_face import load_folder
+from miniattn.nn import _config, _init
 from miniattn.nn._module import replace_parts, walk
 
 Known = Mapping[str, Callable[..., Any]]
@@ -24,10 +25,15 @@ def load(
 ) -> nn.Module:
     """Build the model that a checkpoint was saved from, and load its parameters.
 
+    Or that of a folder in the Hugging Face layout, without any library but this one.
+
     Parameters
     ----------
     path : path
-        Written by `checkpoint.save` of a model, or by a `Trainer`.
+        Written by `checkpoint.save` of a model, or by a `Trainer`. Or a folder with a
+        ``config.json`` and ``model.safetensors`` or its shards: of BERT, DistilBERT, RoBERTa (and
+        MiniLM, which is one of these), GPT-2, GPT-NeoX (Pythia), Llama (and SmolLM), Mistral,
+        Qwen2, Qwen3, OLMo2, Gemma or Gemma 3 (text). Floats of 16 bits are read as float32.
     classes : collection of classes and functions, optional
         Those of your own that the model is made of. A file names them and never holds code.
     dtype : float32 or float64, optional
@@ -38,14 +44,16 @@ def load(
     Returns
     -------
     Module
-        Of the class that was saved. What was changed after it was built is there too: LoRA and
-        adapters, other parts in the place of those it was built with, ties, frozen parameters.
+        A `TextEncoder` or a `GPT` for a folder; else of the class that was saved. What was changed
+        after it was built is there too: LoRA and adapters, other parts in the place of those it was
+        built with, ties, frozen parameters.
 
     Raises
     ------
     CheckpointError
-        If the file is damaged, does not say what the model was built with, or names a class that
-        is neither the package's nor in ``classes``.
+        If a folder is of another family, has a setting that is not known, or arrays that are not
+        those of its settings. If the file is damaged, does not say what the model was built with,
+        or names a class that is neither the package's nor in ``classes``.
 
     Examples
     --------
@@ -64,6 +72,9 @@ def load(
     if not isinstance(classes, Collection):
         raise TypeError(f"classes: expected a collection of classes, got {_checks.shown(classes)}")
     cast = None if dtype is None else _checks.float_dtype("dtype", dtype)
+    folder = _checks.path("path", path)
+    if (folder / "config.json").is_file():
+        return load_folder(folder, cast or np.dtype(np.float32))
     file = checkpoint.read(path, verify=verify, dtype=cast)
     if file.architecture is None:
         raise CheckpointError(
@@ -74,7 +85,8 @@ def load(
     loaded = checkpoint.Checkpoint(file.arrays, file.metadata)
     arrays = loaded.part("model") if by_trainer else loaded.arrays
     try:
-        model = _built(_config.checked(file.architecture), _known(classes), cast)
+        with _init.undrawn():
+            model = _built(_config.checked(file.architecture), _known(classes), cast)
         model.load_state_dict(arrays)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error}") from error

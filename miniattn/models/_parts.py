@@ -1,6 +1,6 @@
 """What the models share: the ways of telling positions, and padded batches."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
@@ -63,11 +63,38 @@ def add_positions(
     return (x, None) if layer is None else layer.forward(x, positions=positions)
 
 
+class LayerOptions(TypedDict, total=False):
+    """Options of the layers of a model that go to them as they are."""
+
+    norm_eps: float | None
+    rotary: nn.Rotary | None
+    head_dim: int | None
+    scale: float | None
+    qk_norm: Literal["head", "full"] | None
+    qk_norm_eps: float
+    gate: Literal["head", "full"] | None
+    attention: nn.AttentionKind
+    attn_bias: bool | Collection[Literal["q", "k", "v", "out"]] | None
+    lambda_init: float
+    slots: int
+    sandwich: bool
+    parallel: bool
+    value_residual: bool
+    by_layer: Sequence[Mapping[str, Any]] | None
+
+
 class AttentionPositions(TypedDict):
     """Those options of attention that tell positions."""
 
     rotary: nn.Rotary | None
     alibi: bool
+
+
+def layer_options(positions: Positions | None, given: LayerOptions) -> dict[str, Any]:
+    """Return the options of layers, those that tell positions among them."""
+    if given.get("rotary") is not None and positions is not None:
+        raise ValueError(f"rotary: expected positions=None beside it, got {positions!r}")
+    return {**attention_positions(positions), **given}
 
 
 def attention_positions(positions: Positions | None) -> AttentionPositions:

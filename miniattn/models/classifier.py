@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -61,6 +61,9 @@ class SequenceClassifier(nn.Module):
     rng : numpy.random.Generator, optional
         Draws the weights; None is a fresh unseeded one.
     dtype : float32 or float64
+    **layers
+        More options of the layers, as in `nn.TransformerEncoder`: norm_eps, rotary (with
+        ``positions=None``), head_dim, qk_norm and the others.
 
     Notes
     -----
@@ -101,9 +104,10 @@ class SequenceClassifier(nn.Module):
         max_length: int = 512,
         dropout: float = 0.0,
         norm_first: bool = True,
-        activation: nn.Activation | Literal["swiglu"] = "gelu",
+        activation: nn.FeedForwardName = "gelu",
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
+        **layers: Unpack[_parts.LayerOptions],
     ) -> None:
         rng = _parts.generator(rng)
         if (vocab_size is None) == (input_dim is None):
@@ -133,7 +137,7 @@ class SequenceClassifier(nn.Module):
             dropout=dropout,
             rng=rng,
             dtype=dtype,
-            **_parts.attention_positions(positions),
+            **_parts.layer_options(positions, layers),
         )
         self.head = nn.Linear(embed_dim, num_classes, rng=rng, dtype=dtype)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -13,6 +13,7 @@ from miniattn import _checks, masks, nn
 from miniattn._context import context
 from miniattn._typing import Array
 from miniattn.models import _generate, _parts
+from miniattn.nn import _init
 from miniattn.nn._attention.ranks import Split, checked_ranks
 from miniattn.nn._cache import of_layers
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from miniattn.distributed import Comm
 
 
-class GPTOptions(TypedDict, total=False):
+class GPTOptions(_parts.LayerOptions, total=False):
     """The options of `GPT`, which `GPT.preset` sets."""
 
     block_size: int
@@ -30,7 +31,7 @@ class GPTOptions(TypedDict, total=False):
     ffn_dim: int | None
     positions: _parts.Positions | None
     norm: Literal["layer", "rms"]
-    activation: nn.Activation | Literal["swiglu"]
+    activation: nn.FeedForwardName
     bias: bool
     dropout: float
     tied: bool
@@ -128,6 +129,10 @@ class GPT(nn.Module):
     rng : numpy.random.Generator, optional
         Draws the weights; None is a fresh unseeded one.
     dtype : float32 or float64
+    **layers
+        More options of the layers, as in `nn.TransformerEncoder`: norm_eps, rotary (with
+        ``positions=None``), head_dim, scale, qk_norm, qk_norm_eps, gate, attention, attn_bias,
+        sandwich, parallel, value_residual, by_layer.
 
     Notes
     -----
@@ -173,7 +178,7 @@ class GPT(nn.Module):
         ffn_dim: int | None = None,
         positions: _parts.Positions | None = "learned",
         norm: Literal["layer", "rms"] = "layer",
-        activation: nn.Activation | Literal["swiglu"] = "gelu",
+        activation: nn.FeedForwardName = "gelu",
         bias: bool = False,
         dropout: float = 0.0,
         tied: bool = True,
@@ -185,6 +190,7 @@ class GPT(nn.Module):
         split: Split = "ring",
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
+        **layers: Unpack[_parts.LayerOptions],
     ) -> None:
         rng = _parts.generator(rng)
         _parts.check_positions(positions)
@@ -215,7 +221,7 @@ class GPT(nn.Module):
             split=split,
             rng=rng,
             dtype=dtype,
-            **_parts.attention_positions(positions),
+            **_parts.layer_options(positions, layers),
         )
         self.head = nn.Linear(embed_dim, vocab_size, bias=False, rng=rng, dtype=dtype)
         self._initialise(rng)
@@ -452,6 +458,8 @@ class GPT(nn.Module):
 
     def _initialise(self, rng: np.random.Generator) -> None:
         """Draw every weight matrix anew, as the papers do (see the class's notes)."""
+        if not _init.drawing():
+            return
         residual_std = 0.02 / max(1, 2 * len(self.blocks.layers)) ** 0.5
         for name, parameter in self.named_parameters():
             if parameter.data.ndim == 2 and not name.startswith(("tokens", "positions")):

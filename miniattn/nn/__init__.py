@@ -52,6 +52,7 @@ from miniattn.nn._decoder import (
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._embedding import Embedding
 from miniattn.nn._encoder import (
+    FeedForwardName,
     TransformerEncoder,
     TransformerEncoderContext,
     TransformerEncoderGrads,
@@ -95,6 +96,7 @@ __all__ = [
     "Embedding",
     "FeedForward",
     "FeedForwardContext",
+    "FeedForwardName",
     "GatedContext",
     "GatedFeedForward",
     "Identity",

@@ -32,6 +32,10 @@ BUILT = {
         norm_first=False,
         **SMALL,
     ),
+    "text encoder": lambda: models.TextEncoder(9, 8, num_types=2, norm_eps=0.1, **SMALL),
+    "gpt with options": lambda: GPT(
+        9, 8, positions=None, rotary=nn.Rotary(dim=2), qk_norm="head", parallel=True, **SMALL
+    ),
     "translator": lambda: TRANSLATOR(9, **SMALL),
     "translator untied": lambda: TRANSLATOR(9, 7, tied=False, positions="alibi", **SMALL),
     "translator tied, two vocabularies": lambda: TRANSLATOR(9, 7, norm="rms", bias=False, **SMALL),

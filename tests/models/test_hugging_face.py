@@ -1,0 +1,179 @@
+"""Folders in the Hugging Face layout: tiny models of each family, and what their own code returned.
+
+``hugging_face/`` has a folder for each family: config.json and model.safetensors (float16, drawn at
+random) as transformers 5.24 writes them, and in expected.npy the logits or hidden states that it
+computes from them, for the ids below. Where transformers can be imported it is asked again.
+"""
+
+import json
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from miniattn import _safetensors, checkpoint, models
+from miniattn.checkpoint import CheckpointError
+
+FOLDER = Path(__file__).parent / "hugging_face"
+FAMILIES = sorted(path.name for path in FOLDER.iterdir())
+IDS = np.array([[2, 5, 2, 12, 7, 3, 9], [4, 4, 0, 2, 11, 6, 8]])
+
+
+def near(got, wanted):
+    return np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_computes_what_its_own_code_does(family):
+    model = models.load(FOLDER / family)
+    assert near(model(IDS), np.load(FOLDER / family / "expected.npy"))
+    assert {p.dtype for p in model.parameters()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_neox"])
+def test_what_was_loaded_writes_trains_and_is_saved_as_any_model(family, tmp_path):
+    model = models.load(FOLDER / family)
+    prompts = [[3, 4, 5, 6, 7], [8, 9]]
+    with_cache = model.generate(prompts, 6, temperature=0)
+    without = model.generate(prompts, 6, temperature=0, use_cache=False)
+    assert all(np.array_equal(a, b) for a, b in zip(with_cache, without, strict=True))
+    logits, ctx = model.forward(IDS)
+    model.backward(logits, ctx)
+    assert all(p.grad is not None for p in model.parameters())
+    checkpoint.save(tmp_path / "a", model)
+    np.testing.assert_array_equal(models.load(tmp_path / "a")(IDS), model(IDS))
+
+
+def test_float64_and_padding():
+    model = models.load(FOLDER / "bert", dtype=np.float64)
+    alone = model(IDS[:1, :4])
+    np.testing.assert_allclose(model(IDS, [4, 7])[:1, :4], alone, rtol=1e-12, atol=1e-14)
+    types = np.array([[0, 0, 1, 1, 1, 1, 1]] * 2)
+    assert not np.allclose(model(IDS, types=types), model(IDS))
+
+
+def arrays(family):
+    return checkpoint.load(FOLDER / family / "model.safetensors", verify=False).arrays
+
+
+def write(path, named):
+    path.write_bytes(
+        _safetensors.header(list(named.items()), {}) + b"".join(a.tobytes() for a in named.values())
+    )
+
+
+def copied(tmp_path, family, **settings):
+    """A copy of a folder with other settings."""
+    folder = Path(shutil.copytree(FOLDER / family, tmp_path / family))
+    config = json.loads((folder / "config.json").read_text()) | settings
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_shards(tmp_path):
+    folder = copied(tmp_path, "qwen3")
+    named = list(arrays("qwen3").items())
+    (folder / "model.safetensors").unlink()
+    index = {}
+    for part, some in (("a.safetensors", named[:9]), ("b.safetensors", named[9:])):
+        write(folder / part, dict(some))
+        index |= {name: part for name, _ in some}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    assert near(models.load(folder)(IDS), np.load(folder / "expected.npy"))
+    (folder / "b.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"expected b.safetensors beside"):
+        models.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "message"),
+    [
+        ("llama", {"new_trick": 3}, r"known, got \['new_trick'\]"),
+        ("llama", {"model_type": "mamba"}, "among .*'llama'.*, got 'mamba'"),
+        ("llama", {"hidden_act": "tanh"}, "hidden_act among .*, got 'tanh'"),
+        ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_type, got 'longrope'"),
+        ("llama", {"rope_parameters": {"rope_theta": 9.0, "x": 1}}, r"rope settings, got \['x'\]"),
+        ("gpt2", {"scale_attn_weights": False}, "expected scale_attn_weights = True, got False"),
+        ("gpt2", {"n_layer": 3}, r"got none for \['blocks.layers.2"),
+        ("gpt2", {"n_layer": 1}, r"no place for \['transformer.h.1"),
+        ("gpt2", {"vocab_size": 14}, r"tokens.weight the shape \(14, 8\), got \(13, 8\)"),
+        ("bert", {"is_decoder": True}, "expected is_decoder = False, got True"),
+        ("qwen2", {"use_sliding_window": True}, "expected use_sliding_window = False, got True"),
+    ],
+)
+def test_what_is_not_known_is_refused_by_name(family, settings, message, tmp_path):
+    with pytest.raises(CheckpointError, match=message):
+        models.load(copied(tmp_path, family, **settings))
+
+
+def test_folders_that_are_no_models(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="with a model_type, got KeyError"):
+        models.load(tmp_path)
+    folder = copied(tmp_path, "gpt2")
+    (folder / "model.safetensors").write_bytes(b"12345678")
+    with pytest.raises(CheckpointError, match="expected arrays of a model"):
+        models.load(folder)
+
+
+def test_memory_is_that_of_the_model_and_one_array(tmp_path):
+    sizes = {"n_embd": 256, "n_layer": 6, "vocab_size": 100}
+    folder = copied(tmp_path, "gpt2", **sizes)
+    shapes = {13: 100, 8: 256, 24: 768, 32: 1024}
+    named = {}
+    for name, a in arrays("gpt2").items():
+        shape = [16 if "wpe" in name and n == 16 else shapes[n] for n in a.shape]
+        for i in range(6) if ".h.0." in name else [None]:
+            own = name if i is None else name.replace(".h.0.", f".h.{i}.")
+            named[own] = np.zeros(shape, np.float16)
+        if ".h.1." in name:
+            named.pop(name, None)
+            named[name] = np.zeros(shape, np.float16)
+    write(folder / "model.safetensors", dict(sorted(named.items())))
+    tracemalloc.start()
+    model = models.load(folder)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = 4 * model.num_parameters()
+    assert most <= 1.2 * size
+
+
+CLASSES = {
+    "bert": "BertModel",
+    "roberta": "RobertaModel",
+    "distilbert": "DistilBertModel",
+    "gpt2": "GPT2LMHeadModel",
+    "gpt_neox": "GPTNeoXForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "gemma": "GemmaForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_against_transformers(family, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(3)
+    config = transformers.AutoConfig.from_pretrained(FOLDER / family, dtype=torch.float32)
+    theirs = getattr(transformers, CLASSES[family])(config).float().eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        result = theirs(torch.from_numpy(IDS))
+    theirs.save_pretrained(tmp_path)
+    ours = models.load(tmp_path)
+    is_writer = hasattr(result, "logits")
+    wanted = result.logits if is_writer else result.last_hidden_state
+    assert near(ours(IDS), wanted.numpy())
+    if is_writer:
+        written = theirs.generate(
+            torch.from_numpy(IDS[:, :3]), max_new_tokens=6, do_sample=False, eos_token_id=None
+        )
+        np.testing.assert_array_equal(ours.generate(IDS[:, :3], 6, temperature=0), written)
