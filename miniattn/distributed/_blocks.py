@@ -35,6 +35,7 @@ from miniattn.kernels.attention.problem import Place
 
 BIAS_ENTRIES = 2**22  # of a bias are made at a time
 LEAST_ROWS = 64  # of a bias: a tile
+KEYS_AT_A_TIME = 2**13  # in backward
 
 
 class BiasFunction(Protocol):
@@ -92,6 +93,14 @@ class Block(NamedTuple):
             queries = Stretch(start, self.queries.step, part.stop - part.start)
             yield part, self._replace(queries=queries)
 
+    def of_keys(self, count: int) -> Iterator[tuple[slice, Block]]:
+        """Yield ``count`` of its keys at a time."""
+        for at in range(0, self.keys.length, count):
+            part = slice(at, min(self.keys.length, at + count))
+            start = self.keys.start + at * self.keys.step
+            keys = Stretch(start, self.keys.step, part.stop - part.start)
+            yield part, self._replace(keys=keys)
+
     def place(self) -> Place:
         """Return what dropout is drawn by."""
         q, k = self.queries, self.keys
@@ -131,8 +140,25 @@ def backward(
 ) -> tuple[tuple[Array, Array, Array], bool] | None:
     """Return (dq, dk, dv) of one block, and whether its numbers were fit; None where all is 0.
 
-    ``rows`` are those over all keys.
+    ``rows`` are those over all keys. Of many keys some are done at a time: the kernels hold up to
+    four sums of their gradients.
     """
+    if k.shape[2] <= KEYS_AT_A_TIME:
+        return _backward(dout, q, k, v, rows, call, block)
+    dq, dk, dv = (np.zeros(x.shape, x.dtype) for x in (q, k, v))
+    fit = True
+    for part, piece in block.of_keys(KEYS_AT_A_TIME):
+        found = _backward(dout, q, k[:, :, part], v[:, :, part], rows, call, piece)
+        if found is not None:
+            dq += found[0][0]
+            dk[:, :, part], dv[:, :, part] = found[0][1:]
+            fit &= found[1]
+    return (dq, dk, dv), fit
+
+
+def _backward(
+    dout: Array, q: Array, k: Array, v: Array, rows: Rows, call: Call, block: Block
+) -> tuple[tuple[Array, Array, Array], bool] | None:
     if hides_all(part_of(call, block), q.shape, k.shape):
         return None
     dq, dk, dv = (empty(x.shape, x.dtype) for x in (q, k, v))

@@ -229,22 +229,23 @@ def _backward(
     sums: list[Array] = []
     for owner, its_k, its_v in _around(comm, k, v, ctx.keys):
         # Undoing: rows = merge(rows, attention(q, keys of the owner)).
-        coming: list[Request] = []
-        before = [np.zeros(x.shape, x.dtype) for x in (its_k, its_v)]
-        if owner != rank:
-            coming = [comm.Irecv(x, left, GRADIENTS) for x in before]
         mark(comm, f"keys of rank {owner}, back")
         block = Block(ctx.queries[rank], ctx.keys[owner], heads)
         found = _blocks.backward(dout, q, its_k, its_v, rows, ctx.call, block)
         mark(comm, "")
-        wait([*coming, *leaving])
-        sums = before
+        own: list[Array] = [np.zeros(x.shape, x.dtype) for x in (its_k, its_v)]
         if found is not None:
-            (more_q, more_k, more_v), fits = found
+            (more_q, *own), fits = found
             dq += more_q
-            sums[0] += more_k
-            sums[1] += more_v
             fit &= fits
+            del more_q, found
+        # The left neighbour has just computed it: asked for earlier, it would only take memory.
+        before = [empty(x.shape, x.dtype) for x in own] if owner != rank else []
+        wait([comm.Irecv(x, left, GRADIENTS) for x in before])
+        for n_th, more in enumerate(before):
+            own[n_th] += more
+        wait(leaving)
+        sums = own
         leaving = [comm.Isend(x, right, GRADIENTS) for x in sums] if n > 1 else []
     if n > 1:  # what has been all the way round comes home
         home = [empty(x.shape, x.dtype) for x in (k, v)]

@@ -118,6 +118,16 @@ def test_a_bias_is_made_in_pieces(pair, monkeypatch):
         np.testing.assert_allclose(own, other, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["dropout", "bias", "an array"])
+@pytest.mark.parametrize("pair", [RING, HEADS], ids=["ring", "heads"])
+def test_backward_takes_some_keys_at_a_time(pair, name, monkeypatch):
+    monkeypatch.setattr(_blocks, "KEYS_AT_A_TIME", 5)
+    arrays = inputs()
+    found = on_ranks(2, pair, arrays, OPTIONS[name], "striped")
+    for own, other in zip(found, whole(*arrays, OPTIONS[name]), strict=True):
+        np.testing.assert_allclose(own, other, rtol=0, atol=1e-12)
+
+
 def test_fewer_tokens_than_ranks():
     arrays = inputs(length=3)
     for pair in (RING, HEADS):
