@@ -162,9 +162,10 @@ PICTURES: list[Callable[[], plot.Figure]] = [
 
 
 def draw(folder: Path) -> None:
-    """Write every picture as PNG, and the interactive page."""
+    """Write every picture as PNG, and the interactive pages."""
     (folder / "live").mkdir(parents=True, exist_ok=True)
     page().save(folder / "live" / "attention.html")
+    plot.backprop(mask=masks.causal()).save(folder / "live" / "backprop.html")
     for picture in PICTURES:
         picture().savefig(folder / f"{picture.__name__}.png", dpi=110)
 

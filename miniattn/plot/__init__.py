@@ -9,6 +9,7 @@ from miniattn import _lazy
 
 if TYPE_CHECKING:  # imported at their first use, and matplotlib with them
     from miniattn.plot._animation import Recorder, animate
+    from miniattn.plot._backprop import backprop
     from miniattn.plot._canvas import Figure
     from miniattn.plot._gradient import gradient_map
     from miniattn.plot._history import history
@@ -31,6 +32,7 @@ __all__ = [
     "attention_lines",
     "attention_map",
     "attention_on_image",
+    "backprop",
     "gradient_map",
     "head_summary",
     "history",
@@ -43,6 +45,7 @@ __all__ = [
 
 _HOMES = (
     "_animation",
+    "_backprop",
     "_canvas",
     "_gradient",
     "_history",

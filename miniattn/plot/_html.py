@@ -252,15 +252,14 @@ def _page(layers: Sequence[_Layer], bits: int, title: str) -> str:
         for raw, different in (layer.tokens, layer.key_tokens):
             shown[lists[raw]] = different
     data = {"title": title, "bits": bits, "tokens": list(lists), "shown": shown, "layers": index}
-    style, script = _asset("page.css"), "".join(map(_asset, SCRIPTS))
-    return _fill(
-        _asset("page.html"),
-        title=_ascii(_markup.escape(title)),
-        policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
-        "base-uri 'none'; form-action 'none'",
+    style, script = asset("page.css"), "".join(map(asset, SCRIPTS))
+    return filled(
+        asset("page.html"),
+        title=in_ascii(_markup.escape(title)),
+        policy=policy(style, script),
         style=style,
         script=script,
-        data=_json(data),
+        data=as_json(data),
         blobs="\n".join(
             f'<script type="text/plain" id="{name}">{text}</script>' for name, text in blobs.items()
         ),
@@ -317,27 +316,37 @@ def _mask(cells: Array, blobs: dict[str, str]) -> str:
     return name
 
 
-def _json(data: object) -> str:
+def as_json(data: object) -> str:
     """Return JSON in ASCII that cannot end the script element that it stands in."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _ascii(text: str) -> str:
+def in_ascii(text: str) -> str:
+    """Return markup with every other character as a reference."""
     return text.encode("ascii", "xmlcharrefreplace").decode()
+
+
+def policy(style: str, script: str) -> str:
+    """Return the policy of a page that loads nothing, and runs this script and style alone."""
+    return (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
-def _fill(template: str, **parts: str) -> str:
+def filled(template: str, **parts: str) -> str:
     """Replace every ``{{name}}`` in one pass, so that no part can bring in a placeholder."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return a file of the page's folder."""
     text = resources.files(__package__).joinpath("page", name).read_text(encoding="utf-8")
     text.encode("ascii")  # the page is ASCII: see Page.text
     return text
