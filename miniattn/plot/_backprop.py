@@ -109,9 +109,8 @@ def _given(
 
 def _wave(rows: int, columns: int, start: int = 0) -> Array:
     """Return numbers of both signs that are no special ones, of one digit, to begin with."""
-    return np.round(np.sin(2.0 * np.arange(start, start + rows * columns)), 1).reshape(
-        rows, columns
-    )
+    numbers: Array = np.sin(2.0 * np.arange(start, start + rows * columns))
+    return np.reshape(np.round(numbers, 1), (rows, columns))
 
 
 def _matrix(name: str, value: Any) -> Array:

@@ -256,7 +256,7 @@ def test_the_page_refers_to_nothing_outside(rng):
 
 def test_a_trace_brings_its_tokens_and_names(rng):
     given = Trace({"layers.0.attn": maps(rng, 2, 3, 4, 4)}, tokens=list("abcd"))
-    weights = given["layers.0.attn"]
+    weights = given["layers.0.attn.weights"]
     page = plot.html(given, batch=1, bits=16)
     data = data_of(page)
     assert data["layers"][0]["name"] == "layers.0.attn"
