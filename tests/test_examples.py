@@ -236,3 +236,23 @@ def test_every_step_of_the_tiled_example_is_quoted_by_a_kernel(function):
     lines = {line for line in code_lines(function) if line.split(" ")[0] in steps.split()}
     made = {line for line in lines if not line.endswith("np.zeros(len(q))")}
     assert made - quotes() == set()
+
+
+def test_denoise_hides_a_third_and_knows_where_periods_lie():
+    example = load("denoise")
+    given = example.batch(np.random.default_rng(0), 20)
+    real = np.arange(example.LONGEST) < given.lengths[:, None]
+    assert not (given.hidden & ~real).any()
+    shares = given.hidden.sum(axis=1) / given.lengths
+    assert (shares >= 1 / 3).all()
+    assert (shares < 0.6).all()
+    inputs = given.inputs()
+    assert not inputs[given.hidden | ~real].any()
+    np.testing.assert_array_equal(
+        inputs[..., 0][inputs[..., 1] > 0], given.series[real & ~given.hidden]
+    )
+    near = example.near_periods(6, 14)
+    assert np.flatnonzero(near[0]).tolist() == [5, 6, 7, 11, 12, 13]
+    assert not near.diagonal().any()
+    lines = example.by_lines(given)
+    np.testing.assert_array_equal(lines[~given.hidden], given.series[~given.hidden])
