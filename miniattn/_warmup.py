@@ -1,5 +1,6 @@
 """Compile everything ahead: each public operation once, on a tiny input."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -32,6 +33,7 @@ def warmup(*, dtypes: Sequence[DTypeLike] = ("float32",), progress: bool = True)
 
     Notes
     -----
+    As many processes as cores compile, and a line on stderr says how many kernels and how long.
     Compiled kernels are kept in a folder of the user's and found again by later processes, until
     miniattn, Numba or the processor changes; `show_config` names the folder.
     """
@@ -39,11 +41,28 @@ def warmup(*, dtypes: Sequence[DTypeLike] = ("float32",), progress: bool = True)
 
     progress = _checks.flag("progress", progress)
     dtypes = _checks.sequence("dtypes", dtypes, "dtypes")
-    calls = [c for dtype in dtypes for c in _calls(_checks.float_dtype("dtypes", dtype))]
+    names = [_checks.float_dtype("dtypes", dtype).name for dtype in dtypes]
+    ahead(f"{__name__}:rehearse", " ".join(names))
+    calls = [call for name in names for call in _calls(np.dtype(name))]
     with tqdm(calls, desc="Compiling", disable=not progress) as bar:
         for name, call in bar:
             bar.set_postfix_str(name)
             call()
+
+
+def ahead(rehearsal: str, argument: str = "") -> None:
+    """Compile what a rehearsal asks for on all cores; see `compile_ahead`."""
+    from miniattn.kernels.compile.ahead import compile_ahead  # and Numba with it
+
+    compile_ahead(rehearsal, argument)
+
+
+def rehearse(names: str) -> None:
+    """Make the calls for the dtypes of these names."""
+    for name in names.split():
+        for _, call in _calls(np.dtype(name)):
+            with contextlib.suppress(Exception):  # of one; the others are made
+                call()
 
 
 def _calls(dtype: np.dtype[Any]) -> Iterator[Call]:

@@ -19,6 +19,7 @@ import numpy as np
 from miniattn import models, optim, trace
 from miniattn._command import output_folder, whole
 from miniattn._typing import Array
+from miniattn._warmup import ahead
 from miniattn.training import Trainer
 
 SIDE = 8  # pixels a side
@@ -103,6 +104,28 @@ def new_model(rng: np.random.Generator) -> models.SequenceClassifier:
     )
 
 
+def new_trainer(
+    model: models.SequenceClassifier, rng: np.random.Generator, steps: int, progress: bool = True
+) -> Trainer:
+    """Return what trains the classifier for so many steps."""
+    return Trainer(
+        model,
+        optim.AdamW(model.named_parameters(), lr=3e-3),
+        rng=rng,
+        batch_size=BATCH,
+        clip_norm=1.0,
+        schedule=optim.cosine(warmup=steps // 10, total=steps),
+        progress=progress,
+    )
+
+
+def rehearse(argument: str) -> None:
+    """Make a step and an evaluation with a model that is thrown away: for `compile_ahead`."""
+    digits, rng = load_digits(), np.random.default_rng(0)
+    trainer = new_trainer(new_model(rng), rng, 1, progress=False)
+    trainer.fit(digits.train[:BATCH], valid=digits.test[:BATCH], steps=1)
+
+
 def received(model: models.SequenceClassifier, sequence: Array) -> tuple[int, dict[str, Array]]:
     """Return the predicted class, and by layer the attention (H, T) that each pixel receives.
 
@@ -174,17 +197,10 @@ def run(args: argparse.Namespace) -> int:
     )
     rng = np.random.default_rng(args.seed)
     model = new_model(rng)
-    print(f"{model.num_parameters():,} parameters; the first steps compile the kernels")
+    print(f"{model.num_parameters():,} parameters")
+    ahead(f"{__name__}:rehearse")
 
-    steps = args.epochs * math.ceil(len(digits.train) / BATCH)
-    trainer = Trainer(
-        model,
-        optim.AdamW(model.named_parameters(), lr=3e-3),
-        rng=rng,
-        batch_size=BATCH,
-        clip_norm=1.0,
-        schedule=optim.cosine(warmup=steps // 10, total=steps),
-    )
+    trainer = new_trainer(model, rng, args.epochs * math.ceil(len(digits.train) / BATCH))
     history = trainer.fit(Wobbled(digits.train, rng), valid=digits.test, epochs=args.epochs)
     accuracy = trainer.evaluate(digits.test)["accuracy"]
     print(f"test accuracy: {100 * accuracy:.1f} %")

@@ -1,5 +1,6 @@
 """The trainer: what a step is, what is measured, and that a resume is exact."""
 
+import io
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from miniattn.checkpoint import CheckpointError
 from miniattn.data import Windows, pad, stack
 from miniattn.losses import MSE, CrossEntropy
 from miniattn.training import Callback, EarlyStopping, History, Trainer
+from miniattn.training._progress import Bar
 
 
 class Bag(nn.Module):
@@ -1004,3 +1006,17 @@ def test_a_wrong_validation_set_is_noticed_before_the_first_step():
 def test_wrong_arguments(call, kind, words):
     with pytest.raises(kind, match=re.escape(words)):
         call()
+
+
+def test_the_bars_clock_starts_after_the_first_step():
+    """Which may compile for long: of 1,000 steps, 100 s of it would be a day."""
+    bar = Bar(total=1000, file=io.StringIO())
+    bar.bar.start_t -= 100.0
+    bar.show_step(1.0, 10, 100.0)
+    shown = bar.bar.format_dict
+    assert (shown["n"], shown["initial"]) == (1, 1)
+    assert shown["elapsed"] < 50
+    bar.show_step(1.0, 10, 0.5)
+    assert bar.bar.format_dict["n"] == 2
+    assert "20 tokens/s" in bar.bar.postfix
+    bar.close()

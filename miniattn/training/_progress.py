@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -18,22 +19,41 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """A progress bar with the loss and the speed, both as moving averages."""
+    """A progress bar with the loss and the speed, both as moving averages.
 
-    KEPT = 0.95  # of the past, each step: the first, which may compile kernels, soon fades
+    Its clock starts after the first step: what that one compiles says nothing of the others, and
+    seconds of it became hours of all steps.
+    """
+
+    KEPT = 0.95  # of the past, each step
 
     def __init__(self, **settings: Any) -> None:
         self.bar = tqdm(unit="step", dynamic_ncols=True, **settings)
         self.weight = self.loss = self.tokens = self.seconds = 0.0
         self.evaluation = ""
+        self.steps = 0  # that it has seen
 
     def show_step(self, loss: float, tokens: int, seconds: float) -> None:
         self.weight = self.KEPT * self.weight + 1
         self.loss = self.KEPT * self.loss + loss
+        if self.steps == 1:
+            self.tokens = self.seconds = 0.0
         self.tokens = self.KEPT * self.tokens + tokens
         self.seconds = self.KEPT * self.seconds + seconds
         self._show()
-        self.bar.update()
+        self.steps += 1
+        if self.steps == 1 and not self.bar.disable:
+            self._start_here()
+        else:
+            self.bar.update()
+
+    def _start_here(self) -> None:
+        """Count a step, and let the clock start after it."""
+        bar = self.bar
+        bar.n += 1
+        bar.initial = bar.last_print_n = bar.n
+        bar.start_t = bar.last_print_t = time.time()
+        bar.refresh()
 
     def show_evaluation(self, result: Mapping[str, float]) -> None:
         self.evaluation = "".join(f", valid {name} {value:.4g}" for name, value in result.items())

@@ -11,6 +11,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba import types
 from numpy.typing import DTypeLike, NDArray
 
 from miniattn import _checking
@@ -71,3 +72,11 @@ def launch(function, workers, pieces, sizes, factors, operands, scratch, size):
             call(function, sizes, factors, operands, queues[worker], own)
     else:
         call(function, sizes, factors, operands, queues[0], scratch)
+
+
+def load_launcher() -> None:
+    """Compile `launch` for the arrays that `run` hands it, or load what was kept."""
+    number = types.int64
+    numbers, factors = types.Array(number, 1, "C"), types.Array(types.float64, 1, "C")
+    arguments = (*(number,) * 3, numbers, factors, numbers, number, number)
+    launch.dispatcher.compile(arguments)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core import config, types
 from numba.core.imputils import lower_constant
 from numba.extending import models, register_model
@@ -148,12 +149,22 @@ class Task(Kernel):
             found = self._addresses[dtype] = self._compile(dtype)
         return found
 
-    def _compile(self, dtype: Any) -> int:
+    def is_kept(self, dtype: Any) -> bool:
+        """Return whether the machine code for ``dtype`` is at hand, or on disk."""
+        if dtype in self._addresses:
+            return True
+        codegen = self.dispatcher.targetctx.codegen()
+        path = self._cache._path(self._arguments(np.dtype(dtype)), codegen)
+        return path is not None and path.is_file()
+
+    def _arguments(self, dtype: Any) -> tuple[Any, ...]:
         from miniattn.kernels.registers import Pointer
 
         integers, floats = Pointer(types.int64), Pointer(types.float64)
-        scratch = Pointer(numba.from_dtype(dtype))
-        arguments = (integers, floats, integers, integers, scratch)
+        return integers, floats, integers, integers, Pointer(numba.from_dtype(dtype))
+
+    def _compile(self, dtype: Any) -> int:
+        arguments = self._arguments(dtype)
         self.dispatcher.compile(arguments)
         result = self.dispatcher.overloads[arguments]
         return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
