@@ -3,9 +3,9 @@
 Each series is a wave of a shape, phase and period of its own (6, 8 or 12 steps), with a little
 noise; a third of its steps, in runs of 3 to 5, is hidden. What stood there stands one period away,
 too. A line drawn from edge to edge of each gap has a mean squared error of 1.77 (the waves have
-variance 1); the model's is 0.021 after 2,000 steps. In its best head 74 % of the attention of hidden
-steps lies within one step of a whole number of periods, 30 % would by chance: in the map the
-stripes are 12 and 24 steps away, and 24 is a whole number of each of the periods. Series have
+variance 1); the model's is 0.021 after 2,000 steps. In its best head 74 % of the attention of
+hidden steps lies within one step of a whole number of periods, 30 % would by chance: in the map
+the stripes are 12 and 24 steps away, and 24 is a whole number of each of the periods. Series have
 different lengths; batch normalisation, which leaves padding out, stands before the output.
 
     python examples/denoise.py            # 4 minutes on one busy core

@@ -173,7 +173,13 @@ def test_against_transformers(family, tmp_path):
     wanted = result.logits if is_writer else result.last_hidden_state
     assert near(ours(IDS), wanted.numpy())
     if is_writer:
+        prompts = torch.from_numpy(IDS[:, :3])
+        everything = torch.ones_like(prompts)  # else it takes an id for padding
         written = theirs.generate(
-            torch.from_numpy(IDS[:, :3]), max_new_tokens=6, do_sample=False, eos_token_id=None
+            prompts,
+            attention_mask=everything,
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=None,
         )
         np.testing.assert_array_equal(ours.generate(IDS[:, :3], 6, temperature=0), written)
