@@ -167,9 +167,8 @@ def main() -> None:
     losses = train(model, 20 if args.quick else args.steps, rng)
     given = batch(np.random.default_rng(1), 256)
     repaired = model(given.inputs(), given.lengths)
-    print(
-        f"mean squared error of the hidden steps over the last tenth: {np.mean(losses[-len(losses) // 10 :]):.3f}"
-    )
+    last = np.mean(losses[-max(1, len(losses) // 10) :])
+    print(f"mean squared error in the gaps, last tenth of the updates: {last:.3f}")
     print(f"of {len(given.series)} new series: {mean_square(repaired, given):.3f}")
     print(f"a line from edge to edge: {mean_square(by_lines(given), given):.3f}")
 
