@@ -7,6 +7,7 @@ import pytest
 
 import miniattn.functional as F
 from miniattn import masks, models, nn, trace
+from miniattn.trace import _taps
 
 V, B, T, S = 11, 2, 5, 4
 TINY = {"embed_dim": 8, "num_heads": 4, "dtype": np.float64}
@@ -598,3 +599,17 @@ def test_what_is_kept_alone_is_what_is_kept_with_all(keep, rng):
     assert h.names == [name for name in u.names if name in g]
     for name in h:
         np.testing.assert_array_equal(h[name], g[name])
+
+
+def test_only_what_is_meant_is_tapped(rng, monkeypatch):
+    """Nothing kept costs nothing; one map, its layer, whose parts are kept apart."""
+    model, inputs, _ = gpt(rng)
+    tapped = []
+    monkeypatch.setattr(
+        _taps, "_tap", lambda module, tap=_taps._tap: tapped.append(module) or tap(module)
+    )
+    trace.run(model, *inputs, keep=())
+    assert tapped == []
+    trace.run(model, *inputs, keep="blocks.layers.0.attn.weights")
+    attn = model.blocks.layers[0].attn
+    assert {id(m) for m in tapped} == {id(m) for m in (model, *attn.modules())}
