@@ -11,7 +11,7 @@ from samples import begin, choose, dice, fresh, normal, off_zero, sees_some
 
 import miniattn as ma
 import miniattn.functional as F
-from miniattn import masks, nn
+from miniattn import masks, nn, scores
 from miniattn.models import GPT, EncoderDecoder, SequenceClassifier, TextEncoder
 
 begin(__name__)
@@ -33,6 +33,17 @@ def poisoned():
 
 def with_bias(*shape, **sizes):
     return {**qkv(**sizes), "bias": normal(*shape)}
+
+
+@scores.function
+def bent(s, b, h, i, j):
+    """A score that depends on everything, and not in a straight line."""
+    return s * (1 + 0.1 * h) + 0.3 * s * s / (1 + b + abs(i - j))
+
+
+@bent.backward
+def _(ds, s, b, h, i, j):
+    return ds * ((1 + 0.1 * h) + 0.6 * s / (1 + b + abs(i - j)))
 
 
 LONG = {"B": 1, "H": 2, "G": 1, "T": 67, "S": 131}
@@ -172,6 +183,10 @@ PAIRS = {
                 "rng": dice,
             },
         ),
+        ({**qkv(), "sink": normal(4)}, {"mask": sees_some(4, 3, 5)}),
+        ({**qkv(), "sink": normal(4)}, {"softcap": 2.0, "dropout": 0.3, "rng": dice}),
+        (qkv(), {"score": scores.softcap(2.0).shifted(0), "mask": masks.causal()}),
+        (with_bias(4, 1, 5), {"score": bent(), "mask": masks.window(2, 1), "softcap": 3.0}),
         ({"q": normal(3, 4), "k": normal(5, 4), "v": normal(5, 2)}, {}),
         ({"q": normal(4, 3, 4), "k": normal(2, 5, 4), "v": normal(2, 5, 2)}, {}),
         # Past the edges of the tiles, some entries of each.

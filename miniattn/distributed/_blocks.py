@@ -30,7 +30,7 @@ from miniattn._memory import empty
 from miniattn._typing import Array
 from miniattn.distributed._layout import Stretch
 from miniattn.distributed._mask import Part, hides_all
-from miniattn.functional._attention_calls import Options, execute, measure_of
+from miniattn.functional._attention_calls import Besides, Options, execute, measure_of
 from miniattn.kernels.attention.problem import Place
 
 BIAS_ENTRIES = 2**22  # of a bias are made at a time
@@ -124,7 +124,7 @@ def forward(q: Array, k: Array, v: Array, call: Call, block: Block) -> tuple[Row
         if call.bias is not None:
             arrays["bias"] = _bias(call, piece, q.dtype)
         mask = part_of(call, piece)
-        fit &= execute("forward", arrays, call.options, mask, call.seed, piece.place())
+        fit &= execute("forward", arrays, call.options, Besides(mask, call.seed), piece.place())
         rows.stats[..., part] = stats
     return rows, fit
 
@@ -180,7 +180,9 @@ def _backward(
                 "vector"  # reads the maxima that are given; the one for few queries makes its own
             )
         mask = part_of(call, piece)
-        fit &= execute("backward", arrays, call.options, mask, call.seed, piece.place(), unit)
+        fit &= execute(
+            "backward", arrays, call.options, Besides(mask, call.seed), piece.place(), unit
+        )
         if learned is not None:
             learned(_of_all_heads(arrays["dbias"], call, piece), *_positions(piece))
         if part.start:

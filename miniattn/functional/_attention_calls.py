@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from miniattn import _checking, masks
 from miniattn._memory import empty, scratch
 from miniattn._typing import Array, Shape
+from miniattn.functional import _scores as scores
 from miniattn.kernels import registers as simd
 from miniattn.kernels.attention import units
 from miniattn.kernels.attention.masking import SIDE
 from miniattn.kernels.attention.problem import (
     AXES,
+    DTABLES,
     OPERANDS,
     PLACE,
     SEED,
@@ -33,6 +35,7 @@ from miniattn.kernels.compile.launch import run
 from miniattn.kernels.compile.queue import Told
 from miniattn.kernels.compile.settings import get_num_threads
 from miniattn.kernels.compile.tables import address_of, elements
+from miniattn.scores import Score
 
 # An operand's name, its shape of four axes or fewer, its strides and its items in bytes.
 Layout: TypeAlias = tuple[str, Shape, Shape, int]
@@ -52,6 +55,19 @@ class Options(NamedTuple):
     softcap: float | None = None
     dropout: float = 0.0
     bins: tuple[int, int] = (0, 0)
+
+
+class Besides:
+    """What belongs to a call besides arrays and numbers, and what it leaves."""
+
+    def __init__(
+        self, mask: masks.Mask | None = None, seed: int = 0, score: Score | None = None
+    ) -> None:
+        self.mask = mask
+        self.seed = seed
+        self.score = score
+        self.dtables: Array | None = None
+        """(pieces, numbers): parts of the gradients of the tables that a score reads."""
 
 
 class Step(NamedTuple):
@@ -83,8 +99,7 @@ def execute(
     kind: Kind,
     arrays: dict[str, Array],
     options: Options,
-    mask: masks.Mask | None,
-    seed: int = 0,
+    besides: Besides,
     place: Place = WHOLE,
     unit: str | None = None,
 ) -> bool:
@@ -98,9 +113,13 @@ def execute(
     """
     q = arrays["q"]
     dtype = q.dtype
-    if mask is not None:
-        B, H, T, _ = q.shape
-        arrays = arrays | _rules(mask, B, H, T, arrays["k"].shape[2])
+    B, H, T, _ = q.shape
+    if besides.mask is not None:
+        arrays = arrays | _rules(besides.mask, B, H, T, arrays["k"].shape[2])
+    door = None
+    if besides.score is not None:
+        door = scores.door(besides.score, dtype, B, kind == "backward")
+        arrays = arrays | {"score": door.words}
     layouts = tuple(
         [
             (name, x.shape, x.strides, x.itemsize)
@@ -115,7 +134,7 @@ def execute(
         operands = plan.operands.copy()
         for number, address in addresses:
             operands[number] = address
-        operands[SEED] = seed
+        operands[SEED] = besides.seed
         operands[PLACE:STRIDES] = place
         used = _with_copies(arrays, plan.remakes, operands) if plan.remakes else arrays
         sums = None if plan.sums is None else empty(plan.sums, dtype)
@@ -124,11 +143,17 @@ def execute(
         if _checking.ON and plan.steps:
             _check_operands(used, operands, plan.sizes)
         memory = list(used.values()) if sums is None else [*used.values(), sums]
+        if door is not None and kind == "backward":
+            pieces = plan.steps[0].pieces if plan.steps else 0
+            besides.dtables = np.zeros((pieces, door.sums))
+            operands[DTABLES] = address_of(besides.dtables)
         for task, workers, pieces, room in plan.steps:
             told = Told(plan.sizes, plan.factors, operands, scratch(*room, dtype))
             run(task, dtype, workers, pieces, told, memory)
             if operands[UNFIT] and dtype != np.float64:  # it is done again, in another way
                 break
+        if door is not None and besides.score is not None:
+            scores.raise_failure(door, besides.score)
         if not operands[UNFIT]:
             return True
         if plan.fallback is None:
@@ -165,6 +190,8 @@ _AXES = {
     "bounds": "4B",
     "tiles": "BHts",
     "dlse": "BHT",
+    "sink": "H",
+    "score": "w",
 }
 
 
@@ -174,6 +201,7 @@ def _check_operands(
     """Raise RuntimeError where the table of operands speaks of what an array doesn't hold."""
     length = dict(zip("BHGTSDV.RC", sizes.tolist(), strict=False), **{"2": 2, "4": 4})
     length |= {"t": -(-length["T"] // SIDE), "s": -(-length["S"] // SIDE)}  # tiles of a tile map
+    length["w"] = arrays["score"].size if "score" in arrays else 0
     for name, x in arrays.items():
         if name == "words":
             _checking.contiguous(name, x)
@@ -235,17 +263,20 @@ def _problem(shapes: dict[str, Shape], options: Options) -> Problem:
     _, G, S, _ = shapes["k"]
     Dv = shapes["v"][3] if "v" in shapes else D
     scale, softcap, dropout, bins = options
-    measure = measure_of(scale, softcap, "bias" in shapes)
-    return Problem(B, H, G, T, S, D, Dv, 1, *bins, scale, measure, softcap or 0.0, dropout)
+    scored = "score" in shapes
+    measure = measure_of(scale, softcap, scored or "bias" in shapes or "sink" in shapes)
+    numbers = scale, measure, softcap or 0.0, dropout
+    return Problem(B, H, G, T, S, D, Dv, 1, *bins, int(scored), *numbers)
 
 
-def measure_of(scale: float, softcap: float | None, biased: bool) -> float:
+def measure_of(scale: float, softcap: float | None, changed: bool) -> float:
     """Return what the kernels' scores are to be multiplied by, to be those of the formula.
 
     Where nothing stands between the product q·k and the exponential, they are products, and the
     scale is left to the exponential. It has to be positive, for a maximum to remain one.
+    ``changed`` says whether anything but a softcap does: bias, sink, a function of scores.
     """
-    return scale if scale > 0.0 and softcap is None and not biased else 1.0
+    return scale if scale > 0.0 and softcap is None and not changed else 1.0
 
 
 def _table(layouts: tuple[Layout, ...], sums: Shape | None) -> NDArray[np.int64]:

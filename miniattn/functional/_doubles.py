@@ -8,9 +8,8 @@ NaN or infinity take the same way, and give what they would have given.
 
 import numpy as np
 
-from miniattn import masks
 from miniattn._typing import Array
-from miniattn.functional._attention_calls import Kind, Options, execute
+from miniattn.functional._attention_calls import Besides, Kind, Options, execute
 
 _EXTREME = 2.0**100  # factors beyond it, or below its inverse, are for float64
 
@@ -20,8 +19,7 @@ def run(
     arrays: dict[str, Array],
     written: list[str],
     options: Options,
-    mask: masks.Mask | None,
-    seed: int = 0,
+    besides: Besides,
 ) -> dict[str, Array]:
     """Run a call on its operands, of which those named ``written`` hold zeros or nothing yet.
 
@@ -29,9 +27,9 @@ def run(
     which ``arrays`` then received what was written, rounded.
     """
     if arrays["q"].dtype == np.float64:
-        execute(kind, arrays, options, mask, seed)
-    elif is_extreme(options) or not execute(kind, arrays, options, mask, seed):
-        return run_in_doubles(kind, arrays, written, options, mask, seed)
+        execute(kind, arrays, options, besides)
+    elif is_extreme(options) or not execute(kind, arrays, options, besides):
+        return run_in_doubles(kind, arrays, written, options, besides)
     return arrays
 
 
@@ -40,8 +38,7 @@ def run_in_doubles(
     arrays: dict[str, Array],
     written: list[str],
     options: Options,
-    mask: masks.Mask | None,
-    seed: int = 0,
+    besides: Besides,
 ) -> dict[str, Array]:
     """Do the same for float32 operands in float64."""
     doubles = {
@@ -51,8 +48,8 @@ def run_in_doubles(
     if kind == "backward":  # out and stats, which were rounded, once more
         forward = ("q", "k", "v", "bias", "out", "lse", "stats")
         known = {name: doubles[name] for name in forward if name in doubles}
-        execute("forward", known, options, mask, seed)
-    execute(kind, doubles, options, mask, seed)
+        execute("forward", known, options, besides)
+    execute(kind, doubles, options, besides)
     with np.errstate(over="ignore"):  # what the result itself has
         for name in written:
             arrays[name][...] = doubles[name]

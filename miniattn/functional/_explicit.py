@@ -11,9 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from miniattn._typing import Array, Shape
-from miniattn.functional._attention import AttentionContext, AttentionGrads, attention_weights
-from miniattn.functional._attention_calls import Options, measure_of
+from miniattn.functional._attention import AttentionContext, AttentionGrads, is_changed, weights_of
+from miniattn.functional._attention_calls import Besides, Options, measure_of
 from miniattn.functional._doubles import run
+from miniattn.functional._scores import backward_half, gradients, learned
+from miniattn.scores import Score
 
 # Takes a name, "scores" or "weights", and an array; returns the array to go on with.
 Look: TypeAlias = Callable[[str, Array], Array]
@@ -25,6 +27,8 @@ class Explicit(NamedTuple):
     visible: Array
     capped: Array
     """Scores / softcap after tanh; without a softcap, zeros."""
+    before: Array
+    """What a user's function of scores was given."""
     weights: Array
     """The softmax of the scores, before an edit of the weights."""
     used: Array
@@ -40,21 +44,21 @@ def forward(ctx: AttentionContext, look: Look) -> tuple[AttentionContext, Explic
     are taken as an edit leaves them.
     """
     _, _, v = _by_heads(ctx)
-    s, visible, capped = _scores(ctx)
+    s, visible, capped, before = _scores(ctx)
     s = _looked_at(look, "scores", np.where(visible, s, -np.inf), ctx)
     s = np.where(visible, s, -np.inf)
-    p, top, total = _softmax(s, visible)
+    p, top, total = _softmax(s, visible, ctx.sink)
     w = _looked_at(look, "weights", p, ctx)
     kept = _kept(ctx)
     out = _product(w * kept, v, visible)
     with np.errstate(divide="ignore", invalid="ignore"):  # rows that see nothing
-        measure = measure_of(ctx.scale, ctx.softcap, ctx.bias is not None)
+        measure = measure_of(ctx.scale, ctx.softcap, is_changed(ctx))
         stats = np.stack([top / measure, np.log2(total)])
         lse = np.where(total == 0, -np.inf, top + np.log(total))
     new = ctx._replace(
         out=_like(out, ctx.out), lse=_like(lse, ctx.lse), stats=_rounded(stats, ctx.stats.dtype)
     )
-    return new, Explicit(visible, capped, p, w * kept, kept)
+    return new, Explicit(visible, capped, before, p, w * kept, kept)
 
 
 def backward(
@@ -71,11 +75,12 @@ def backward(
     # used = kept weights
     dw = look("weights", _rounded(_in_shape(dused * made.kept, ctx), dtype))
     # weights, lse = softmax(scores), logsumexp(scores)
-    ds = _softmax_backward(_four(dw), dlse, made)
+    ds, dsink = _softmax_backward(_four(dw), dlse, made)
     ds = _four(look("scores", _rounded(_in_shape(ds, ctx), dtype)))
     ds = np.where(made.visible, ds, 0.0)
-    # scores = cap(scale q kᵀ) + bias
+    # scores = score(cap(scale q kᵀ)) + bias
     dbias = None if ctx.bias is None else _rounded(_sum_to(ds, ctx.bias.shape), dtype)
+    ds, dscore = _scored_backward(ctx, ds, made)
     ds = ctx.scale * ds * (1 - made.capped**2)
     dq, dk = _product(ds, k, made.visible), _product(np.swapaxes(ds, -1, -2), q, seen_by)
     return AttentionGrads(
@@ -83,20 +88,20 @@ def backward(
         _like(_grouped(dk, ctx.k), ctx.k),
         _like(_grouped(dv, ctx.v), ctx.v),
         dbias,
+        None if ctx.sink is None else _rounded(dsink, dtype),
+        dscore,
     )
 
 
 def scores(ctx: AttentionContext) -> Array:
-    """Return what the softmax was taken of: cap(scale q kᵀ) + bias, -inf where hidden."""
-    s, visible, _ = _scores(ctx)
+    """Return what the softmax was taken of: score(cap(scale q kᵀ)) + bias, -inf where hidden."""
+    s, visible, _, _ = _scores(ctx)
     return _rounded(_in_shape(np.where(visible, s, -np.inf), ctx), ctx.q.dtype)
 
 
 def weights(ctx: AttentionContext) -> Array:
     """Return the exact weights of the call, before dropout."""
-    return attention_weights(
-        ctx.q, ctx.k, mask=ctx.mask, bias=ctx.bias, scale=ctx.scale, softcap=ctx.softcap
-    )
+    return weights_of(ctx)
 
 
 def weights_gradient(dout: Array, ctx: AttentionContext) -> Array:
@@ -109,11 +114,11 @@ def weights_gradient(dout: Array, ctx: AttentionContext) -> Array:
 def scores_gradient(dout: Array, ctx: AttentionContext, dlse: Array | None) -> Array:
     """Return d loss / d scores: weights · (dweights - Σ weights · dweights + dlse)."""
     _, _, v = _by_heads(ctx)
-    s, visible, capped = _scores(ctx)
-    p, _, _ = _softmax(np.where(visible, s, -np.inf), visible)
+    s, visible, capped, before = _scores(ctx)
+    p, _, _ = _softmax(np.where(visible, s, -np.inf), visible, ctx.sink)
     kept = _kept(ctx)
-    made = Explicit(visible, capped, p, p * kept, kept)
-    ds = _softmax_backward(kept * _dweights(_four(dout), v, visible), dlse, made)
+    made = Explicit(visible, capped, before, p, p * kept, kept)
+    ds, _ = _softmax_backward(kept * _dweights(_four(dout), v, visible), dlse, made)
     return _rounded(_in_shape(ds, ctx), ctx.q.dtype)
 
 
@@ -121,26 +126,79 @@ def scores_gradient(dout: Array, ctx: AttentionContext, dlse: Array | None) -> A
 
 
 @np.errstate(all="ignore")
-def _scores(ctx: AttentionContext) -> tuple[Array, Array, Array]:
-    """Return scores, anything where hidden; what is visible; and tanh of scores / softcap."""
+def _scores(ctx: AttentionContext) -> tuple[Array, Array, Array, Array]:
+    """Return scores, anything where hidden; what is visible; tanh of scores / softcap; and what
+    the user's function was given.
+    """
     q, k, _ = _by_heads(ctx)
     s = ctx.scale * (q @ np.swapaxes(k, -1, -2))
     capped = np.zeros(())
     if ctx.softcap is not None:
         capped = np.tanh(s / ctx.softcap)
         s = ctx.softcap * capped
+    before, visible = s, _visible(ctx)
+    if ctx.score is not None:
+        s = _scored(ctx.score, s, visible)
+        visible = visible & ~np.isneginf(s)
     if ctx.bias is not None:
         s = s + ctx.bias
-    return s, _visible(ctx), capped
+    return s, visible, capped, before
+
+
+def _scored(score: Score, s: Array, visible: Array) -> Array:
+    """Return what the user's function, run as Python, makes of visible scores."""
+    found, tables = s.copy(), _tables(score)
+    for b, h, i, j in _places(visible):
+        place = b, h, i + _shift(score, b), j
+        found[b, h, i, j] = score.function.forward(s[b, h, i, j], *place, *tables)
+    return found
+
+
+def _scored_backward(
+    ctx: AttentionContext, ds: Array, made: Explicit
+) -> tuple[Array, tuple[Array | None, ...] | None]:
+    """Return the gradients of what the function was given, and of its tables."""
+    score = ctx.score
+    if score is None:
+        return ds, None
+    backward = backward_half(score)
+    found, tables = ds.copy(), _tables(score)
+    sums = [np.zeros(table.shape) for table in learned(score)]
+    for b, h, i, j in _places(made.visible):
+        place = b, h, i + _shift(score, b), j
+        at = ds[b, h, i, j], made.before[b, h, i, j]
+        found[b, h, i, j] = backward(*at, *place, *tables, *sums)
+    parts = np.concatenate([np.zeros(0), *(x.ravel() for x in sums)])[None]
+    return found, gradients(score, parts, ctx.q.dtype) if sums else None
+
+
+def _places(visible: Array) -> list[list[int]]:
+    return np.argwhere(visible).tolist()
+
+
+def _shift(score: Score, b: int) -> int:
+    return 0 if score.shift is None else int(score.shift[b % len(score.shift)])
+
+
+def _tables(score: Score) -> list[Any]:
+    """Return the tables with floats in float64."""
+    return [
+        x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+        for x in score.tables
+    ]
 
 
 @np.errstate(all="ignore")
-def _softmax(s: Array, visible: Array) -> tuple[Array, Array, Array]:
+def _softmax(s: Array, visible: Array, sink: Array | None) -> tuple[Array, Array, Array]:
     """Return weights, and of each row the maximum and the sum of exponentials relative to it."""
     top = s.max(-1, initial=-np.inf)
+    if sink is not None:
+        top = np.maximum(top, sink[:, None])
     origin = np.where(np.isneginf(top), 0.0, top)
     e = np.where(visible, np.exp(s - origin[..., None]), 0.0)
     total = e.sum(-1)
+    if sink is not None:
+        total = total + np.exp(sink[:, None] - origin)
     p = np.where(visible, e / np.where(total == 0, 1.0, total)[..., None], 0.0)
     return p, top, total
 
@@ -170,7 +228,8 @@ def _kept(ctx: AttentionContext) -> Array | float:
         "lse": lse,
         "stats": stats,
     }
-    run("forward", arrays, ["out", "lse", "stats"], Options(1.0, None, ctx.dropout), None, ctx.seed)
+    options, besides = Options(1.0, None, ctx.dropout), Besides(None, ctx.seed)
+    run("forward", arrays, ["out", "lse", "stats"], options, besides)
     return (arrays["out"] > 0) / (1.0 - ctx.dropout)
 
 
@@ -185,12 +244,15 @@ def _dweights(dout: Array, v: Array, visible: Array) -> Array:
 
 
 @np.errstate(all="ignore")
-def _softmax_backward(dp: Array, dlse: Array | None, made: Explicit) -> Array:
+def _softmax_backward(dp: Array, dlse: Array | None, made: Explicit) -> tuple[Array, Array]:
+    """Return the gradients of scores, and of a sink: its weight is what is missing to 1."""
     p = made.weights
     along = np.where(made.visible, p * dp, 0.0).sum(-1, keepdims=True)
     if dlse is not None:
         along -= dlse.reshape(along.shape)
-    return np.where(made.visible, p * (dp - along), 0.0)
+    missing = 1.0 - p.sum(-1, keepdims=True)
+    dsink: Array = -(missing * along).sum(axis=(0, 2, 3))
+    return np.where(made.visible, p * (dp - along), 0.0), dsink
 
 
 @np.errstate(all="ignore")

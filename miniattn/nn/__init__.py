@@ -78,8 +78,8 @@ from miniattn.nn._positions import (
     SinusoidalPositions,
     SinusoidalPositionsContext,
     alibi_bias,
-    alibi_slopes,
 )
+from miniattn.scores import alibi_slopes
 
 __all__ = [
     "GELU",

@@ -16,6 +16,7 @@ from miniattn._memory import copy, empty_like
 from miniattn._typing import Array
 from miniattn.nn import _init
 from miniattn.nn._module import Module, Parameter
+from miniattn.scores import alibi_slopes
 
 
 @context
@@ -281,30 +282,6 @@ class Rotary(Module):
         if self.magnitude != 1.0:
             words.append(f"magnitude={self.magnitude:g}")
         return ", ".join([*words, *(["interleaved"] if self.interleaved else [])])
-
-
-def alibi_slopes(num_heads: int) -> Array:
-    """Return the slopes of ALiBi, one for each head, float64 (H,).
-
-    For H a power of two they are 2^(−8/H), 2^(−16/H), ..., 2^(−8). Otherwise the slopes of the
-    next lower power of two come first, then every second one of the next higher.
-
-    References
-    ----------
-    Press, Smith & Lewis, "Train Short, Test Long: Attention with Linear Biases Enables Input
-    Length Extrapolation", ICLR 2022, section 3 and the authors' published code.
-
-    Examples
-    --------
-    >>> from miniattn import nn
-    >>> nn.alibi_slopes(4)
-    array([0.25      , 0.0625    , 0.015625  , 0.00390625])
-    """
-    _checks.integer("num_heads", num_heads, least=1)
-    lower = 1 << (num_heads.bit_length() - 1)
-    first = 2.0 ** (-8.0 / lower * np.arange(1, lower + 1))
-    between = 2.0 ** (-4.0 / lower * np.arange(1, 2 * lower + 1, 2))
-    return np.concatenate([first, between[: num_heads - lower]])
 
 
 def alibi_bias(num_heads: int, q_positions: Array, k_positions: Array, dtype: DTypeLike) -> Array:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from miniattn import masks
 from miniattn.reference._arrays import Array, Mask, f64, quiet
 from miniattn.reference._softmax import logsumexp, logsumexp_row, softmax, softmax_row
+from miniattn.scores import Score
 
 
 class Attention(NamedTuple):
@@ -24,12 +25,14 @@ class Attention(NamedTuple):
 
 
 class AttentionGrads(NamedTuple):
-    """Gradients of attention, each with the shape of its input; dbias is None without a bias."""
+    """Gradients of attention, each with the shape of its input; None for what was not given."""
 
     dq: Array
     dk: Array
     dv: Array
     dbias: Array | None
+    dsink: Array | None = None
+    dscore: tuple[Array | None, ...] | None = None
 
 
 @quiet
@@ -42,12 +45,15 @@ def attention(
     bias: ArrayLike | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    score: Score | None = None,
+    sink: ArrayLike | None = None,
     dropout: float = 0.0,
     keep: ArrayLike | None = None,
 ) -> Attention:
-    """out = dropout(softmax(cap(scale q k^T) + bias)) v, each query over the keys it may see.
+    """out = dropout(softmax(score(cap(scale q k^T)) + bias)) v, each query over what it may see.
 
-    q (B,H,T,D), k (B,G,S,D), v (B,G,S,Dv); head h reads key/value head h // (H // G).
+    q (B,H,T,D), k (B,G,S,D), v (B,G,S,Dv); head h reads key/value head h // (H // G). A sink is one
+    more score of each row of its head, without a value.
     ``keep`` (B,H,T,S) says which weights dropout keeps; ``dropout`` is the share it drops.
     """
     q, k, v, visible, bias, scale, kept = _prepare(q, k, v, mask, bias, scale, dropout, keep)
@@ -58,9 +64,13 @@ def attention(
         s = scale * (k[b, g, see] @ q[b, h, i])
         if softcap is not None:
             s = softcap * np.tanh(s / softcap)
+        s = _scored(score, s, b, h, i, np.flatnonzero(see))
         s = s + bias[b, h, i, see]
+        if sink is not None:
+            s = np.append(s, f64(sink)[h])
         w = softmax_row(s)
         lse[b, h, i] = logsumexp_row(s)
+        w = w[: see.sum()]
         weights[b, h, i, see] = w
         out[b, h, i] = (w * kept[b, h, i, see]) @ v[b, g, see]
     return Attention(out, weights, lse)
@@ -77,15 +87,19 @@ def attention_backward(
     bias: ArrayLike | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    score: Score | None = None,
+    sink: ArrayLike | None = None,
     dropout: float = 0.0,
     keep: ArrayLike | None = None,
 ) -> AttentionGrads:
     """The lines of `attention`, read upwards; keys collect from every query that sees them."""
-    weights = attention(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap).weights
+    options: Any = {"mask": mask, "bias": bias, "scale": scale, "softcap": softcap}
+    weights = attention(q, k, v, **options, score=score, sink=sink).weights
     bias_shape = None if bias is None else np.shape(bias)
     q, k, v, visible, _, scale, kept = _prepare(q, k, v, mask, bias, scale, dropout, keep)
     dout = f64(dout)
     dq, dk, dv, dbias = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v), np.zeros_like(weights)
+    dsink, dtables = np.zeros(q.shape[1]), _zeros_like_tables(score)
     for b, h, i in np.ndindex(q.shape[:-1]):
         g, see = h // (q.shape[1] // k.shape[1]), visible[b, h, i]
         w, m = weights[b, h, i, see], kept[b, h, i, see]
@@ -94,15 +108,76 @@ def attention_backward(
         dw = m * (v[b, g, see] @ dout[b, h, i])
         # w = softmax(s)
         ds = w * (dw - w @ dw)
+        if sink is not None:  # whose weight is what is missing to 1
+            dsink[h] -= (1 - w.sum()) * (w @ dw)
         # s = s + bias
         dbias[b, h, i, see] = ds
+        # s = score(s)
+        z = scale * (k[b, g, see] @ q[b, h, i])
+        before = z if softcap is None else softcap * np.tanh(z / softcap)
+        ds = _scored_backward(score, ds, before, (b, h, i), np.flatnonzero(see), dtables)
         # s = softcap * tanh(s / softcap)
         if softcap is not None:
-            ds = ds / np.cosh(scale * (k[b, g, see] @ q[b, h, i]) / softcap) ** 2
+            ds = ds / np.cosh(z / softcap) ** 2
         # s = scale * (k @ q)
         dq[b, h, i] = scale * (ds @ k[b, g, see])
         dk[b, g, see] += scale * np.outer(ds, q[b, h, i])
-    return AttentionGrads(dq, dk, dv, None if bias_shape is None else _sum_to(dbias, bias_shape))
+    return AttentionGrads(
+        dq,
+        dk,
+        dv,
+        None if bias_shape is None else _sum_to(dbias, bias_shape),
+        None if sink is None else dsink,
+        tuple(dtables) if any(x is not None for x in dtables) else None,
+    )
+
+
+def _scored(score: Score | None, s: Array, b: int, h: int, i: int, keys: Any) -> Array:
+    """What a function of scores makes of a row: the function itself, called as Python."""
+    if score is None:
+        return s
+    tables, at = _tables(score), i + _shift(score, b)
+    f = score.function.forward
+    pairs = zip(s, keys, strict=True)
+    return np.array([f(x, b, h, at, int(j), *tables) for x, j in pairs], s.dtype)
+
+
+def _scored_backward(
+    score: Score | None,
+    ds: Array,
+    s: Array,
+    place: tuple[int, int, int],
+    keys: Any,
+    dtables: list[Array | None],
+) -> Array:
+    """Back through it, adding to the gradients of tables."""
+    if score is None:
+        return ds
+    b, h, i = place
+    tables, own = _tables(score), [x for x in dtables if x is not None]
+    f, at = score.function.backward_half, i + _shift(score, b)
+    assert f is not None  # it was asked for
+    triples = zip(ds, s, keys, strict=True)
+    return np.array([f(d, x, b, h, at, int(j), *tables, *own) for d, x, j in triples], s.dtype)
+
+
+def _tables(score: Score) -> list[Any]:
+    """The tables of a score, floats in float64."""
+    return [f64(x) if _is_float_array(x) else x for x in score.tables]
+
+
+def _shift(score: Score, b: int) -> int:
+    return 0 if score.shift is None else int(np.broadcast_to(score.shift, b + 1)[b])
+
+
+def _zeros_like_tables(score: Score | None) -> list[Array | None]:
+    """Zeros for each table that has a gradient."""
+    tables = () if score is None else score.tables
+    return [np.zeros_like(f64(x)) if _is_float_array(x) else None for x in tables]
+
+
+def _is_float_array(x: object) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
 
 
 def attention_weights(q: ArrayLike, k: ArrayLike, **options: Any) -> Array:

@@ -368,12 +368,13 @@ class Undoing:
         else:
             grads = _backward(dout, ctx, dlse, {"q", "k", "v", *needs})
             self._keep_later(frame, dout, ctx, dlse)
-        undone = {
+        undone: dict[str, Any] = {
             f"d{name}": dx if dx is None else self._undo(points, name, dx)
-            for name, dx in zip(("q", "k", "v", "bias"), grads, strict=True)
+            for name, dx in zip(("q", "k", "v", "bias"), grads[:4], strict=True)
         }
+        undone |= {"dsink": grads.dsink, "dscore": grads.dscore}
         _check_undone(points)
-        return grads._replace(**{d: dx if d[1:] in needs else None for d, dx in undone.items()})
+        return F.AttentionGrads(**{d: dx if d[1:] in needs else None for d, dx in undone.items()})
 
     def _keep_later(
         self, frame: Frame, dout: Array, ctx: F.AttentionContext, dlse: Array | None

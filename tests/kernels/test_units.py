@@ -9,7 +9,7 @@ import pytest
 
 import miniattn as ma
 import miniattn.functional as F
-from miniattn import masks
+from miniattn import masks, scores
 from miniattn.functional import _attention_calls
 from miniattn.kernels.attention import weights
 from miniattn.kernels.attention.problem import Problem
@@ -38,6 +38,32 @@ def hiding(rng):
     return bias
 
 
+@scores.function
+def by_distance(s, b, h, i, j, table, power):
+    return s * power + table[h, j - i + 70]
+
+
+@by_distance.backward
+def _(ds, s, b, h, i, j, table, power, dtable):
+    dtable[h, j - i + 70] += ds
+    return ds * power
+
+
+def pulled(rng):
+    """A table that is too large for a loop's own registers, and a number."""
+    return by_distance(rng.standard_normal((H, 160)), 0.7)
+
+
+@scores.function
+def nearby(s, b, h, i, j):
+    return s if abs(i - j) < 40 else -np.inf
+
+
+@nearby.backward
+def _(ds, s, b, h, i, j):
+    return ds
+
+
 OPTIONS = {
     "nothing": lambda rng: {},
     "causal": lambda rng: {"mask": masks.causal()},
@@ -58,6 +84,9 @@ OPTIONS = {
     "a bias for all, causal": lambda rng: {"bias": rng.random((T, 1)), "mask": masks.causal()},
     "a softcap": lambda rng: {"softcap": 1.5, "mask": masks.causal()},
     "a negative scale": lambda rng: {"scale": -0.3},
+    "a function": lambda rng: {"score": pulled(rng), "mask": masks.window(20, 9)},
+    "a function that hides": lambda rng: {"score": nearby(), "bias": hiding(rng)},
+    "a sink": lambda rng: {"sink": rng.standard_normal(H), "mask": masks.padding([S - 20, 0])},
     "dropout": lambda rng: {"dropout": 0.3, "mask": masks.causal()},
     "all of it": lambda rng: {
         "mask": masks.as_mask(some_dense(rng)) & masks.window(40, 9),
@@ -79,6 +108,8 @@ def both(unit, arrays, options):
         grads = F.attention_backward(dout, ctx)._asdict()
         found |= {"weights": weights_of(operands, options, None)}
         found |= {"map": weights_of(operands, options, (3, 7))}
+    if grads["dscore"]:
+        grads["dscore"] = grads["dscore"][0]
     return found | {name: x for name, x in grads.items() if x is not None}
 
 
@@ -97,7 +128,12 @@ def operands(rng, dtype, queries=T):
 
 
 def cast(options, dtype):
-    return {name: x.astype(dtype) if name == "bias" else x for name, x in options.items()}
+    def of(x):
+        if isinstance(x, scores.Score):
+            return x._replace(tables=tuple(of(table) for table in x.tables))
+        return x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+
+    return {name: of(x) for name, x in options.items()}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -156,7 +192,7 @@ def test_what_float32_cannot_hold_is_noticed(name, rng):
 
 
 def problem(queries=70, width=64):
-    return Problem(1, 1, 1, queries, 500, width, width, 1, 0, 0, 1.0, 1.0, 0.0, 0.0)
+    return Problem(1, 1, 1, queries, 500, width, width, 1, 0, 0, 0, 1.0, 1.0, 0.0, 0.0)
 
 
 def test_the_list_has_an_answer_for_every_call():

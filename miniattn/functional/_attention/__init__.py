@@ -8,6 +8,7 @@ them and their caller.
 from miniattn.functional._attention.context import (
     AttentionContext,
     AttentionGrads,
+    is_changed,
     maxima_and_sums,
 )
 from miniattn.functional._attention.operation import (
@@ -15,7 +16,7 @@ from miniattn.functional._attention.operation import (
     attention_backward,
     attention_forward,
 )
-from miniattn.functional._attention.weights import attention_map, attention_weights
+from miniattn.functional._attention.weights import attention_map, attention_weights, weights_of
 
 __all__ = [
     "AttentionContext",
@@ -25,5 +26,7 @@ __all__ = [
     "attention_forward",
     "attention_map",
     "attention_weights",
+    "is_changed",
     "maxima_and_sums",
+    "weights_of",
 ]

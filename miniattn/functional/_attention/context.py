@@ -9,9 +9,10 @@ from miniattn import masks
 from miniattn._context import context
 from miniattn._typing import Array
 from miniattn.functional._attention_calls import measure_of
+from miniattn.scores import Score
 
-Input: TypeAlias = Literal["q", "k", "v", "bias"]
-INPUTS: tuple[Input, ...] = ("q", "k", "v", "bias")
+Input: TypeAlias = Literal["q", "k", "v", "bias", "sink", "score"]
+INPUTS: tuple[Input, ...] = ("q", "k", "v", "bias", "sink", "score")
 
 
 @context
@@ -36,10 +37,12 @@ class AttentionContext(NamedTuple):
     dropout: float
     seed: int
     """Names the dropout pattern together with (b, h, i, j)."""
+    score: Score | None = None
+    sink: Array | None = None
 
 
 class AttentionGrads(NamedTuple):
-    """Gradients of `attention_forward`; None where not needed, and for a bias not given."""
+    """Gradients of `attention_forward`; None where not needed, and where not given."""
 
     dq: Array | None
     """(B, H, T, D)."""
@@ -49,6 +52,15 @@ class AttentionGrads(NamedTuple):
     """(B, G, S, Dv)."""
     dbias: Array | None
     """Of bias's own shape."""
+    dsink: Array | None
+    """(H,)."""
+    dscore: tuple[Array | None, ...] | None
+    """Of each table of the score, None for ints and numbers; None if there is no other."""
+
+
+def is_changed(ctx: AttentionContext) -> bool:
+    """Return whether more than scale and softcap stands between products and their softmax."""
+    return any(x is not None for x in (ctx.bias, ctx.score, ctx.sink))
 
 
 def maxima_and_sums(ctx: AttentionContext) -> tuple[Array, Array]:
@@ -57,5 +69,5 @@ def maxima_and_sums(ctx: AttentionContext) -> tuple[Array, Array]:
     In float64, each of the shape of ``ctx.lse``: exactly what the kernels know.
     """
     top, log_sum = ctx.stats.astype(np.float64).reshape(2, *ctx.lse.shape)
-    measure = measure_of(ctx.scale, ctx.softcap, ctx.bias is not None)
+    measure = measure_of(ctx.scale, ctx.softcap, is_changed(ctx))
     return top * measure, log_sum * math.log(2)

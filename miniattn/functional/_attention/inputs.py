@@ -3,10 +3,13 @@
 import functools
 import math
 
+import numpy as np
+
 from miniattn import _checks
 from miniattn._memory import empty
 from miniattn._typing import Array, Shape
 from miniattn.kernels.compile.tables import strided
+from miniattn.scores import Score, as_softcap
 
 
 @functools.cache
@@ -72,6 +75,38 @@ def checked_softcap(softcap: object) -> float | None:
     return None if softcap is None else _checks.positive("softcap", softcap)
 
 
+def checked_score(
+    score: object, softcap: float | None, q: Array
+) -> tuple[Score | None, float | None]:
+    """Return a score and a softcap; a score that is a softcap alone is one."""
+    if score is None:
+        return None, softcap
+    if not isinstance(score, Score):
+        raise TypeError(
+            "score: expected a function of scores with its tables, as scores.alibi(...) or "
+            f"f(table) of a @scores.function, got {_checks.shown(score)}"
+        )
+    for n, table in enumerate(score.tables):
+        if isinstance(table, np.ndarray) and table.dtype.kind == "f":
+            _checks.same_dtype(**{"q": q, f"score.tables[{n}]": table})
+    batch = (1, 1, *q.shape)[-4]
+    if score.shift is not None and len(score.shift) not in (1, batch):
+        raise ValueError(
+            f"score: expected a shift for each of {batch} batch rows, got {len(score.shift)}"
+        )
+    return as_softcap(score, softcap)
+
+
+def checked_sink(sink: object, q: Array) -> Array | None:
+    """Return the sinks, one for each head of q."""
+    if sink is None:
+        return None
+    checked = _checks.float_array("sink", sink)
+    _checks.same_dtype(q=q, sink=checked)
+    _checks.shape("sink", checked, "H", {"H": (1, 1, *q.shape)[-3]})
+    return checked
+
+
 # --- Operands ------------------------------------------------------------------------------------
 
 
@@ -79,6 +114,12 @@ def add_bias(arrays: dict[str, Array], bias: Array | None) -> None:
     """Add a bias to the operands, with all four axes."""
     if bias is not None:
         arrays["bias"] = strided(bias.reshape((1,) * (4 - bias.ndim) + bias.shape))
+
+
+def add_sink(arrays: dict[str, Array], sink: Array | None) -> None:
+    """Add the sinks of heads to the operands."""
+    if sink is not None:
+        arrays["sink"] = strided(sink)
 
 
 def four_axes(x: Array) -> Array:

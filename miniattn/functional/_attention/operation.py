@@ -1,5 +1,6 @@
 """Attention, forward and backward: arguments checked, laid out, and handed to the kernels."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, TypedDict, Unpack, overload
 
@@ -16,20 +17,25 @@ from miniattn.functional._attention.context import (
 )
 from miniattn.functional._attention.inputs import (
     add_bias,
+    add_sink,
     check_keys,
     check_values,
     checked_bias,
     checked_scale,
+    checked_score,
+    checked_sink,
     checked_softcap,
     drop_axes,
     empty_like,
     four_axes,
 )
-from miniattn.functional._attention.weights import attention_weights
-from miniattn.functional._attention_calls import Options
+from miniattn.functional._attention.weights import weights_of
+from miniattn.functional._attention_calls import Besides, Options
 from miniattn.functional._doubles import run, run_in_doubles
+from miniattn.functional._scores import gradients, learned
 from miniattn.kernels.compile.tables import strided
 from miniattn.masks._array import borrowed
+from miniattn.scores import Score
 
 
 class _Options(TypedDict, total=False):
@@ -39,6 +45,8 @@ class _Options(TypedDict, total=False):
     bias: Array | None
     scale: float | None
     softcap: float | None
+    score: Score | None
+    sink: Array | None
     dropout: float
     rng: np.random.Generator | None
 
@@ -75,11 +83,13 @@ def attention(
     bias: Array | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    score: Score | None = None,
+    sink: Array | None = None,
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
     return_weights: bool = False,
 ) -> Array | tuple[Array, Array]:
-    r"""Attention: ``out = dropout(softmax(cap(scale * q @ k^T) + bias + mask)) @ v``.
+    r"""Attention: ``out = dropout(softmax(score(cap(scale * q @ k^T)) + bias + mask)) @ v``.
 
     Parameters
     ----------
@@ -97,7 +107,13 @@ def attention(
     scale : float, optional
         Default 1 / sqrt(D).
     softcap : float > 0, optional
-        c in ``c * tanh(scores / c)``, applied before bias and mask.
+        c in ``c * tanh(scores / c)``, applied before score, bias and mask.
+    score : Score, optional
+        A function of each score and its place, with its tables: ``scores.alibi(H)``, or one of your
+        own under ``@scores.function``.
+    sink : (H,) array, optional
+        Logits that take part in the softmax of their head and carry no value: weights then sum to
+        less than 1.
     dropout : float in [0, 1)
         The probability that a weight is set to 0; the others are divided by ``1 - dropout``.
     rng : numpy.random.Generator
@@ -147,14 +163,19 @@ def attention(
     """
     return_weights = _checks.flag("return_weights", return_weights)
     out, ctx = attention_forward(
-        q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap, dropout=dropout, rng=rng
+        q,
+        k,
+        v,
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
+        score=score,
+        sink=sink,
+        dropout=dropout,
+        rng=rng,
     )
-    if not return_weights:
-        return out
-    weights = attention_weights(
-        ctx.q, ctx.k, mask=ctx.mask, bias=ctx.bias, scale=ctx.scale, softcap=ctx.softcap
-    )
-    return out, weights
+    return (out, weights_of(ctx)) if return_weights else out
 
 
 def attention_forward(
@@ -166,6 +187,8 @@ def attention_forward(
     bias: Array | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    score: Score | None = None,
+    sink: Array | None = None,
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> tuple[Array, AttentionContext]:
@@ -173,7 +196,7 @@ def attention_forward(
 
     Parameters
     ----------
-    q, k, v, mask, bias, scale, softcap, dropout, rng
+    q, k, v, mask, bias, scale, softcap, score, sink, dropout, rng
         As in `attention`.
 
     Returns
@@ -198,7 +221,17 @@ def attention_forward(
     tracer = _tracing.current()
     if tracer is not None:
         return tracer.attention_forward(
-            q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap, dropout=dropout, rng=rng
+            q,
+            k,
+            v,
+            mask=mask,
+            bias=bias,
+            scale=scale,
+            softcap=softcap,
+            score=score,
+            sink=sink,
+            dropout=dropout,
+            rng=rng,
         )
     q, k, v = _checks.float_array("q", q), _checks.float_array("k", k), _checks.float_array("v", v)
     if not q.dtype == k.dtype == v.dtype:
@@ -207,6 +240,8 @@ def attention_forward(
     check_values(q.shape, k.shape, v.shape)
     bias = checked_bias(bias, q, k)
     scale, softcap = checked_scale(scale, q), checked_softcap(softcap)
+    score, softcap = checked_score(score, softcap, q)
+    sink = checked_sink(sink, q)
     dropout = _checks.probability("dropout", dropout)
     if dropout or rng is not None:
         rng = _checks.generator("rng", rng)
@@ -218,8 +253,9 @@ def attention_forward(
     lse, stats = np.empty(out.shape[:3], q.dtype), np.empty((2, *out.shape[:3]), q.dtype)
     arrays = {"q": four_q, "k": four_k, "v": four_v, "out": out, "lse": lse, "stats": stats}
     add_bias(arrays, bias)
+    add_sink(arrays, sink)
     options = Options(scale, softcap, dropout)
-    used = run("forward", arrays, ["out", "lse", "stats"], options, mask, seed)
+    used = run("forward", arrays, ["out", "lse", "stats"], options, Besides(mask, seed, score))
     ctx = AttentionContext(
         q,
         k,
@@ -233,6 +269,8 @@ def attention_forward(
         softcap,
         dropout,
         seed,
+        score,
+        sink,
     )
     return ctx.out, ctx
 
@@ -263,21 +301,21 @@ def attention_backward(
     dlse : (B, H, T) array, optional
         The gradient with respect to ``ctx.lse``, as from `merge_attention_backward`.
     needs : names of inputs
-        Those whose gradients are wanted: all of ``("q", "k", "v", "bias")``. That of a bias costs
-        two products more; the others come from one pass, and to leave some of them out saves
-        nothing but their memory.
+        Those whose gradients are wanted: all of ``("q", "k", "v", "bias", "sink", "score")``. That
+        of a bias costs two products more; the others come from one pass, and to leave some of them
+        out saves nothing but their memory.
 
     Returns
     -------
     AttentionGrads
-        ``(dq, dk, dv, dbias)``, each of its input's shape; None for what is not needed, and for a
-        bias that was not given.
+        ``(dq, dk, dv, dbias, dsink, dscore)``, each of its input's shape, of a score one for each
+        table; None for what is not needed, and for what was not given.
 
     Raises
     ------
     TypeError, ValueError
         If dout has not the dtype and the shape of out, or dlse those of lse, or ``needs`` are not
-        names of inputs.
+        names of inputs; if the score has no backward half.
 
     Notes
     -----
@@ -299,7 +337,7 @@ def attention_backward(
            [1., 1.]])
     """
     ctx = _checks.context(ctx, AttentionContext)
-    of_q, of_k, of_v, of_bias = _checks.needs(needs, INPUTS)
+    of_q, of_k, of_v, of_bias, of_sink, of_score = _checks.needs(needs, INPUTS)
     dout = _checks.gradient("dout", dout, ctx.out.shape, ctx.out.dtype)
     if dlse is not None:
         dlse = _checks.gradient("dlse", dlse, ctx.lse.shape, ctx.lse.dtype)
@@ -320,6 +358,7 @@ def attention_backward(
     dq, dk, dv = (empty_like(x, x.shape[-1]) for x in (q, k, v))
     arrays |= {"dq": dq, "dk": dk, "dv": dv}
     add_bias(arrays, ctx.bias)
+    add_sink(arrays, ctx.sink)
     if dlse is not None:
         arrays["dlse"] = strided(dlse.reshape(q.shape[:-1]))
     dbias, written = None, ["dq", "dk", "dv"]
@@ -329,11 +368,33 @@ def attention_backward(
         written.append("dbias")
     options = Options(ctx.scale, ctx.softcap, ctx.dropout)
     way = run if ctx.stats.dtype == q.dtype else run_in_doubles
-    way("backward", arrays, written, options, ctx.mask, ctx.seed)
+    besides = Besides(ctx.mask, ctx.seed, ctx.score)
+    used = way("backward", arrays, written, options, besides)
+    dscore = None
+    if of_score and ctx.score is not None and besides.dtables is not None and learned(ctx.score):
+        dscore = gradients(ctx.score, besides.dtables, q.dtype)
     missing = 4 - ctx.q.ndim
     return AttentionGrads(
         drop_axes(dq, missing) if of_q else None,
         drop_axes(dk, missing) if of_k else None,
         drop_axes(dv, missing) if of_v else None,
         dbias,
+        _dsink(used) if of_sink and ctx.sink is not None else None,
+        dscore,
     )
+
+
+def _dsink(arrays: dict[str, Array]) -> Array:
+    """Return ``dsink = sum_bi P_i (dlse_i - delta_i)``, P_i the weight of the sink itself.
+
+    It has no value: ``dP = 0``.
+    """
+    sink, stats = arrays["sink"].astype(np.float64)[:, None], arrays["stats"].astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        weight = np.exp((sink - stats[0]) - stats[1] * math.log(2))
+        delta = np.einsum("bhte,bhte->bht", arrays["dout"], arrays["out"], dtype=np.float64)
+        if "dlse" in arrays:
+            delta -= arrays["dlse"]
+        parts = np.where(weight == 0, 0, weight * -delta)
+        dsink: Array = parts.sum(axis=(0, 2)).astype(arrays["q"].dtype)
+    return dsink

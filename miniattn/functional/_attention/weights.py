@@ -1,22 +1,28 @@
 """The weights of attention, whole or pooled."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from miniattn import _checks
 from miniattn._memory import zeros
 from miniattn._typing import Array, MaskLike
+from miniattn.functional._attention.context import AttentionContext
 from miniattn.functional._attention.inputs import (
     add_bias,
+    add_sink,
     checked_bias,
     checked_scale,
+    checked_score,
+    checked_sink,
     checked_softcap,
     drop_axes,
     four_axes,
     queries_and_keys,
 )
-from miniattn.functional._attention_calls import Options
+from miniattn.functional._attention_calls import Besides, Options
 from miniattn.functional._doubles import run
 from miniattn.masks._array import borrowed
+from miniattn.scores import Score
 
 
 def attention_weights(
@@ -27,18 +33,21 @@ def attention_weights(
     bias: Array | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    score: Score | None = None,
+    sink: Array | None = None,
 ) -> Array:
-    """Return the weights of `attention`: ``softmax(cap(scale * q @ k^T) + bias + mask)``.
+    """Return the weights of `attention`: ``softmax(score(cap(scale * q @ k^T)) + bias + mask)``.
 
     Parameters
     ----------
-    q, k, mask, bias, scale, softcap
+    q, k, mask, bias, scale, softcap, score, sink
         As in `attention`.
 
     Returns
     -------
     (B, H, T, S) array
-        Each row sums to 1, or is 0 where the query sees nothing. Weights are those before dropout.
+        Each row sums to 1, less the share of a sink, or is 0 where the query sees nothing. Weights
+        are those before dropout.
 
     Raises
     ------
@@ -59,7 +68,13 @@ def attention_weights(
     """
     q, k = queries_and_keys(q, k)
     bins = (q.shape[-2], k.shape[-2])
-    return _pooled(q, k, mask, bias, scale, softcap, bins)
+    return _pooled(q, k, _Weighing(mask, bias, scale, softcap, score, sink), bins)
+
+
+def weights_of(ctx: AttentionContext) -> Array:
+    """Return the weights of the call that made a context, before dropout."""
+    weighing = _Weighing(ctx.mask, ctx.bias, ctx.scale, ctx.softcap, ctx.score, ctx.sink)
+    return _pooled(ctx.q, ctx.k, weighing, (ctx.q.shape[-2], ctx.k.shape[-2]))
 
 
 def attention_map(
@@ -70,6 +85,8 @@ def attention_map(
     bias: Array | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    score: Score | None = None,
+    sink: Array | None = None,
     bins: Sequence[int] = (256, 256),
 ) -> Array:
     """Return the weights pooled to at most ``bins`` (rows, columns), without the whole matrix.
@@ -79,7 +96,7 @@ def attention_map(
 
     Parameters
     ----------
-    q, k, mask, bias, scale, softcap
+    q, k, mask, bias, scale, softcap, score, sink
         As in `attention`.
     bins : (int, int)
         Numbers of bins, at least 1; what exceeds T or S is cut to it. Bin r holds the queries
@@ -117,26 +134,29 @@ def attention_map(
     if not isinstance(bins, Sequence) or len(bins) != 2:
         raise TypeError(f"bins: expected (rows, columns), got {bins!r}")
     rows, columns = (_checks.integer("bins", n, least=1) for n in bins)
-    return _pooled(
-        q, k, mask, bias, scale, softcap, (min(rows, q.shape[-2]), min(columns, k.shape[-2]))
-    )
+    weighing = _Weighing(mask, bias, scale, softcap, score, sink)
+    return _pooled(q, k, weighing, (min(rows, q.shape[-2]), min(columns, k.shape[-2])))
 
 
-def _pooled(
-    q: Array,
-    k: Array,
-    mask: MaskLike,
-    bias: Array | None,
-    scale: float | None,
-    softcap: float | None,
-    bins: tuple[int, int],
-) -> Array:
-    bias = checked_bias(bias, q, k)
-    scale, softcap = checked_scale(scale, q), checked_softcap(softcap)
-    checked_mask = borrowed(mask)
+class _Weighing(NamedTuple):
+    """The arguments of a call that say what becomes of products q·k."""
+
+    mask: MaskLike
+    bias: Array | None
+    scale: float | None
+    softcap: float | None
+    score: Score | None
+    sink: Array | None
+
+
+def _pooled(q: Array, k: Array, given: _Weighing, bins: tuple[int, int]) -> Array:
+    scale, softcap = checked_scale(given.scale, q), checked_softcap(given.softcap)
+    score, softcap = checked_score(given.score, softcap, q)
     four_q, four_k = four_axes(q), four_axes(k)
     pooled = zeros((*four_q.shape[:2], *bins), q.dtype)
     arrays = {"q": four_q, "k": four_k, "out": pooled}
-    add_bias(arrays, bias)
-    run("map", arrays, ["out"], Options(scale, softcap, bins=bins), checked_mask)
+    add_bias(arrays, checked_bias(given.bias, q, k))
+    add_sink(arrays, checked_sink(given.sink, q))
+    besides = Besides(borrowed(given.mask), score=score)
+    run("map", arrays, ["out"], Options(scale, softcap, bins=bins), besides)
     return drop_axes(pooled, 4 - q.ndim)

@@ -25,13 +25,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn.kernels.attention.masking import FULL, GROUP, keys_seen, visible
-from miniattn.kernels.attention.problem import DLSE, LSE, UNFIT, given, part_of, stats_of, step_of
+from miniattn.kernels.attention.problem import (
+    DLSE,
+    LSE,
+    SINK,
+    UNFIT,
+    given,
+    part_of,
+    stats_of,
+    step_of,
+)
 from miniattn.kernels.attention.scores import LOG2_E
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.panels import sum_of_squares
 from miniattn.kernels.dense.places import entry
 from miniattn.kernels.registers import (
     absolute,
+    address,
     any_true,
     exp2_nonpositive,
     first,
@@ -75,6 +85,18 @@ def raised(old, peak, factor):
     # tiled: decay = np.exp(old - base)
     base = base_of(top)
     return top, base, power(old, base, factor)
+
+
+@inner
+def start_of(operands, h, like):
+    """Return m and l before the first key: of nothing, or of the head's sink alone.
+
+    A sink is a score without a value: it takes part in l, and adds nothing to o.
+    """
+    if given(operands, SINK):
+        sink = address(operands[SINK], like)[h * step_of(operands, SINK, 0)]
+        return sink, (0.0 if sink == -np.inf else 1.0)
+    return -np.inf, 0.0
 
 
 @inner

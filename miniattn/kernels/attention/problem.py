@@ -17,10 +17,10 @@ from miniattn.kernels.registers import address
 # axis of length 1.
 OPERANDS = (
     *("q", "k", "v", "out", "lse", "stats", "bias", "dout", "dq", "dk", "dv", "dbias", "sums"),
-    *("bounds", "tiles", "words", "dlse"),
+    *("bounds", "tiles", "words", "dlse", "sink", "score", "dtables"),
 )
 Q, K, V, OUT, LSE, STATS, BIAS, DOUT, DQ, DK, DV, DBIAS, SUMS = range(13)
-BOUNDS, TILES, WORDS, DLSE = range(13, 17)
+BOUNDS, TILES, WORDS, DLSE, SINK, SCORE, DTABLES = range(13, 20)
 SEED = len(OPERANDS)
 UNFIT = SEED + 1
 PLACE = SEED + 2
@@ -51,6 +51,8 @@ class Problem(NamedTuple):
     parts: int
     rows: int
     columns: int
+    scored: int
+    """Whether a function of the user's has a say in scores."""
     scale: float
     measure: float
     """What finished scores are to be multiplied by: the scale, where that is left to be done."""
@@ -75,6 +77,7 @@ def problem_of(sizes, factors):
         sizes[7],
         sizes[8],
         sizes[9],
+        sizes[10],
         factors[0],
         factors[1],
         factors[2],

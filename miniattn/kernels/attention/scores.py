@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from miniattn.kernels.attention.functions import score_by_function
 from miniattn.kernels.attention.masking import (
     PARTIAL,
     Rule,
@@ -16,12 +17,21 @@ from miniattn.kernels.attention.masking import (
     rows_and_columns,
     rule_of,
 )
-from miniattn.kernels.attention.problem import BIAS, SEED, Place, given, grid_of, place_of
+from miniattn.kernels.attention.problem import (
+    BIAS,
+    SCORE,
+    SEED,
+    Place,
+    given,
+    grid_of,
+    place_of,
+)
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.places import Grid
 from miniattn.kernels.random import stream_key, threefry
 from miniattn.kernels.registers import (
     LANES,
+    address,
     fma,
     iota,
     lanes,
@@ -51,6 +61,9 @@ class Head(NamedTuple):
     """What products are multiplied by at once, 1 where that is left to ``factor``."""
     factor: float
     """What differences of finished scores are to be multiplied by, to be powers of 2."""
+    door: Any
+    """To a user's function of scores; see `functions`."""
+    scored: bool
 
 
 @inner
@@ -69,22 +82,40 @@ def head_of(problem, operands, b, h, like):
         place,
         problem.scale / problem.measure,
         problem.measure * LOG2_E,
+        address(operands[SCORE], np.int64),
+        given(operands, SCORE),
     )
 
 
 @inner
 def finish_scores(scores, head, tile, slopes):
-    """Turn products into scores: softcap, bias and mask, in this order.
+    """Turn products into scores: softcap, a user's function, bias and mask, in this order.
 
     Where there is a softcap, ``slopes`` receives its derivative 1 - tanh(s / c)^2.
     """
+    cap_scores(scores, head, tile, slopes)
+    finish_capped(scores, head, tile)
+
+
+@inner
+def cap_scores(scores, head, tile, slopes):
+    """Do the first half: what a user's function is given, -inf where it isn't asked."""
     if head.softcap > 0.0:
         _cap(scores, head, tile, slopes)
     elif head.scale != 1.0:
         _scale(scores, head.scale, tile)
+    if head.scored and tile.kind == PARTIAL:
+        hide(scores, head.rule, tile)
+
+
+@inner
+def finish_capped(scores, head, tile):
+    """Do the second half."""
+    if head.scored:
+        score_by_function(scores, head.door, head.rule, tile)
     if head.has_bias:
         _add_bias(scores, head, tile)
-    if tile.kind == PARTIAL:
+    if tile.kind == PARTIAL and (head.has_bias or not head.scored):
         hide(scores, head.rule, tile)
 
 
@@ -128,8 +159,10 @@ def _add_bias(scores, head, tile):
             for row in range(n):
                 p = scores + ((r + row) * tile.width + c)
                 entry = load(vectors + row * w)
+                score = load(p)
+                hidden = (entry == -np.inf) | (score == -np.inf)  # the latter by a function
                 # A finite number hides nothing, however far below the others it is.
-                store(p, select(entry == -np.inf, entry, not_below(load(p) + entry, scores)))
+                store(p, select(hidden, -np.inf, not_below(score + entry, scores)))
 
 
 @inner

@@ -83,7 +83,8 @@ def _never(problem: Problem, lanes: int) -> bool:
 
 
 def _has_matrix_unit(problem: Problem, lanes: int) -> bool:
-    return UNIT.used and lanes == LANES and problem.T > FEW_QUERIES
+    few = problem.T <= FEW_QUERIES
+    return UNIT.used and lanes == LANES and not (few or problem.scored)
 
 
 def _pays_to_split(problem: Problem, lanes: int) -> bool:
@@ -112,7 +113,7 @@ def _matrix_backward(problem: Problem, lanes: int, bias: Shape | None) -> Outlin
 
 
 def _has_few_queries(problem: Problem, lanes: int) -> bool:
-    return problem.T <= FEW_QUERIES
+    return problem.T <= FEW_QUERIES and not problem.scored
 
 
 def _decode_forward(problem: Problem, lanes: int) -> Outline:

@@ -21,7 +21,7 @@ from miniattn.kernels.attention.masking import (
     keys_seen,
     tile_of,
 )
-from miniattn.kernels.attention.online import base_of, overflows, power, within_limit
+from miniattn.kernels.attention.online import base_of, overflows, power, start_of, within_limit
 from miniattn.kernels.attention.problem import (
     OUT,
     UNFIT,
@@ -124,8 +124,9 @@ def _add_weights(call, run):
     out = lines_of(operands, OUT, b, h, 0, scratch)
 
     pack_transposed(room.q, lines_of(operands, Q, b, h, i0, scratch), n, problem.D)
-    fill(top, width, -np.inf)
-    fill(total, width, 0.0)
+    first = start_of(operands, h, scratch)
+    fill(top, width, first[0])
+    fill(total, width, first[1])
     stop = end_of_keys(head.rule, i0 + n)
     for adds in range(2):
         if adds == 1 and not within_limit(problem, top, n):

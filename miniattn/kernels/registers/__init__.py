@@ -39,7 +39,7 @@ from miniattn.kernels.registers.arithmetic import (
     sqrt,
     to_float,
 )
-from miniattn.kernels.registers.arrays import views
+from miniattn.kernels.registers.arrays import WORDS, views
 from miniattn.kernels.registers.lanes import (
     any_true,
     bits_of,
@@ -73,11 +73,12 @@ from miniattn.kernels.registers.memory import (
     to_boundary,
 )
 from miniattn.kernels.registers.product import product
-from miniattn.kernels.registers.tasks import call, fetch_and_add
+from miniattn.kernels.registers.tasks import ask, call, fetch_and_add
 from miniattn.kernels.registers.types import Pointer, Vector
 
 __all__ = [
     "LANES",
+    "WORDS",
     "Pointer",
     "Vector",
     "absolute",
@@ -85,6 +86,7 @@ __all__ = [
     "aligned",
     "any_true",
     "as_integer",
+    "ask",
     "bits_of",
     "call",
     "drain",

@@ -33,6 +33,23 @@ def call(typing_context, function, sizes, factors, operands, queue, scratch):
 
 
 @intrinsic
+def ask(typing_context, function, a, b, c, d, e):
+    """Call a compiled loop by its address with five pointers; return 0, or not where it raised."""
+    pointers = (a, b, c, d, e)
+    if not (isinstance(function, types.Integer) and all(isinstance(p, Pointer) for p in pointers)):
+        return None
+
+    def emit(context, builder, signature, args):
+        anything = ir.IntType(8).as_pointer()
+        given = [builder.bitcast(p, anything) for p in args[1:]]
+        places = [cgutils.alloca_once(builder, anything) for _ in range(2)]
+        kind = ir.FunctionType(ir.IntType(32), [p.type for p in places] + [anything] * 5)
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), [*places, *given])
+
+    return types.int32(function, *pointers), emit
+
+
+@intrinsic
 def fetch_and_add(typing_context, p, n):
     """Return ``p[0]`` and add ``n`` to it, as one step that no other thread can split.
 

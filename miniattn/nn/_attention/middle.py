@@ -53,5 +53,12 @@ def attend_back(
 def attention_map(ctx: F.AttentionContext) -> Array:
     """Return the weights of the call that made ``ctx``, (B, H, T, S)."""
     return F.attention_weights(
-        ctx.q, ctx.k, mask=ctx.mask, bias=ctx.bias, scale=ctx.scale, softcap=ctx.softcap
+        ctx.q,
+        ctx.k,
+        mask=ctx.mask,
+        bias=ctx.bias,
+        scale=ctx.scale,
+        softcap=ctx.softcap,
+        score=ctx.score,
+        sink=ctx.sink,
     )

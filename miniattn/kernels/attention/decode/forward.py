@@ -24,6 +24,7 @@ from miniattn.kernels.attention.online import (
     power,
     raised,
     share_of,
+    start_of,
     write_stats,
 )
 from miniattn.kernels.attention.problem import (
@@ -176,7 +177,12 @@ def _keys(call, piece):
     group, T = problem.H // problem.G, problem.T
     for query in range(group * T):
         fill(states + query * state, state, 0.0)
-        state_at(problem, w, states + query * state).top[0] = -np.inf
+        if part == 0:  # a sink is part of one piece's sum
+            first = start_of(operands, g * group + query // T, scratch)
+        else:
+            first = -np.inf, 0.0
+        own = state_at(problem, w, states + query * state)
+        own.top[0], own.total[0] = first
     stop = min(problem.S, (part + 1) * tiles // parts * KEYS)
     for j0 in range(part * tiles // parts * KEYS, stop, KEYS):
         m = min(KEYS, stop - j0)

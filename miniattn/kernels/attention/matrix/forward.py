@@ -10,8 +10,6 @@ the call is then left to the vector registers, which do for all.
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from miniattn.kernels.attention.masking import HIDDEN, Tile, end_of_keys, first_key, tile_of
 from miniattn.kernels.attention.matrix.packed import (
     KEYS,
@@ -36,7 +34,14 @@ from miniattn.kernels.attention.matrix.squares import (
     packed_size,
     write_turned,
 )
-from miniattn.kernels.attention.online import base_of, power, raise_tops, write_shares, write_stats
+from miniattn.kernels.attention.online import (
+    base_of,
+    power,
+    raise_tops,
+    start_of,
+    write_shares,
+    write_stats,
+)
 from miniattn.kernels.attention.problem import (
     OUT,
     UNFIT,
@@ -210,8 +215,9 @@ def _attend(call, piece):
 
     if not pack(room.q, lines_of(operands, Q, b, h, i0, room.s), n, problem.D, True, True):
         operands[UNFIT] = 1
-    fill(room.top, width, -np.inf)
-    fill(room.total, width, 0.0)
+    start = start_of(operands, h, room.top)
+    fill(room.top, width, start[0])
+    fill(room.total, width, start[1])
     stop = end_of_keys(rule, i0 + n)
     nothing = Tile(b, h, i0, n, 0, 0, width, True, HIDDEN, 0)
     before, p = Weighed(nothing, room.p, room.s, False), room.p_next

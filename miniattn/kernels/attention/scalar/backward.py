@@ -14,6 +14,7 @@ Dao et al. "FlashAttention" (2022), appendix B.2.
 
 from typing import Any, NamedTuple
 
+from miniattn.kernels.attention.functions import dtables_of, score_by_function_backward
 from miniattn.kernels.attention.online import Stats, dlse_of, read_stats, weight_and_dscore
 from miniattn.kernels.attention.problem import (
     DBIAS,
@@ -37,6 +38,7 @@ from miniattn.kernels.attention.scalar.pairs import (
     clear,
     dropped,
     inner_product,
+    pair_of,
     query_of,
     scale_and_check,
     score_of,
@@ -45,6 +47,7 @@ from miniattn.kernels.attention.scalar.pairs import (
 from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task
 from miniattn.kernels.dense.places import entry, line
+from miniattn.kernels.registers import registers
 from miniattn.kernels.registers.single import number, single
 
 
@@ -65,6 +68,8 @@ class Gradients(NamedTuple):
     dscore: Any
     slope: Any
     """Of the softcap: what dscore is multiplied by on its way to q and k."""
+    before: Any
+    """The score that a user's function was given."""
 
 
 @task
@@ -105,7 +110,8 @@ def _key_head(call, piece):
     for h in range(g * group, (g + 1) * group):
         for i in range(problem.T):
             row = _row_of(problem, operands, b, h, i, scratch)
-            _query(problem, operands, row, lines_of(operands, DQ, b, h, i, scratch).start, dk, dv)
+            dq = lines_of(operands, DQ, b, h, i, scratch).start
+            _query(problem, operands, row, dq, dk, dv, dtables_of(operands, piece))
     fits = True
     for j in range(problem.S):
         fits = scale_and_check(line(dk, j), problem.scale, problem.D) and fits
@@ -128,14 +134,14 @@ def _row_of(problem, operands, b, h, i, scratch):
 
 
 @inner
-def _query(problem, operands, row, dq, dk, dv):
+def _query(problem, operands, row, dq, dk, dv, dtables):
     """Write dq of one query, and add what it gives to dk and dv."""
     query, D, Dv = row.query, problem.D, problem.Dv
     clear(dq, D)
     for j in range(problem.S):
         if sees(query, j):
             pair = _gradients(problem, operands, row, j)
-            ds = pair.dscore * pair.slope
+            ds = _before_function(query, j, pair, dtables) * pair.slope
             # tiled: dv[tile] += weight.T @ dout[rows]
             add_multiple(line(dv, j), pair.weight, row.dout, Dv)
             # tiled: dq[rows] += scale * (ds @ k[tile])
@@ -147,11 +153,23 @@ def _query(problem, operands, row, dq, dk, dv):
 
 
 @inner
+def _before_function(query, j, pair, dtables):
+    """Return the gradient of the score that a user's function was given; add to its tables'."""
+    if query.head.scored:
+        place, before = registers(1, query.q), registers(1, query.q)
+        place[0], before[0] = number(pair.dscore), number(pair.before)
+        tile = pair_of(query, j)
+        score_by_function_backward(place, before, query.head.door, query.head.rule, tile, dtables)
+        return single(place[0], query.q)
+    return pair.dscore
+
+
+@inner
 def _gradients(problem, operands, row, j):
     """Return the `Gradients` of a query and a key that it sees."""
     query = row.query
     # tiled: s = scores(q[rows], k[tile], seen, scale)
-    score, slope = score_of(problem, operands, query, j)
+    score, slope, before = score_of(problem, operands, query, j)
     # tiled: dweight = dout[rows] @ v[tile].T
     dweight = inner_product(row.dout, line(query.v, j), problem.Dv)
     dweight = dropped(dweight, query.head, query.i, j)
@@ -159,7 +177,7 @@ def _gradients(problem, operands, row, j):
     weight, dscore = weight_and_dscore(
         score, dweight, row.base, row.log_sum, row.delta, query.head.factor, True
     )
-    return Gradients(dropped(weight, query.head, query.i, j), dscore, slope)
+    return Gradients(dropped(weight, query.head, query.i, j), dscore, slope, before)
 
 
 @inner

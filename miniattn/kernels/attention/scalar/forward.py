@@ -21,7 +21,7 @@ Milakov, Gimelshein. "Online normalizer calculation for softmax" (2018), algorit
 
 import numpy as np
 
-from miniattn.kernels.attention.online import share_of, write_stats
+from miniattn.kernels.attention.online import share_of, start_of, write_stats
 from miniattn.kernels.attention.problem import OUT, UNFIT, Call, Problem, Run, lines_of, problem_of
 from miniattn.kernels.attention.scalar.pairs import (
     add_multiple,
@@ -60,12 +60,12 @@ def _query(call, piece):
     factor = query.head.factor
     out = lines_of(operands, OUT, b, h, i, scratch).start
     top, total = scratch, scratch + 1
-    top[0], total[0] = -np.inf, 0.0
+    top[0], total[0] = start_of(operands, h, scratch)
     clear(out, problem.Dv)
     for j in range(problem.S):
         if not sees(query, j):
             continue
-        score, _ = score_of(problem, operands, query, j)
+        score, _, _ = score_of(problem, operands, query, j)
         if number(score) == -np.inf:
             continue
         weight, decay = take_in(score, factor, top, total)

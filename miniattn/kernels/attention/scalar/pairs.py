@@ -8,19 +8,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from miniattn.kernels.attention.masking import visible
+from miniattn.kernels.attention.functions import score_by_function
+from miniattn.kernels.attention.masking import FULL, Tile, visible
 from miniattn.kernels.attention.online import power, raised
 from miniattn.kernels.attention.problem import UNFIT, K, Q, V, key_head, lines_of
 from miniattn.kernels.attention.scores import Head, head_of, not_below, stays
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.places import Lines, entry, line
-from miniattn.kernels.registers import fma, select, tanh
+from miniattn.kernels.registers import fma, registers, select, tanh
 from miniattn.kernels.registers.single import number, single
 
 
 class Query(NamedTuple):
     """One query of one head, and where its keys and values lie."""
 
+    b: int
+    h: int
     i: int
     head: Head
     q: Any
@@ -33,6 +36,8 @@ def query_of(problem, operands, b, h, i, like):
     """Return query ``i`` of batch row ``b`` and head ``h``."""
     g = key_head(problem, h)
     return Query(
+        b,
+        h,
         i,
         head_of(problem, operands, b, h, like),
         lines_of(operands, Q, b, h, i, like).start,
@@ -49,10 +54,11 @@ def sees(query, j):
 
 @inner
 def score_of(problem, operands, query, j):
-    """Return the score ``cap(scale q·k) + bias`` of key ``j``, and the slope of the softcap.
+    """Return the score ``function(cap(scale q·k)) + bias`` of key ``j``, and two more numbers.
 
-    A score of -inf is that of a key which the bias hides. Where the product is not finite, the
-    operands are UNFIT.
+    They are the slope of the softcap, and what a user's function was given. A score of -inf is that
+    of a key which the bias or the function hides. Where the product is not finite, the operands are
+    UNFIT.
     """
     head, like = query.head, query.q
     # tiled: return np.where(visible, scale * (q @ k.T), -np.inf)
@@ -65,10 +71,23 @@ def score_of(problem, operands, query, j):
         score, slope = t * head.softcap, 1.0 - t * t
     elif head.scale != 1.0:
         score = not_below(score * head.scale, like)
+    before = score
+    if head.scored:
+        place = registers(1, like)
+        place[0] = number(score)
+        score_by_function(place, head.door, head.rule, pair_of(query, j))
+        score = single(place[0], like)
     if head.has_bias:
         bias = single(entry(head.bias, query.i, j)[0], like)
-        score = select(bias == -np.inf, bias, not_below(score + bias, like))
-    return score, slope
+        hidden = (bias == -np.inf) | (score == -np.inf)
+        score = select(hidden, -np.inf, not_below(score + bias, like))
+    return score, slope, before
+
+
+@inner
+def pair_of(query, j):
+    """Return the tile that a query and key ``j`` are."""
+    return Tile(query.b, query.h, query.i, 1, j, 1, 1, True, FULL)
 
 
 @inner

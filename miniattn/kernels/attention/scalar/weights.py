@@ -6,7 +6,7 @@ sees for the maximum and the sum, as in `forward`, and once more for the weights
 
 import numpy as np
 
-from miniattn.kernels.attention.online import base_of, power, share_of, within_limit
+from miniattn.kernels.attention.online import base_of, power, share_of, start_of, within_limit
 from miniattn.kernels.attention.problem import (
     OUT,
     UNFIT,
@@ -52,17 +52,17 @@ def _add_row(call, piece):
 def _add_weights(problem, operands, query, scratch, out, members):
     """Add the weights of one query to a row of bins; it is one of so many ``members``."""
     top, total = scratch, scratch + 1
-    top[0], total[0] = -np.inf, 0.0
+    top[0], total[0] = start_of(operands, query.h, scratch)
     for j in range(problem.S):
         if sees(query, j):
-            score, _ = score_of(problem, operands, query, j)
+            score, _, _ = score_of(problem, operands, query, j)
             take_in(score, query.head.factor, top, total)
     if not within_limit(problem, top, 1):
         operands[UNFIT] = 1
     base, share = base_of(single(top[0], top)), share_of(total[0], top[0])
     for j in range(problem.S):
         if sees(query, j):
-            score, _ = score_of(problem, operands, query, j)
+            score, _, _ = score_of(problem, operands, query, j)
             if number(score) != -np.inf:
                 weight = number(power(score, base, query.head.factor)) * share
                 place = out + bin_of(j, problem.S, problem.columns)

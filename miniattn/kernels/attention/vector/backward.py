@@ -17,9 +17,18 @@ References
 Dao et al. "FlashAttention" (2022), appendix B.2; Dao. "FlashAttention-2" (2023), section 3.1.2.
 """
 
+from miniattn.kernels.attention.functions import dtables_of, score_by_function_backward
 from miniattn.kernels.attention.masking import HIDDEN, PARTIAL
 from miniattn.kernels.attention.online import add_visible
-from miniattn.kernels.attention.problem import DQ, UNFIT, Call, Problem, lines_of, problem_of
+from miniattn.kernels.attention.problem import (
+    DQ,
+    UNFIT,
+    Call,
+    Problem,
+    key_head,
+    lines_of,
+    problem_of,
+)
 from miniattn.kernels.attention.vector.forward import KEYS, QUERIES
 from miniattn.kernels.attention.vector.products import add_to_keys, multiply_queries
 from miniattn.kernels.attention.vector.queries import (
@@ -62,17 +71,19 @@ def _add_run(call, run, sums, start):
     """Write dq of a run of queries, and add what it gives to dk and dv."""
     problem, operands, _ = call
     queries = prepare(problem, operands, run, start)
-    _add_gradients(problem, queries, sums)
+    part = run.i0 // QUERIES % problem.parts
+    piece = (run.b * problem.G + key_head(problem, run.h)) * problem.parts + part
+    _add_gradients(problem, queries, sums, dtables_of(operands, piece))
     dq = lines_of(operands, DQ, run.b, run.h, run.i0, start)
     if not write_rows(dq, queries.room.dq, run.n, problem.D, problem.scale):
         operands[UNFIT] = 1
 
 
 @inner
-def _add_gradients(problem, queries, sums):
+def _add_gradients(problem, queries, sums, dtables):
     """Add what some queries give to dk and dv, and leave the sums of their dq in their room."""
-    room, D = queries.room, problem.D
-    rule, dq = queries.head.rule, room.dq
+    room, D, head = queries.room, problem.D, queries.head
+    rule, dq = head.rule, room.dq
     fill(dq.start, room.width * dq.step, 0.0)
     stop = last_tile(problem, queries)
     for j0 in range(first_tile(queries), stop, KEYS):
@@ -81,7 +92,9 @@ def _add_gradients(problem, queries, sums):
         if tile.kind == HIDDEN:
             continue
         score_gradients(problem, queries, tile)
-        if queries.head.softcap > 0.0:
+        if head.scored:
+            score_by_function_backward(room.ds, room.before, head.door, rule, tile, dtables)
+        if head.softcap > 0.0:
             multiply_elements(room.ds, room.slopes, m * room.width)
         k, own = lines_from(queries.k, j0), _sums_from(sums, j0)
         if tile.kind == PARTIAL and not (queries.is_finite and is_finite(k, m, D)):

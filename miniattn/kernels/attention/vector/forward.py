@@ -33,6 +33,7 @@ from miniattn.kernels.attention.online import (
     overflows,
     power,
     raise_tops,
+    start_of,
     write_shares,
     write_stats,
 )
@@ -171,8 +172,9 @@ def _attend(call, piece):
     pack_transposed(room.q, q, n, D)
     narrow = n > D
     squares = sum_of_squares(q, n, D) if narrow else 0.0
-    fill(top, width, -np.inf)
-    fill(total, width, 0.0)
+    start = start_of(operands, run.h, scratch)
+    fill(top, width, start[0])
+    fill(total, width, start[1])
     fresh = True  # o holds nothing yet
     stop = end_of_keys(head.rule, run.i0 + n)
     # tiled: for j0 in range(0, len(k), KEYS):

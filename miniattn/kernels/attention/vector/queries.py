@@ -36,7 +36,7 @@ from miniattn.kernels.attention.problem import (
     key_head,
     lines_of,
 )
-from miniattn.kernels.attention.scores import Head, drop, finish_scores, head_of
+from miniattn.kernels.attention.scores import Head, cap_scores, drop, finish_capped, head_of
 from miniattn.kernels.attention.vector.forward import KEYS, row_width
 from miniattn.kernels.attention.vector.products import multiply_keys
 from miniattn.kernels.compile.settings import inner
@@ -74,6 +74,8 @@ class Room(NamedTuple):
     k: Lines
     """Of a tile."""
     stats: Stats
+    before: Any
+    """The scores of a tile that a user's function is given, if there is one."""
     end: Any
 
 
@@ -104,7 +106,8 @@ def lay_out(problem, n, w, start):
         dout=Lines(dout, v_width),
         k=Lines(k, d_width),
         stats=Stats(base, base + width, base + 2 * width),
-        end=base + 3 * width,
+        before=base + 3 * width,
+        end=base + 3 * width + (tile if problem.scored else 0),
     )
 
 
@@ -198,8 +201,8 @@ def last_tile(problem, queries):
 def score_gradients(problem, queries, tile):
     """Leave a tile's weights, with dropout, in ``room.s`` and its dscores in ``room.ds``.
 
-    dscores are those of the scores after softcap and bias. Rows up to the next row group are 0;
-    what the bounds of the mask leave out is left alone.
+    dscores are those of the scores after softcap, function and bias. Rows up to the next row group
+    are 0; what the bounds of the mask leave out is left alone.
     """
     width, m = tile.width, tile.m
     room, rule = queries.room, queries.head.rule
@@ -218,8 +221,11 @@ def score_gradients(problem, queries, tile):
 def _weigh(room, head, tile):
     """Turn products q·k into weights, and products dout·v into dscores."""
     s, ds, w, width = room.s, room.ds, lanes(room.s), tile.width
-    masked = tile.kind == PARTIAL
-    finish_scores(s, head, tile, room.slopes)
+    masked = tile.kind == PARTIAL or head.scored
+    cap_scores(s, head, tile, room.slopes)
+    if head.scored:
+        pack(Lines(room.before, width), Lines(s, width), tile.m, width)
+    finish_capped(s, head, tile)
     if head.dropout > 0.0:
         drop(ds, head, tile)
     for c in range(0, width, w):
