@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # imported at their first use
         plot,
         reference,
         runtime,
+        scores,
         trace,
         training,
     )
@@ -56,6 +57,7 @@ __all__ = [
     "plot",
     "reference",
     "runtime",
+    "scores",
     "set_num_threads",
     "show_config",
     "threads",

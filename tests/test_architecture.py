@@ -28,10 +28,12 @@ ALLOWED = {
     "_tracing": set(),
     "_typing": {"masks"},  # for type checkers only
     "kernels": {"_checking"},
+    "scores": {"_checks"},
     "masks": {"_checking", "_checks", "_rich", "kernels"},
-    "reference": {"_checks", "masks"},
+    "reference": {"_checks", "masks", "scores"},
     "functional": {
         *("_checking", "_checks", "_context", "_memory", "_tracing", "kernels", "masks"),
+        "scores",
     },
     "distributed": {
         *("_checks", "_command", "_context", "_memory", "functional", "kernels", "masks"),
@@ -46,6 +48,7 @@ ALLOWED = {
         "distributed",
         "functional",
         "masks",
+        "scores",
     },
     "checkpoint": {"_checks", "_disk", "_safetensors"},
     "models": {

@@ -27,7 +27,7 @@ EQUAL, MOST = "equal numbers", "as large as can be"
 
 # A matrix product adds up in its own precision: no partial sum may overflow. Nor may one of the
 # gradients that a parameter or a row collects.
-PARTIAL_SUMS = {"linear", "attention"}
+PARTIAL_SUMS = {"linear", "attention", "merge_attention"}
 COLLECT = PARTIAL_SUMS | {"batch_norm", "embedding", "layer_norm", "rms_norm", "log_softmax"}
 
 

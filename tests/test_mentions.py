@@ -39,6 +39,8 @@ FOREIGN = {
     "LowerTriangularMaskWithTensorBias",
     *("local_window_size", "flash_attn", "cu_seqlens", "window_size", "use_causal_mask"),
     *("attention_mask", "key_mask", "value_mask"),
+    *("flex_attention", "score_mod", "mask_mod", "q_idx", "kv_idx", "create_block_mask"),
+    *("generate_alibi_bias", "generate_tanh_softcap", "return_lse"),
 }
 # Stand for any name: X is an operation, DIR and FILE are the reader's.
 PLACEHOLDERS = {

@@ -46,7 +46,7 @@ def run_in_doubles(
         for name, x in arrays.items()
     }
     if kind == "backward":  # out and stats, which were rounded, once more
-        forward = ("q", "k", "v", "bias", "out", "lse", "stats")
+        forward = ("q", "k", "v", "bias", "sink", "out", "lse", "stats")
         known = {name: doubles[name] for name in forward if name in doubles}
         execute("forward", known, options, besides)
     execute(kind, doubles, options, besides)

@@ -10,7 +10,8 @@ backward, in 90 lines of NumPy. The kernels do the same under the same names, an
    To read it: a task takes pieces of work (`kernels/compile/queue.py`) until none is left;
    `kernels/attention/problem.py` takes its three tables apart. `kernels/attention/masking.py` says
    which tiles are hidden, partial or full, `kernels/attention/scores.py` what stands between a
-   product and its exponential (masks that are no bounds: `kernels/attention/tile_map.py`),
+   product and its exponential (masks that are no bounds: `kernels/attention/tile_map.py`; functions
+   of the user's: `kernels/attention/functions.py`),
    `kernels/attention/online.py` has the mathematics of softmax as
    tiles come in, and `kernels/attention/vector/products.py` is the three shapes of product that a
    tile needs.

@@ -167,7 +167,7 @@ def _tables(score: Score) -> list[Any]:
 
 
 def _shift(score: Score, b: int) -> int:
-    return 0 if score.shift is None else int(np.broadcast_to(score.shift, b + 1)[b])
+    return 0 if score.shift is None else int(score.shift[b % len(score.shift)])
 
 
 def _zeros_like_tables(score: Score | None) -> list[Array | None]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn.kernels.attention.functions import score_by_function
-from miniattn.kernels.attention.masking import FULL, Tile, visible
+from miniattn.kernels.attention.masking import ALL_GROUPS, FULL, Tile, visible
 from miniattn.kernels.attention.online import power, raised
 from miniattn.kernels.attention.problem import UNFIT, K, Q, V, key_head, lines_of
 from miniattn.kernels.attention.scores import Head, head_of, not_below, stays
@@ -87,7 +87,7 @@ def score_of(problem, operands, query, j):
 @inner
 def pair_of(query, j):
     """Return the tile that a query and key ``j`` are."""
-    return Tile(query.b, query.h, query.i, 1, j, 1, 1, True, FULL)
+    return Tile(query.b, query.h, query.i, 1, j, 1, 1, True, FULL, ALL_GROUPS)
 
 
 @inner
