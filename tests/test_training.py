@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miniattn import checkpoint, models, nn, optim
+from miniattn import checkpoint, masks, models, nn, optim
 from miniattn.checkpoint import CheckpointError
 from miniattn.data import Windows, pad, stack
 from miniattn.losses import MSE, CrossEntropy
@@ -992,7 +992,8 @@ def test_a_wrong_validation_set_is_noticed_before_the_first_step():
         (
             lambda: gpt_trainer().fit(Windows(np.arange(8), 3), steps=1),
             TypeError,
-            "collate: expected keywords that GPT.forward takes (ids, caches, rng), got 'lengths'",
+            "collate: expected keywords that GPT.forward takes (ids, mask, bias, caches, rng), "
+            "got 'lengths'",
         ),
         (
             lambda: gpt_trainer().evaluate(Windows(np.arange(8), 3)),
@@ -1020,3 +1021,28 @@ def test_the_bars_clock_starts_after_the_first_step():
     assert bar.bar.format_dict["n"] == 2
     assert "20 tokens/s" in bar.bar.postfix
     bar.close()
+
+
+def test_a_mask_and_a_bias_go_to_the_model(rng):
+    """With every batch, in training and evaluation; a model that takes none says so."""
+    seen = []
+
+    class Watched(models.GPT):
+        def forward(self, ids, **options):
+            seen.append({name: x for name, x in options.items() if name in ("mask", "bias")})
+            return super().forward(ids, **options)
+
+    model = Watched(6, 8, embed_dim=8, num_heads=2, num_layers=1, rng=rng)
+    given = {"mask": masks.dilated(2) & masks.causal(), "bias": np.zeros((8, 8), np.float32)}
+    rows = Windows(rng.integers(0, 6, 60), 8)
+    optimizer = optim.AdamW(model.named_parameters(), lr=1e-3)
+    trainer = Trainer(model, optimizer, collate=stack, progress=False, **given)
+    trainer.fit(rows, steps=1)
+    trainer.evaluate(rows)
+    assert len(seen) > 1
+    assert all(options["mask"] is given["mask"] for options in seen)
+    assert all(options["bias"] is given["bias"] for options in seen)
+    layer = nn.Linear(2, 2)
+    optimizer = optim.AdamW(layer.named_parameters())
+    with pytest.raises(TypeError, match=r"mask: expected None, because Linear.forward takes"):
+        Trainer(layer, optimizer, mask=masks.causal())

@@ -6,8 +6,8 @@ from typing import Any, Literal, TypedDict, get_args
 import numpy as np
 from numpy.typing import DTypeLike
 
-from miniattn import _checks, nn
-from miniattn._typing import Array
+from miniattn import _checks, masks, nn
+from miniattn._typing import Array, MaskLike
 
 Positions = Literal["sinusoidal", "learned", "rotary", "alibi"]
 PositionsLayer = nn.SinusoidalPositions | nn.LearnedPositions | None
@@ -135,3 +135,10 @@ def without_padding(inputs: Array, lengths: Array) -> Array:
     return np.where(real.reshape(*real.shape, *(1,) * (inputs.ndim - 2)), inputs, 0).astype(
         inputs.dtype, copy=False
     )
+
+
+def with_padding(mask: MaskLike | Sequence[MaskLike], lengths: Array) -> Any:
+    """Return a mask, or those of layers, with padding hidden too."""
+    if isinstance(mask, list | tuple):
+        return [with_padding(each, lengths) for each in mask]
+    return masks.padding(lengths) & mask

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 import miniattn.functional as F
-from miniattn import _checks, masks, nn
+from miniattn import _checks, nn
 from miniattn._context import context
-from miniattn._typing import Array
+from miniattn._typing import Array, MaskLike
 from miniattn.models import _parts
 
 Pooling = Literal["mean", "first"]
@@ -146,6 +146,7 @@ class SequenceClassifier(nn.Module):
         inputs: Array,
         lengths: Sequence[int] | Array | None = None,
         *,
+        mask: MaskLike | Sequence[MaskLike] = None,
         rng: np.random.Generator | None = None,
     ) -> tuple[Array, SequenceClassifierContext]:
         """Return (logits, ctx).
@@ -156,6 +157,8 @@ class SequenceClassifier(nn.Module):
         lengths : ints (B,), optional
             How many steps of each row are real; all of them by default. A row of length 0 pools
             to zeros.
+        mask : Mask or bool array, or a list of one for each layer, optional
+            What a step sees, besides that no step sees padding.
         rng : numpy.random.Generator, optional
             Given, dropout is applied.
 
@@ -168,7 +171,8 @@ class SequenceClassifier(nn.Module):
         batch, steps = inputs.shape[:2]
         padded = lengths is not None
         lengths = _parts.lengths_array("lengths", lengths, batch, steps)
-        mask = masks.padding(lengths) if padded else None
+        if padded:
+            mask = _parts.with_padding(mask, lengths)
         x, embed = self.embed.forward(_parts.without_padding(inputs, lengths))
         x, positions = _parts.add_positions(self.positions, x)
         x, dropout = self.dropout.drop(x, rng)

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks, masks, nn
 from miniattn._context import context
-from miniattn._typing import Array
+from miniattn._typing import Array, MaskLike
 from miniattn.models import _generate, _parts
 from miniattn.nn import _init
 from miniattn.nn._attention.ranks import Split, checked_ranks
@@ -257,6 +257,8 @@ class GPT(nn.Module):
         self,
         ids: Array,
         *,
+        mask: MaskLike | Sequence[MaskLike] = None,
+        bias: Array | None = None,
         caches: Sequence[nn.KVCache] | None = None,
         rng: np.random.Generator | None = None,
     ) -> tuple[Array, GPTContext]:
@@ -267,6 +269,12 @@ class GPT(nn.Module):
         ids : int array (B, T)
             Rows of different lengths are padded at the end with any ids: what comes later is
             never seen. Leave the padding out of the loss.
+        mask : Mask or bool array, or a list of one for each layer, optional
+            What a token sees, **in place of** ``masks.causal()``: ``masks.prefix(lengths)``,
+            ``masks.causal() & masks.window(...)``. With caches, a token sees no later one either
+            way. `generate` takes none.
+        bias : float array that broadcasts to (B, H, T, T), optional
+            Added to the scores of every layer.
         caches : KVCaches, one a layer, optional
             For decoding (`new_caches`): ``ids`` follow the tokens that the caches hold.
         rng : numpy.random.Generator, optional
@@ -277,24 +285,27 @@ class GPT(nn.Module):
         logits : (B, T, V)
         ctx : GPTContext
         """
-        x, (tokens, positions, dropout, blocks) = self._hidden(ids, caches, rng)
+        x, (tokens, positions, dropout, blocks) = self._hidden(ids, caches, rng, mask, bias)
         logits, head = self.head.forward(x)
         return logits, GPTContext(tokens, positions, dropout, blocks, head)
 
-    def backward(self, dlogits: Array, ctx: GPTContext) -> None:
-        """Add to the parameters' gradients; ids have none."""
+    def backward(self, dlogits: Array, ctx: GPTContext) -> Array | None:
+        """Add to the parameters' gradients; return that of the bias, None where none was given."""
         ctx = _checks.context(ctx, GPTContext)
         # logits = head(x)
         with _checks.renamed(dy="dlogits"):
             dx = self.head.backward(dlogits, ctx.head)
-        # x = blocks(x)
-        dx = self.blocks.backward(dx, ctx.blocks)
+        # x = blocks(x, bias)
+        grads = self.blocks.backward(dx, ctx.blocks)
+        dbias: Array | None = None
+        dx, dbias = grads if isinstance(grads, tuple) else (grads, None)
         # x = dropout(x)
         dx = self.dropout.undrop(dx, ctx.dropout)
         # x = x + positions
         dx = dx if self.positions is None else self.positions.backward(dx, ctx.positions)
         # x = tokens(ids)
         self.tokens.backward(dx, ctx.tokens)
+        return dbias
 
     def new_caches(self, batch_size: int, capacity: int | None = None) -> list[nn.KVCache]:
         """Return an empty cache for each layer; ``capacity`` is ``block_size`` by default."""
@@ -403,6 +414,8 @@ class GPT(nn.Module):
         ids: Array,
         caches: Sequence[nn.KVCache] | None = None,
         rng: np.random.Generator | None = None,
+        mask: MaskLike | Sequence[MaskLike] = None,
+        bias: Array | None = None,
     ) -> tuple[Array, tuple[Any, Any, Any, Any]]:
         """Return the vectors (B, T, E) that the head reads, and the contexts on the way."""
         ids = _checks.int_array("ids", ids)
@@ -422,9 +435,12 @@ class GPT(nn.Module):
         x, tokens = self.tokens.forward(ids)
         x, positions = _parts.add_positions(self.positions, x, places)
         x, dropout = self.dropout.drop(x, rng)
-        mask = masks.causal() if first is None else None  # with a cache, attention is causal anyway
+        if mask is None and first is None:  # with a cache, attention is causal anyway
+            mask = masks.causal()
         at = None if self.ranks is None else places
-        x, blocks = self.blocks.forward(x, mask=mask, caches=caches, positions=at, rng=rng)
+        x, blocks = self.blocks.forward(
+            x, mask=mask, bias=bias, caches=caches, positions=at, rng=rng
+        )
         return x, (tokens, positions, dropout, blocks)
 
     def _write(

@@ -13,6 +13,7 @@ from miniattn import _checks
 from miniattn._context import context
 from miniattn._tracing import point, point_backward
 from miniattn._typing import Array, MaskLike
+from miniattn.masks._array import borrowed
 from miniattn.nn import _init
 from miniattn.nn._activation import Activation
 from miniattn.nn._attention import (
@@ -360,19 +361,23 @@ class TransformerEncoder(Module):
         self,
         x: Array,
         *,
-        mask: MaskLike = None,
+        mask: MaskLike | Sequence[MaskLike] = None,
         bias: Array | None = None,
         positions: Array | None = None,
         caches: Sequence[KVCache] | None = None,
         rng: np.random.Generator | None = None,
     ) -> tuple[Array, TransformerEncoderContext]:
-        """Return (y, ctx), both x and y (B, T, E); ``caches`` has one KVCache a layer."""
+        """Return (y, ctx), both x and y (B, T, E); ``caches`` has one KVCache a layer.
+
+        ``mask`` is one for all layers, or a list or tuple with one for each.
+        """
         contexts: list[TransformerEncoderLayerContext] = []
-        for layer, cache in zip(self.layers, of_layers(caches, len(self.layers)), strict=True):
+        known = of_layers(caches, len(self.layers))
+        for layer, cache, own in zip(self.layers, known, self._masks(mask), strict=True):
             first = contexts[0].attn.values if contexts and self.value_residual else None
             x, ctx = layer.forward(
                 x,
-                mask=mask,
+                mask=own,
                 bias=bias,
                 positions=positions,
                 first_values=first,
@@ -400,6 +405,17 @@ class TransformerEncoder(Module):
             else:
                 dx = grads
         return dx if dbias is None else TransformerEncoderGrads(dx, dbias)
+
+    def _masks(self, mask: object) -> list[MaskLike]:
+        """Return the mask of each layer; an array that all share is looked at once."""
+        count = len(self.layers)
+        if not isinstance(mask, list | tuple):
+            return [borrowed(mask)] * count
+        if len(mask) != count:
+            raise ValueError(
+                f"mask: expected one, or one for each of {count} layers, got {len(mask)}"
+            )
+        return [borrowed(each) for each in mask]
 
     def new_caches(self, batch_size: int, capacity: int) -> list[KVCache]:
         """Return an empty cache for each layer."""

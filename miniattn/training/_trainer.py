@@ -18,7 +18,7 @@ import numpy as np
 
 from miniattn import _checks, checkpoint
 from miniattn._disk import check_writable
-from miniattn._typing import Array
+from miniattn._typing import Array, MaskLike
 from miniattn.checkpoint import Checkpoint, CheckpointError
 from miniattn.data import Batch, Dataset, pad, shuffled, sorted_by_length
 from miniattn.distributed import Comm
@@ -67,6 +67,9 @@ class Trainer:
     callbacks : sequence of Callback
     progress : bool, default True
         Show a progress bar.
+    mask, bias : optional
+        Handed to the model with every batch, for models whose ``forward`` takes them, as
+        `models.GPT` does. A mask has to fit batches of every length that there are.
     comm : Comm, optional
         Train together with other processes, each of which makes the same trainer and the same
         calls: ``MPI.COMM_WORLD`` of mpi4py, or what `distributed.simulate` gives. Each batch is
@@ -125,6 +128,8 @@ class Trainer:
         schedule: Schedule | None = None,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
+        mask: MaskLike | Sequence[MaskLike] = None,
+        bias: Array | None = None,
         comm: Comm | None = None,
         pieces: int | None = None,
     ) -> None:
@@ -142,6 +147,9 @@ class Trainer:
         self.schedule = _checks.function("schedule", constant() if schedule is None else schedule)
         self.callbacks = tuple(_checks.sequence("callbacks", callbacks, "callbacks"))
         self.progress = _checks.flag("progress", progress)
+        given = {"mask": mask, "bias": bias}
+        self._options = {name: x for name, x in given.items() if x is not None}
+        self._check_options()
         if comm is None and pieces is not None:
             raise ValueError(f"pieces: expected None without comm, got {pieces}")
         check_all_have(self.model, comm)
@@ -317,7 +325,8 @@ class Trainer:
         There is no backward where ``goes_on`` says so of the loss: if it is not finite.
         """
         self._check_keywords(batch)
-        outputs, ctx = self.model.forward(*batch.inputs, **batch.keywords, rng=rng)
+        keywords = {**self._options, **batch.keywords}
+        outputs, ctx = self.model.forward(*batch.inputs, **keywords, rng=rng)
         loss, loss_ctx = self.loss.forward(outputs, batch.targets)
         if goes_on(loss):
             self.model.backward(self.loss.backward(share, loss_ctx), ctx)
@@ -360,7 +369,7 @@ class Trainer:
         """Return what the targets of some examples count, and the means over them."""
         batch = self._batch(dataset, part)
         self._check_keywords(batch)
-        outputs = self.model(*batch.inputs, **batch.keywords)
+        outputs = self.model(*batch.inputs, **self._options, **batch.keywords)
         loss, _ = self.loss.forward(outputs, batch.targets)
         means = {"loss": loss, **self.loss.metrics(outputs, batch.targets)}
         return self.loss.count(batch.targets), means
@@ -484,6 +493,16 @@ class Trainer:
             self._check_keywords(self.collate([valid[0]]))
         except (TypeError, ValueError, LookupError) as error:
             raise type(error)(f"valid: expected one dataset of examples (x, y): {error}") from error
+
+    def _check_options(self) -> None:
+        """Raise where a mask or a bias is given for a model that takes none."""
+        taken = inspect.signature(self.model.forward).parameters
+        for name in self._options:
+            if name not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+                raise TypeError(
+                    f"{name}: expected None, because {type(self.model).__name__}.forward takes "
+                    f"{', '.join(taken)}"
+                )
 
     def _check_keywords(self, batch: Batch) -> None:
         """Raise where ``collate`` tells the model what it does not take, such as lengths."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miniattn import gradcheck, models, trace
+from miniattn import gradcheck, masks, models, trace
 
 SMALL = {"embed_dim": 8, "num_heads": 2, "num_layers": 1, "ffn_dim": 6, "dtype": np.float64}
 LENGTHS = np.array([5, 2, 1])
@@ -162,3 +162,15 @@ def test_it_learns_to_tell_sequences_apart(rng):
 def test_wrong_calls(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_mask_of_ones_own_beside_padding():
+    model = models.SequenceClassifier(
+        2, vocab_size=5, embed_dim=8, num_heads=2, num_layers=2, dtype=np.float64
+    )
+    ids, lengths = np.array([[1, 2, 3, 4], [4, 3, 0, 0]]), [4, 2]
+    near = masks.window(1, 1)
+    got = model(ids, lengths, mask=near)
+    assert not np.allclose(got, model(ids, lengths))
+    np.testing.assert_allclose(got[1], model(ids[1:, :2], mask=[near, near])[0])
+    np.testing.assert_allclose(model(ids, lengths, mask=[near, None])[0].shape, (2,))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miniattn import gradcheck, models, nn, trace
+from miniattn import gradcheck, masks, models, nn, trace
 
 V, BLOCK = 11, 8
 SMALL = {"embed_dim": 8, "num_heads": 2, "num_layers": 2, "dtype": np.float64}
@@ -303,3 +303,36 @@ def test_diverged_parameters_are_noticed(rng):
     model.tokens.weight.data[:] = np.nan
     with pytest.raises(ValueError, match="logits: expected numbers, got NaN"):
         model.generate([1], 1)
+
+
+def test_a_mask_and_a_bias_of_ones_own(rng):
+    """In place of causal; a list has one for each layer, and the bias has a gradient."""
+    model = models.GPT(
+        7, 8, embed_dim=8, num_heads=2, num_layers=2, dtype=np.float64, rng=np.random.default_rng(0)
+    )
+    ids, dlogits = rng.integers(0, 7, (2, 5)), rng.standard_normal((2, 5, 7))
+    np.testing.assert_array_equal(model(ids, mask=masks.causal()), model(ids))
+    prefix = masks.prefix([3, 2])
+    assert not np.allclose(model(ids, mask=prefix)[:, 0], model(ids)[:, 0])
+    np.testing.assert_array_equal(model(ids, mask=[prefix] * 2), model(ids, mask=prefix))
+    alone = [np.eye(5, dtype=bool), masks.causal()]
+    assert not np.allclose(model(ids, mask=alone), model(ids))
+    np.testing.assert_allclose(model(ids, mask=alone)[:, 0], model(ids)[:, 0])
+
+    bias = rng.standard_normal((2, 5, 5))
+    _, ctx = model.forward(ids, mask=prefix, bias=bias)
+    dbias = model.backward(dlogits, ctx)
+    assert model.backward(dlogits, model.forward(ids)[1]) is None
+    step = np.zeros_like(bias)
+    step[1, 3, 1] = 1e-5
+    ahead, behind = (
+        (dlogits * model(ids, mask=prefix, bias=bias + s)).sum() for s in (step, -step)
+    )
+    np.testing.assert_allclose(dbias[1, 3, 1], (ahead - behind) / 2e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [[None], (masks.causal(),) * 3])
+def test_a_mask_for_each_layer_or_one(mask):
+    model = models.GPT(7, 8, embed_dim=8, num_heads=2, num_layers=2)
+    with pytest.raises(ValueError, match=f"mask: expected one, or one for each of 2.*{len(mask)}"):
+        model(np.zeros((1, 3), int), mask=mask)
