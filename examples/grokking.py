@@ -3,12 +3,13 @@
 The model sees "a b =" and is asked for (a + b) mod p, for all pairs of numbers; it is trained on
 half of them, with strong weight decay. It knows these by heart after 100 updates while it is wrong
 about half of the others; then, with nothing new to see, it comes to be right about all, after 350,
-and its circuit goes on getting cleaner for thousands (Power et al., "Grokking: Generalization Beyond Overfitting on Small Algorithmic Datasets", 2022). What it
-learned can be read off its weights: numbers are placed on circles, as sin and cos of a handful of
-frequencies, and addition is turning them (Nanda et al., "Progress Measures for Grokking via
-Mechanistic Interpretability", ICLR 2023). The script shows when that circuit forms, and that it is
-what does it: with the token table reduced to its five strongest frequencies the model is right about
-99.1 % of the pairs that it never saw, without them about 2.8 %.
+and its circuit goes on getting cleaner for thousands (Power et al., "Grokking: Generalization
+Beyond Overfitting on Small Algorithmic Datasets", 2022). What it learned can be read off its
+weights: numbers are placed on circles, as sin and cos of a handful of frequencies, and addition is
+turning them (Nanda et al., "Progress Measures for Grokking via Mechanistic Interpretability", ICLR
+2023). The script shows when that circuit forms, and that it is what does it: with the token table
+reduced to its five strongest frequencies the model is right about 99.1 % of the pairs that it never
+saw, without them about 2.8 %.
 
     python examples/grokking.py            # some minutes on 2 cores
     python examples/grokking.py --quick    # 30 updates, to see that it runs

@@ -185,7 +185,7 @@ def ov_circuit(
 def copying_score(
     heads: HeadWeights, inputs: Array | None = None, outputs: Array | None = None
 ) -> Array:
-    """Return how much a head copies: Σ λ / Σ |λ| over the eigenvalues λ of its OV circuit.
+    """Return how much a head copies: Σ λ / Σ abs(λ) over the eigenvalues λ of its OV circuit.
 
     1 where every token raises what it is itself, −1 where it lowers that.
 

@@ -177,10 +177,10 @@ class Trace(_Named):
 class Gradients(_Named):
     """The gradients of what a trace kept, by the same names: `Trace.gradients` returns them.
 
+    ``g.weights`` has those of the maps alone, by the path of the attention layer.
+
     Attributes
     ----------
-    weights : mapping of str to array (B, H, T, S)
-        The gradients of the maps, by the path of the attention layer.
     returned : object
         What the model's ``backward`` returned: the gradients of its inputs, as they came.
     tokens, key_tokens, masks
