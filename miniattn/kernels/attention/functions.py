@@ -9,6 +9,9 @@ What a mask hides the function is not asked for: there the score is -inf already
 out of the range of its tables.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from miniattn.kernels.attention.masking import GROUP, PARTIAL, keys_seen
@@ -37,14 +40,14 @@ def some_hidden(row, columns):
     return hidden > 0
 
 
-def forward_loop(function, kinds):
+def forward_loop(function: Any, kinds: tuple[Any, ...]) -> Callable[..., None]:
     """Return the loop that replaces the scores of a tile by what a user's function makes of them.
 
     ``kinds`` are the types of its tables and numbers.
     """
     tables = views(*kinds)
 
-    def score_tile(door, place, scores, before, sums):
+    def score_tile(door: Any, place: Any, scores: Any, before: Any, sums: Any) -> None:
         given = tables(door + TABLES)
         b, h, i0, j0 = place[ROW], place[HEAD], place[I0], place[J0]
         masked = place[MASKED] != 0
@@ -61,7 +64,9 @@ def forward_loop(function, kinds):
     return score_tile
 
 
-def backward_loop(function, kinds, gradients, few):
+def backward_loop(
+    function: Any, kinds: tuple[Any, ...], gradients: tuple[Any, ...], few: bool
+) -> Callable[..., None]:
     """Return the loop that takes the gradients of a tile's scores back through the function.
 
     ``before`` are the scores that it was given. ``gradients`` are the types of the tables' partial
@@ -71,7 +76,7 @@ def backward_loop(function, kinds, gradients, few):
     """
     tables = views(*kinds, *gradients, relative=len(gradients))
 
-    def score_tile_backward(door, place, dscores, before, sums):
+    def score_tile_backward(door: Any, place: Any, dscores: Any, before: Any, sums: Any) -> None:
         b, h, i0, j0 = place[ROW], place[HEAD], place[I0], place[J0]
         count = door[SUMS]
         own = registers(ROOM_OF_SUMS, np.float64) if few else sums
