@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # imported at their first use, and Numba with them
     from miniattn.functional._attention import (
         AttentionContext,
         AttentionGrads,
+        ScoredAttentionGrads,
         attention,
         attention_backward,
         attention_forward,
@@ -146,6 +147,7 @@ __all__ = [
     "RmsNormContext",
     "RmsNormGrads",
     "RotaryContext",
+    "ScoredAttentionGrads",
     "SigmoidContext",
     "SiluContext",
     "SoftmaxContext",

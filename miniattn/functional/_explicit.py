@@ -11,7 +11,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from miniattn._typing import Array, Shape
-from miniattn.functional._attention import AttentionContext, AttentionGrads, is_changed, weights_of
+from miniattn.functional._attention import (
+    AttentionContext,
+    AttentionGrads,
+    ScoredAttentionGrads,
+    grads_of,
+    is_changed,
+    weights_of,
+)
 from miniattn.functional._attention_calls import Besides, Options, measure_of
 from miniattn.functional._doubles import run
 from miniattn.functional._scores import backward_half, gradients, learned
@@ -63,7 +70,7 @@ def forward(ctx: AttentionContext, look: Look) -> tuple[AttentionContext, Explic
 
 def backward(
     dout: Array, ctx: AttentionContext, dlse: Array | None, made: Explicit, look: Look
-) -> AttentionGrads:
+) -> AttentionGrads | ScoredAttentionGrads:
     """Return the gradients of `forward`; ``look`` takes and returns those of weights and scores."""
     dtype = ctx.q.dtype
     q, k, v = _by_heads(ctx)
@@ -83,14 +90,13 @@ def backward(
     ds, dscore = _scored_backward(ctx, ds, made)
     ds = ctx.scale * ds * (1 - made.capped**2)
     dq, dk = _product(ds, k, made.visible), _product(np.swapaxes(ds, -1, -2), q, seen_by)
-    return AttentionGrads(
+    of_inputs = (
         _like(dq, ctx.q),
         _like(_grouped(dk, ctx.k), ctx.k),
         _like(_grouped(dv, ctx.v), ctx.v),
         dbias,
-        None if ctx.sink is None else _rounded(dsink, dtype),
-        dscore,
     )
+    return grads_of(ctx, of_inputs, None if ctx.sink is None else _rounded(dsink, dtype), dscore)
 
 
 def scores(ctx: AttentionContext) -> Array:

@@ -31,8 +31,17 @@ class AttentionGrads(NamedTuple):
     dk: Array
     dv: Array
     dbias: Array | None
-    dsink: Array | None = None
-    dscore: tuple[Array | None, ...] | None = None
+
+
+class ScoredAttentionGrads(NamedTuple):
+    """The same of attention with a score or a sink."""
+
+    dq: Array
+    dk: Array
+    dv: Array
+    dbias: Array | None
+    dsink: Array | None
+    dscore: tuple[Array | None, ...] | None
 
 
 @quiet
@@ -91,7 +100,7 @@ def attention_backward(
     sink: ArrayLike | None = None,
     dropout: float = 0.0,
     keep: ArrayLike | None = None,
-) -> AttentionGrads:
+) -> AttentionGrads | ScoredAttentionGrads:
     """The lines of `attention`, read upwards; keys collect from every query that sees them."""
     options: Any = {"mask": mask, "bias": bias, "scale": scale, "softcap": softcap}
     weights = attention(q, k, v, **options, score=score, sink=sink).weights
@@ -122,14 +131,11 @@ def attention_backward(
         # s = scale * (k @ q)
         dq[b, h, i] = scale * (ds @ k[b, g, see])
         dk[b, g, see] += scale * np.outer(ds, q[b, h, i])
-    return AttentionGrads(
-        dq,
-        dk,
-        dv,
-        None if bias_shape is None else _sum_to(dbias, bias_shape),
-        None if sink is None else dsink,
-        tuple(dtables) if any(x is not None for x in dtables) else None,
-    )
+    of_bias = None if bias_shape is None else _sum_to(dbias, bias_shape)
+    if score is None and sink is None:
+        return AttentionGrads(dq, dk, dv, of_bias)
+    learned = tuple(dtables) if any(x is not None for x in dtables) else None
+    return ScoredAttentionGrads(dq, dk, dv, of_bias, None if sink is None else dsink, learned)
 
 
 def _scored(score: Score | None, s: Array, b: int, h: int, i: int, keys: Any) -> Array:

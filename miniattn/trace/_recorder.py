@@ -372,9 +372,10 @@ class Undoing:
             f"d{name}": dx if dx is None else self._undo(points, name, dx)
             for name, dx in zip(("q", "k", "v", "bias"), grads[:4], strict=True)
         }
-        undone |= {"dsink": grads.dsink, "dscore": grads.dscore}
+        undone |= {d: getattr(grads, d) for d in grads._fields[4:]}
         _check_undone(points)
-        return F.AttentionGrads(**{d: dx if d[1:] in needs else None for d, dx in undone.items()})
+        asked = {d: dx if d[1:] in needs else None for d, dx in undone.items()}
+        return grads._replace(**asked)
 
     def _keep_later(
         self, frame: Frame, dout: Array, ctx: F.AttentionContext, dlse: Array | None
@@ -410,7 +411,7 @@ def _forward(
 
 def _backward(
     dout: Array, ctx: F.AttentionContext, dlse: Array | None, needs: Collection[Any]
-) -> F.AttentionGrads:
+) -> F.AttentionGrads | F.ScoredAttentionGrads:
     """Run attention's backward while nobody looks."""
     with _tracing.looked_at(None):
         return F.attention_backward(dout, ctx, dlse=dlse, needs=tuple(needs))

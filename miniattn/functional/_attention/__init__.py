@@ -8,6 +8,8 @@ them and their caller.
 from miniattn.functional._attention.context import (
     AttentionContext,
     AttentionGrads,
+    ScoredAttentionGrads,
+    grads_of,
     is_changed,
     maxima_and_sums,
 )
@@ -21,11 +23,13 @@ from miniattn.functional._attention.weights import attention_map, attention_weig
 __all__ = [
     "AttentionContext",
     "AttentionGrads",
+    "ScoredAttentionGrads",
     "attention",
     "attention_backward",
     "attention_forward",
     "attention_map",
     "attention_weights",
+    "grads_of",
     "is_changed",
     "maxima_and_sums",
     "weights_of",

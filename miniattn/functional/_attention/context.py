@@ -42,7 +42,32 @@ class AttentionContext(NamedTuple):
 
 
 class AttentionGrads(NamedTuple):
-    """Gradients of `attention_forward`; None where not needed, and where not given."""
+    """Gradients of `attention_forward`; None where not needed, and where not given.
+
+    Of a call with a score or a sink they are `ScoredAttentionGrads`; ``dsink`` and ``dscore`` of
+    any other are None.
+    """
+
+    dq: Array | None
+    """(B, H, T, D)."""
+    dk: Array | None
+    """(B, G, S, D)."""
+    dv: Array | None
+    """(B, G, S, Dv)."""
+    dbias: Array | None
+    """Of bias's own shape."""
+
+    @property
+    def dsink(self) -> None:
+        """None: there was no sink."""
+
+    @property
+    def dscore(self) -> None:
+        """None: there was no score."""
+
+
+class ScoredAttentionGrads(NamedTuple):
+    """Gradients of an `attention_forward` with a score or a sink; None where not needed."""
 
     dq: Array | None
     """(B, H, T, D)."""
@@ -56,6 +81,21 @@ class AttentionGrads(NamedTuple):
     """(H,)."""
     dscore: tuple[Array | None, ...] | None
     """Of each table of the score, None for ints and numbers; None if there is no other."""
+
+
+def grads_of(
+    ctx: AttentionContext,
+    of_inputs: tuple[Array | None, Array | None, Array | None, Array | None],
+    dsink: Array | None,
+    dscore: tuple[Array | None, ...] | None,
+) -> AttentionGrads | ScoredAttentionGrads:
+    """Return the gradients of (q, k, v, bias), and of a sink and a score where there were some.
+
+    Four are unpacked wherever four were given.
+    """
+    if ctx.score is None and ctx.sink is None:
+        return AttentionGrads(*of_inputs)
+    return ScoredAttentionGrads(*of_inputs, dsink, dscore)
 
 
 def is_changed(ctx: AttentionContext) -> bool:

@@ -14,6 +14,8 @@ from miniattn.functional._attention.context import (
     AttentionContext,
     AttentionGrads,
     Input,
+    ScoredAttentionGrads,
+    grads_of,
 )
 from miniattn.functional._attention.inputs import (
     add_bias,
@@ -281,7 +283,7 @@ def attention_backward(
     *,
     dlse: Array | None = None,
     needs: Sequence[Input] = INPUTS,
-) -> AttentionGrads:
+) -> AttentionGrads | ScoredAttentionGrads:
     """Return the gradients of `attention_forward`.
 
     With P the weights and delta_i = sum_e dout_ie out_ie::
@@ -308,8 +310,9 @@ def attention_backward(
     Returns
     -------
     AttentionGrads
-        ``(dq, dk, dv, dbias, dsink, dscore)``, each of its input's shape, of a score one for each
-        table; None for what is not needed, and for what was not given.
+        ``(dq, dk, dv, dbias)``, each of its input's shape; of a call with a score or a sink
+        `ScoredAttentionGrads`, which has ``dsink`` and ``dscore``, one for each table, too. None
+        for what is not needed, and for what was not given.
 
     Raises
     ------
@@ -343,8 +346,10 @@ def attention_backward(
         dlse = _checks.gradient("dlse", dlse, ctx.lse.shape, ctx.lse.dtype)
     tracer = _tracing.current()
     if tracer is not None:
-        grads: AttentionGrads = tracer.attention_backward(dout, ctx, dlse=dlse, needs=needs)
-        return grads
+        traced: AttentionGrads | ScoredAttentionGrads = tracer.attention_backward(
+            dout, ctx, dlse=dlse, needs=needs
+        )
+        return traced
     q, k, v = (four_axes(x) for x in (ctx.q, ctx.k, ctx.v))
     arrays = {
         "q": q,
@@ -374,14 +379,14 @@ def attention_backward(
     if of_score and ctx.score is not None and besides.dtables is not None and learned(ctx.score):
         dscore = gradients(ctx.score, besides.dtables, q.dtype)
     missing = 4 - ctx.q.ndim
-    return AttentionGrads(
+    of_inputs = (
         drop_axes(dq, missing) if of_q else None,
         drop_axes(dk, missing) if of_k else None,
         drop_axes(dv, missing) if of_v else None,
         dbias,
-        _dsink(used) if of_sink and ctx.sink is not None else None,
-        dscore,
     )
+    dsink = _dsink(used) if of_sink and ctx.sink is not None else None
+    return grads_of(ctx, of_inputs, dsink, dscore)
 
 
 def _dsink(arrays: dict[str, Array]) -> Array:
