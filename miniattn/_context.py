@@ -49,9 +49,16 @@ def _lines(value: object) -> list[str]:
         line = f"{name}({', '.join(f'{label}={lines[0]}' for label, lines in parts)})"
         if len(line) <= LINE:
             return [line]
-    below = [
-        f"  {text}" for label, (first, *more) in parts for text in (f"{label}: {first}", *more)
-    ]
+    below = []
+    for nothing, some in itertools.groupby(parts, key=lambda part: part[1] == ["None"]):
+        if nothing:  # neighbours that are None share a line
+            below.append(f"  {', '.join(label for label, _ in some)}: None")
+        else:
+            below += [
+                f"  {text}"
+                for label, (first, *more) in some
+                for text in (f"{label}: {first}", *more)
+            ]
     return [name, *below]
 
 

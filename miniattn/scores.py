@@ -1,5 +1,7 @@
 """Functions of scores: a score in, a score out, compiled with its backward half and fused.
 
+::
+
     @scores.function
     def relative(s, b, h, i, j, table):
         return s + table[h, j - i + 31]

@@ -65,9 +65,9 @@ class SequenceClassifierEstimator(ClassifierMixin, SequenceEstimator):  # type: 
     >>> rng = np.random.default_rng(0)
     >>> X = [np.sin(np.arange(n) * f) for n, f in zip(rng.integers(8, 20, 40), [0.3, 1.5] * 20)]
     >>> y = ["slow", "fast"] * 20
-    >>> clf = SequenceClassifierEstimator(embed_dim=16, num_layers=1, epochs=20, random_state=0)
-    >>> clf.fit(X[:30], y[:30]).score(X[30:], y[30:])
-    1.0
+    >>> clf = SequenceClassifierEstimator(embed_dim=16, num_layers=1, epochs=40, random_state=0)
+    >>> clf.fit(X[:30], y[:30]).score(X[30:], y[30:]) >= 0.9
+    True
     """
 
     def __init__(

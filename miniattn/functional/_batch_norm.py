@@ -117,6 +117,7 @@ def batch_norm_forward(
     """Return ``batch_norm(x, weight, bias)`` and the context for `batch_norm_backward`.
 
     ``ctx.moments()`` are mean and variance of each feature, e.g. for running statistics.
+    The context holds weight and mask themselves: before the backward, write to a copy.
     """
     x = _checks.float_array("x", x)
     weight = _checks.float_array("weight", weight)

@@ -29,6 +29,8 @@ class WeightedCrossEntropyContext(NamedTuple):
     """bool, logits' shape without the last axis."""
     total: float
     """What the sum is divided by."""
+    dtype: np.dtype[np.floating]
+    """That of the logits."""
 
 
 def weighted_forward(
@@ -53,19 +55,19 @@ def weighted_forward(
         total = float(weights[chosen].sum())
     q = (1 - label_smoothing) * q + label_smoothing / max(classes, 1)
     shares = q * weights
-    logp, log_softmax = log_softmax_forward(logits[counted])
+    # In float64: differences of logits may be greater than float32 holds where the mean is not.
+    logp, log_softmax = log_softmax_forward(logits[counted].astype(np.float64))
     terms = np.multiply(shares, logp, out=np.zeros_like(shares), where=shares > 0)  # not 0 · −inf
     with np.errstate(over="ignore"):
         loss = logits.dtype.type(-terms.sum() / total if total else 0.0)
-    return loss, WeightedCrossEntropyContext(log_softmax, shares, counted, total)
+    return loss, WeightedCrossEntropyContext(log_softmax, shares, counted, total, logits.dtype)
 
 
 def weighted_backward(dloss: float, ctx: WeightedCrossEntropyContext) -> Array:
     """Return ``dlogits`` = (p Σ_k u_k − u) · dloss / total; 0 in rows that do not count."""
     # loss = −Σ u · logp / total
-    dtype = ctx.log_softmax.y.dtype
-    dlogp = (-dloss / (ctx.total or 1.0) * ctx.shares).astype(dtype)
-    dlogits = np.zeros((*ctx.counted.shape, ctx.shares.shape[-1]), dtype)
+    dlogp = -dloss / (ctx.total or 1.0) * ctx.shares
+    dlogits = np.zeros((*ctx.counted.shape, ctx.shares.shape[-1]), ctx.dtype)
     # logp = log_softmax(logits[counted])
     dlogits[ctx.counted] = log_softmax_backward(dlogp, ctx.log_softmax)
     return dlogits

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from miniattn import _checks
 from miniattn._typing import Array, MaskLike
 from miniattn.masks._arguments import index
 from miniattn.masks._array import as_mask
@@ -158,7 +159,11 @@ def heads(*masks: MaskLike) -> Mask:
     """
     if not masks:
         raise ValueError("masks: expected a mask for each head, got none")
-    return _Heads(tuple(_given(mask, "in heads") for mask in masks))
+    given = []
+    for i, mask in enumerate(masks):
+        with _checks.renamed(mask=f"masks[{i}]"):
+            given.append(_given(mask, "in heads"))
+    return _Heads(tuple(given))
 
 
 def intersection(left: object, right: object) -> Mask:

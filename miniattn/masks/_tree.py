@@ -110,7 +110,10 @@ def tree(parents: Sequence[Any] | NDArray[np.integer[Any]]) -> Mask:
         raise ValueError(f"parents: expected shape (S,) or (B, S), got {array.shape}")
     size = array.shape[-1]
     if array.size and (array.min() < -1 or array.max() >= size):
-        raise ValueError(f"parents: expected positions in [0, {size}), or -1 for a root")
+        wrong = array[(array < -1) | (array >= size)][0]
+        raise ValueError(
+            f"parents: expected positions in [0, {size}), or -1 for a root, got {wrong}"
+        )
     rows = np.atleast_2d(array)
     first, end = np.empty(rows.shape, np.int64), np.empty(rows.shape, np.int64)
     for b, row in enumerate(rows):

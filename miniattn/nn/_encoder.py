@@ -397,7 +397,9 @@ class TransformerEncoder(Module):
         contexts = _checks.contexts(ctx.layers, len(self.layers))
         for i in reversed(range(len(self.layers))):
             # x = layer(x, bias, values of the first layer)
-            grads = self.layers[i].backward(dx, contexts[i], dvalues=None if i else dvalues)
+            # Only what there is: a layer of one's own need not know of values.
+            given: dict[str, Any] = {} if i or dvalues is None else {"dvalues": dvalues}
+            grads = self.layers[i].backward(dx, contexts[i], **given)
             if isinstance(grads, ValueResidualEncoderGrads):
                 dvalues = _sum(dvalues, grads.dfirst_values)
             if isinstance(grads, tuple):

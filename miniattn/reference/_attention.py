@@ -105,7 +105,7 @@ def attention_backward(
     options: Any = {"mask": mask, "bias": bias, "scale": scale, "softcap": softcap}
     weights = attention(q, k, v, **options, score=score, sink=sink).weights
     bias_shape = None if bias is None else np.shape(bias)
-    q, k, v, visible, _, scale, kept = _prepare(q, k, v, mask, bias, scale, dropout, keep)
+    q, k, v, visible, bias, scale, kept = _prepare(q, k, v, mask, bias, scale, dropout, keep)
     dout = f64(dout)
     dq, dk, dv, dbias = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v), np.zeros_like(weights)
     dsink, dtables = np.zeros(q.shape[1]), _zeros_like_tables(score)
@@ -117,13 +117,14 @@ def attention_backward(
         dw = m * (v[b, g, see] @ dout[b, h, i])
         # w = softmax(s)
         ds = w * (dw - w @ dw)
-        if sink is not None:  # whose weight is what is missing to 1
-            dsink[h] -= (1 - w.sum()) * (w @ dw)
+        z = scale * (k[b, g, see] @ q[b, h, i])
+        before = z if softcap is None else softcap * np.tanh(z / softcap)
+        if sink is not None:  # one more score, without a value
+            s = _scored(score, before, b, h, i, np.flatnonzero(see)) + bias[b, h, i, see]
+            dsink[h] -= softmax_row(np.append(s, f64(sink)[h]))[-1] * (w @ dw)
         # s = s + bias
         dbias[b, h, i, see] = ds
         # s = score(s)
-        z = scale * (k[b, g, see] @ q[b, h, i])
-        before = z if softcap is None else softcap * np.tanh(z / softcap)
         ds = _scored_backward(score, ds, before, (b, h, i), np.flatnonzero(see), dtables)
         # s = softcap * tanh(s / softcap)
         if softcap is not None:

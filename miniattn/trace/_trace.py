@@ -315,10 +315,10 @@ class edited:
     >>> import numpy as np
     >>> from miniattn import models, trace
     >>> model = models.GPT(9, 8, embed_dim=8, num_heads=2, rng=np.random.default_rng(0))
-    >>> towards = {"blocks.layers.0": trace.add(5 * model.tokens.weight.data[3])}
+    >>> towards = {"blocks.layers.3": trace.add(50 * model.tokens.weight.data[5])}
     >>> with trace.edited(model, towards):
     ...     model.generate([1, 2], 4, temperature=0)
-    array([1, 2, 3, 3, 3, 3])
+    array([1, 2, 5, 5, 5, 5])
     """
 
     def __init__(self, model: Module, edits: Mapping[str, Any]) -> None:

@@ -46,9 +46,9 @@ OPTIONS = {
     "documents": {"mask": masks.documents(IDS) & masks.causal()},
     "an array": {"mask": choose(B, H, T, T)},
     "softcap": {"mask": masks.causal(), "softcap": 2.0, "scale": 0.7},
-    "dropout": {"dropout": 0.4, "rng": dice(), "mask": masks.causal()},
+    "dropout": {"dropout": 0.4, "rng": dice, "mask": masks.causal()},
     "bias": {"bias": Relative(normal(H, 2 * T + 1)), "mask": masks.causal()},
-    "one bias for all": {"bias": distance, "dropout": 0.2, "rng": dice()},
+    "one bias for all": {"bias": distance, "dropout": 0.2, "rng": dice},
     "nothing to see": {"mask": masks.padding([0, 0])},
 }
 

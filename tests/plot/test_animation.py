@@ -148,7 +148,7 @@ def test_what_is_recorded_is_the_map_at_that_step(data):
     assert recorder.extent == (3, 3)
     run.fit(data, steps=8)
     assert recorder.steps[-1] == 8
-    now = attention_weights(run.model.forward(x)[1])["attn"][0, 1]
+    now = attention_weights(run.model.forward(x)[1]).weights["attn"][0, 1]
     np.testing.assert_array_equal(recorder.maps[-1], now)
     assert not np.array_equal(recorder.maps[0], now), "it learns"
 

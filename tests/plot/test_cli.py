@@ -136,7 +136,7 @@ def test_layers_are_drawn_together(rng, drawn, shape, options, shown, kind, name
     assert run("w.npy", "--out", "fig.svg", "--kind", kind, *options) == 0
     [(called, (maps,), _)] = drawn
     assert called == name
-    np.testing.assert_array_equal(np.concatenate(list(maps.values())), w[shown])
+    np.testing.assert_array_equal(np.concatenate(list(maps.weights.values())), w[shown])
 
 
 @pytest.fixture

@@ -208,7 +208,8 @@ def attention_forward(
     ctx : AttentionContext
         ``ctx.lse`` (B, H, T) is the log-sum-exp of each row of scores, -inf for an empty row.
         `merge_attention` combines attention over disjoint sets of keys.
-        The context holds q, k, v, bias and out themselves: before the backward, write to a copy.
+        The context holds q, k, v, bias, sink and out themselves: before the backward, write to a
+        copy.
 
     Examples
     --------
