@@ -110,10 +110,10 @@ class CrossEntropy:
         """Return the accuracy: how often the greatest logit is that of the target."""
         outputs = _checks.float_array("outputs", outputs)
         targets = _checks.any_array("targets", targets, "an array of classes or of probabilities")
-        if targets.dtype.kind == "f" and targets.ndim:
+        _checks.shape("outputs", outputs, "..., N")
+        if targets.dtype.kind == "f" and targets.shape == outputs.shape:
             targets = targets.argmax(axis=-1)
         targets = _checks.int_array("targets", targets)
-        _checks.shape("outputs", outputs, "..., N")
         if targets.shape != outputs.shape[:-1]:
             raise ValueError(f"targets: expected shape {outputs.shape[:-1]}, got {targets.shape}")
         counted = targets != self.ignore_index

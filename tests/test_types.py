@@ -46,7 +46,9 @@ F.linear_backward(y, ctx, needs=("wieght",))  # type: ignore[arg-type]
 F.linear_backward(y, ctx, needs="x")  # type: ignore[arg-type]
 F.linear_backward(y, ctx, needs_grad=(True, True, True))  # type: ignore[call-arg]
 out, attention = F.attention_forward(x, x, x)
-assert_type(F.attention_backward(out, attention), F.AttentionGrads)
+assert_type(
+    F.attention_backward(out, attention), F.AttentionGrads | F.ScoredAttentionGrads
+)
 F.attention_backward(out, attention, needs=("key",))  # type: ignore[arg-type]
 
 nn.Linear(2, 3, baism=True)  # type: ignore[call-arg]

@@ -108,7 +108,7 @@ def both(unit, arrays, options):
         grads = F.attention_backward(dout, ctx)._asdict()
         found |= {"weights": weights_of(operands, options, None)}
         found |= {"map": weights_of(operands, options, (3, 7))}
-    if grads["dscore"]:
+    if grads.get("dscore"):
         grads["dscore"] = grads["dscore"][0]
     return found | {name: x for name, x in grads.items() if x is not None}
 
