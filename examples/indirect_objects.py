@@ -4,9 +4,13 @@
 that on made-up sentences (two names and a repeat among random words), and the script takes it apart
 as Wang et al. did with GPT-2 ("Interpretability in the Wild", 2022): which heads write the answer
 to the end of the sentence, read off by patching each head's path to the logits alone; then, which
-earlier parts tell these heads where to look, by patching the paths into their queries, keys and
-values. At the end the heads that were found are taken out, and as many others, to see that they are
-what does it.
+earlier parts tell these heads what they read, by patching the paths into their queries, keys and
+values. At the end the heads that were found are taken out, and as many others.
+
+The model is right about every sentence, in another way than GPT-2: the head that answers looks at
+the repeated name itself, and what it reads there, by its value, is the other name, which the first
+layer has written to that place. The circuit has no spare parts: without the four heads that write
+the answer 58.5 % are right, without the four others, which bring it to them, 50.5 %.
 
     python examples/indirect_objects.py            # a minute on 2 cores
     python examples/indirect_objects.py --quick    # 20 updates, to see that it runs
