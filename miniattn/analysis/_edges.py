@@ -22,7 +22,7 @@ from miniattn.analysis._patching import (
     run,
     values_and_gradients,
 )
-from miniattn.analysis._stream import ResidualStream, residual_stream
+from miniattn.analysis._stream import ResidualStream, residual_stream, written_by_heads
 
 if TYPE_CHECKING:
     from miniattn.nn import Module
@@ -316,14 +316,11 @@ class _Graph:
 
     def contributions(self, t: Any) -> Array:
         """Return what each sender wrote, (senders, B, T, E) in float64."""
-        from miniattn.analysis._circuits import head_weights
-
         parts = [t[self.stream.start].astype(np.float64)]
         for name in self.norms:
             part = self.modules[name]
             if hasattr(part, "out_proj"):
-                heads = t[f"{name}.heads"].astype(np.float64)
-                parts += list(np.einsum("bhtd,hde->hbte", heads, head_weights(part).o))
+                parts += list(written_by_heads(part, t[f"{name}.heads"].astype(np.float64)))
             else:
                 parts.append(t[name].astype(np.float64))
         return np.stack(parts)

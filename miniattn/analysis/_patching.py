@@ -142,15 +142,16 @@ def ablation(
     """
     from miniattn import trace
 
-    if edit is not None and not isinstance(edit, str):
-        return _each(model, inputs, metric, names, places, lambda name: edit, options)
-    if edit is not None:
+    if isinstance(edit, str):
         _checks.choice("edit", edit, ("mean",))
         values = _values(model, inputs, names, options)
-        means = {name: x.mean(axis=0, keepdims=True) for name, x in values.items()}
-        wide = {name: np.broadcast_to(means[name], values[name].shape) for name in names}
-        return _each(model, inputs, metric, names, places, wide, options)
-    return _each(model, inputs, metric, names, places, lambda name: trace.zero, options)
+        means = {
+            name: np.broadcast_to(x.mean(axis=0, keepdims=True), x.shape)
+            for name, x in values.items()
+        }
+        return _each(model, inputs, metric, names, places, means, options)
+    one = trace.zero if edit is None else edit
+    return _each(model, inputs, metric, names, places, lambda name: one, options)
 
 
 def activation_patching(

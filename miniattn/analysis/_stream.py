@@ -162,7 +162,7 @@ def stream_parts(
     for name, _ in _checks.instance("stream", stream, ResidualStream).sublayers:
         part: Any = modules[name]
         if _checks.flag("heads", heads) and hasattr(part, "out_proj"):
-            written = np.einsum("bhtd,hde->hbte", t[f"{name}.heads"], head_weights(part).o)
+            written = written_by_heads(part, t[f"{name}.heads"])
             names += [f"{name}.heads[{h}]" for h in range(len(written))]
             values += list(written)
             if part.out_proj.bias is not None:
@@ -172,6 +172,12 @@ def stream_parts(
             names.append(name)
             values.append(np.asarray(t[name]))
     return StreamParts(tuple(names), np.stack(values))
+
+
+def written_by_heads(part: Any, heads: Array) -> Array:
+    """Return what each head of a layer adds to the stream, (H, B, T, E), its bias left out."""
+    written: Array = np.einsum("bhtd,hde->hbte", heads, head_weights(part).o)
+    return written
 
 
 def _below(path: str, name: str) -> str:

@@ -123,25 +123,23 @@ def cross_entropy_forward(
     """
     logits = _checks.float_array("logits", logits)
     targets = _checks.any_array("targets", targets, "an array of classes or of probabilities")
-    if targets.dtype.kind == "f" and targets.shape == logits.shape and logits.ndim:
+    soft = targets.dtype.kind == "f" and targets.shape == logits.shape and logits.ndim > 0
+    if soft:
         targets = checked_probabilities(_checks.float_array("targets", targets), logits)
-        ignore_index = _checks.integer("ignore_index", ignore_index)
-        label_smoothing = _checks.share("label_smoothing", label_smoothing)
-        if class_weights is not None:
-            class_weights = checked_weights(class_weights, logits.shape[-1])
-        return weighted_forward(logits, targets, class_weights, ignore_index, label_smoothing)
-    targets = _checks.int_array("targets", targets)
-    if logits.ndim == 0 or targets.shape != logits.shape[:-1]:
-        raise ValueError(
-            "targets: expected the shape of logits without its last axis, "
-            f"got {targets.shape} for logits {logits.shape}"
-        )
+    else:
+        targets = _checks.int_array("targets", targets)
+        if logits.ndim == 0 or targets.shape != logits.shape[:-1]:
+            raise ValueError(
+                "targets: expected the shape of logits without its last axis, "
+                f"got {targets.shape} for logits {logits.shape}"
+            )
     ignore_index = _checks.integer("ignore_index", ignore_index)
     label_smoothing = _checks.share("label_smoothing", label_smoothing)
-    counted = _count_targets(targets, logits.shape[-1], ignore_index)
+    counted = 0 if soft else _count_targets(targets, logits.shape[-1], ignore_index)
     if class_weights is not None:
-        weights = checked_weights(class_weights, logits.shape[-1])
-        return weighted_forward(logits, targets, weights, ignore_index, label_smoothing)
+        class_weights = checked_weights(class_weights, logits.shape[-1])
+    if soft or class_weights is not None:
+        return weighted_forward(logits, targets, class_weights, ignore_index, label_smoothing)
 
     logit_rows, target_rows = rows(logits), kernel_input(targets).reshape(-1)
     losses = empty(target_rows.size, np.float64)
