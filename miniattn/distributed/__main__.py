@@ -76,6 +76,7 @@ def _run(script: Sequence[str], comm: Any) -> int:
         if end.code not in (None, 0) and comm.Get_size() > 1:  # the others would wait for it
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr, flush=True)
+            _process.wait_until_read()
             comm.Abort(end.code if isinstance(end.code, int) else 1)
         raise
     return 0

@@ -5,7 +5,9 @@ for them too. So an error that nobody catches is printed and ends all ranks.
 """
 
 import os
+import stat
 import sys
+import time
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +18,7 @@ _LOCAL_RANKS = (
     "MV2_COMM_WORLD_LOCAL_SIZE",
     "SLURM_NTASKS_PER_NODE",
 )
+_LONGEST_WAIT = 2.0  # seconds for the launcher to read an error, before all ranks are ended
 
 
 class _Prepared:
@@ -90,6 +93,34 @@ def _stop_all_at_an_error(comm: Any) -> None:
         print(f"rank {comm.Get_rank()} of {comm.Get_size()} ends all ranks:", file=sys.stderr)
         before(kind, error, trace)
         sys.stderr.flush()
+        wait_until_read()
         comm.Abort(1)
 
     sys.excepthook = hook
+
+
+def wait_until_read() -> None:
+    """Wait until the launcher has read what this rank printed: at an abort it drops the rest.
+
+    Errors reach the launcher by a pipe, the abort by another way that may be the faster one. What
+    is left in a pipe can be asked on Linux; where it cannot, a moment must do.
+    """
+    end = time.monotonic() + _LONGEST_WAIT
+    while _unread(sys.stderr) and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.1)  # the launcher has it and still must hand it on
+
+
+def _unread(stream: Any) -> bool:
+    """Return whether what was written lies unread in a pipe, as far as that can be known."""
+    try:
+        import fcntl
+        import termios
+
+        file = stream.fileno()
+        if not stat.S_ISFIFO(os.fstat(file).st_mode):  # a terminal would tell what was typed
+            return False
+        answer = fcntl.ioctl(file, termios.FIONREAD, bytes(4))
+    except (ImportError, AttributeError, OSError, ValueError):  # not POSIX, or not a file
+        return False
+    return any(answer)

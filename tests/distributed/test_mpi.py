@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from miniattn import checkpoint
+from miniattn.distributed import _process
 
 pytest.importorskip("mpi4py", reason="needs mpi4py and mpiexec: pip install 'miniattn[mpi]'")
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
@@ -59,6 +60,18 @@ def test_a_rank_that_raises_ends_all_with_its_traceback():
     assert "rank 1 of 2 ends all ranks:" in err
     assert "ValueError: broken on purpose" in err
     assert "faults.py" in err
+
+
+def test_what_is_unread_in_a_pipe_is_known():
+    """An abort drops what the launcher has not read, so a rank waits until it has."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        stream.write("the last line")
+        stream.flush()
+        assert _process._unread(stream) is (sys.platform == "linux")
+        os.read(reader, 100)
+        assert not _process._unread(stream)
+    os.close(reader)
 
 
 def test_a_status_ends_all_by_the_launcher():
