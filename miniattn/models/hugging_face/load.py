@@ -11,7 +11,8 @@ import numpy as np
 
 from miniattn import nn
 from miniattn.checkpoint import CheckpointError
-from miniattn.models.hugging_face.families import FAMILIES, Family, Rules
+from miniattn.models.hugging_face.families import FAMILIES
+from miniattn.models.hugging_face.rules import Family, Rules
 from miniattn.models.hugging_face.settings import Settings
 from miniattn.models.hugging_face.weights import arrays_of
 from miniattn.nn import _init
