@@ -1,15 +1,28 @@
-"""Choosing the next token, and the batches of prompts that it is chosen for."""
+"""Writing: batches of prompts, choosing the next token of each, and going on from there."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._typing import Array
+from miniattn.nn import KVCache
 
 Prompts = Array | Sequence[int] | Sequence[Sequence[int]] | Sequence[Array]
+
+
+class Writer(Protocol):
+    """A model that predicts the next token from at most ``block_size`` before it."""
+
+    block_size: int
+
+    def new_caches(self, batch_size: int, capacity: int | None = None) -> list[KVCache]:
+        """Return an empty cache for each layer."""
+        ...
+
+    def _next_logits(self, ids: Array, caches: Sequence[KVCache], last: Array) -> Array: ...
 
 
 class Sampling(TypedDict, total=False):
@@ -92,6 +105,36 @@ def stop_tokens(stop: int | Collection[int] | None, vocab_size: int) -> Array:
     if isinstance(stop, Collection) and not isinstance(stop, str | bytes):
         return _ids("stop", list(stop), vocab_size)
     return _ids("stop", [_checks.integer("stop", stop)], vocab_size)
+
+
+def continued(
+    model: Writer,
+    ids: Array,
+    lengths: Array,
+    count: int,
+    choose: Callable[[Array], Array],
+    *,
+    cached: bool,
+) -> Iterator[Array]:
+    """Yield ``count`` times the next token of each row of ``ids`` (B, T), ids (B,)."""
+    rows = np.arange(len(ids))
+    text = np.concatenate([ids, np.zeros((len(ids), count), np.int64)], axis=1)
+    lengths, seen = lengths.copy(), np.zeros_like(lengths)
+    caches = model.new_caches(len(ids), min(model.block_size, text.shape[1])) if cached else []
+    for _ in range(count):
+        if lengths.max(initial=0) > model.block_size:
+            caches = []
+        if not caches:
+            seen = np.maximum(lengths - model.block_size, 0)
+        fresh = lengths - seen
+        unseen = windows(text, seen, fresh.max(initial=0))
+        chosen = choose(model._next_logits(unseen, caches, fresh - 1))
+        for cache in caches:
+            cache.truncate(lengths)
+        seen = lengths.copy()
+        text[rows, lengths] = chosen
+        lengths += 1
+        yield chosen
 
 
 def until_all_stop(tokens: Iterator[Array], stop: Array) -> Iterator[Array]:

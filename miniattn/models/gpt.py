@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 
 import numpy as np
@@ -13,6 +13,7 @@ from miniattn import _checks, masks, nn
 from miniattn._context import context
 from miniattn._typing import Array, MaskLike
 from miniattn.models import _generate, _parts
+from miniattn.models._presets import PRESETS, GPTOptions, settings
 from miniattn.nn import _init
 from miniattn.nn._attention.ranks import Split, checked_ranks
 from miniattn.nn._cache import of_layers
@@ -20,69 +21,7 @@ from miniattn.nn._cache import of_layers
 if TYPE_CHECKING:
     from miniattn.distributed import Comm
 
-
-class GPTOptions(_parts.LayerOptions, total=False):
-    """The options of `GPT`, which `GPT.preset` sets."""
-
-    block_size: int
-    embed_dim: int
-    num_heads: int
-    num_layers: int
-    ffn_dim: int | None
-    positions: _parts.Positions | None
-    norm: Literal["layer", "rms"]
-    activation: nn.FeedForwardName
-    bias: bool
-    dropout: float
-    tied: bool
-    num_kv_heads: int | None
-    window: tuple[int | None, int | None] | None
-    sinks: int
-    softcap: float | None
-    comm: Comm | None
-    split: Split
-    rng: np.random.Generator | None
-    dtype: DTypeLike
-
-
-class _Preset(GPTOptions, total=False):
-    vocab_size: int
-
-
-PRESETS: dict[str, _Preset] = {
-    # nanoGPT's training of Shakespeare by characters, on a CPU and on a GPU
-    "nanogpt-cpu": {"block_size": 64},
-    "nanogpt-char": {
-        "block_size": 256,
-        "num_layers": 6,
-        "num_heads": 6,
-        "embed_dim": 384,
-        "dropout": 0.2,
-    },
-    # Radford et al., 2019, table 2
-    "gpt2": {
-        "vocab_size": 50257,
-        "block_size": 1024,
-        "num_layers": 12,
-        "num_heads": 12,
-        "embed_dim": 768,
-        "activation": "gelu_tanh",
-        "bias": True,
-        "dropout": 0.1,
-    },
-    # The parts of Llama 2 (Touvron et al., 2023), in a toy's size
-    "llama-tiny": {
-        "block_size": 256,
-        "num_layers": 6,
-        "num_heads": 6,
-        "num_kv_heads": 2,
-        "embed_dim": 288,
-        "positions": "rotary",
-        "norm": "rms",
-        "activation": "swiglu",
-        "tied": False,
-    },
-}
+__all__ = ["GPT", "PRESETS", "GPTContext", "GPTOptions"]
 
 
 @context
@@ -246,12 +185,7 @@ class GPT(nn.Module):
         >>> models.GPT.preset("nanogpt-cpu", 65).num_parameters()
         804096
         """
-        settings: dict[str, Any] = {**PRESETS[_checks.choice("name", name, PRESETS)], **options}
-        if vocab_size is not None:
-            settings["vocab_size"] = vocab_size
-        if "vocab_size" not in settings:
-            raise ValueError(f"vocab_size: expected an int for preset {name!r}, got None")
-        return cls(**settings)
+        return cls(**settings(name, vocab_size, options))
 
     def forward(
         self,
@@ -397,7 +331,7 @@ class GPT(nn.Module):
         use_cache = _checks.flag("use_cache", use_cache)
         choose = _generate.sampler(temperature, top_k, top_p, _parts.generator(rng))
         ends = _generate.stop_tokens(stop, self.vocab_size)
-        tokens = self._write(ids, lengths, max_new_tokens, choose, use_cache=use_cache)
+        tokens = _generate.continued(self, ids, lengths, max_new_tokens, choose, cached=use_cache)
         return _generate.until_all_stop(tokens, ends)
 
     def describe(self) -> str:
@@ -409,10 +343,16 @@ class GPT(nn.Module):
         """V."""
         return self.head.weight.shape[0]
 
+    def _next_logits(self, ids: Array, caches: Sequence[nn.KVCache], last: Array) -> Array:
+        """Return the logits (B, V) of what follows ``ids`` (B, T), each row up to ``last``."""
+        x, _ = self._hidden(ids, caches)
+        logits: Array = self.head(x[np.arange(len(ids)), last])
+        return logits
+
     def _hidden(
         self,
         ids: Array,
-        caches: Sequence[nn.KVCache] | None = None,
+        caches: Sequence[nn.KVCache] | None,
         rng: np.random.Generator | None = None,
         mask: MaskLike | Sequence[MaskLike] = None,
         bias: Array | None = None,
@@ -442,35 +382,6 @@ class GPT(nn.Module):
             x, mask=mask, bias=bias, caches=caches, positions=at, rng=rng
         )
         return x, (tokens, positions, dropout, blocks)
-
-    def _write(
-        self,
-        ids: Array,
-        lengths: Array,
-        count: int,
-        choose: Callable[[Array], Array],
-        *,
-        use_cache: bool,
-    ) -> Iterator[Array]:
-        """Yield ``count`` times the next token of each row, ids (B,)."""
-        rows = np.arange(len(ids))
-        text = np.concatenate([ids, np.zeros((len(ids), count), np.int64)], axis=1)
-        lengths, seen = lengths.copy(), np.zeros_like(lengths)
-        caches = self.new_caches(len(ids), min(self.block_size, text.shape[1])) if use_cache else []
-        for _ in range(count):
-            if lengths.max(initial=0) > self.block_size:
-                caches = []
-            if not caches:
-                seen = np.maximum(lengths - self.block_size, 0)
-            fresh = lengths - seen
-            x, _ = self._hidden(_generate.windows(text, seen, fresh.max(initial=0)), caches)
-            for cache in caches:
-                cache.truncate(lengths)
-            seen = lengths.copy()
-            chosen = choose(self.head(x[rows, fresh - 1]))
-            text[rows, lengths] = chosen
-            lengths += 1
-            yield chosen
 
     def _initialise(self, rng: np.random.Generator) -> None:
         """Draw every weight matrix anew, as the papers do (see the class's notes)."""

@@ -51,10 +51,8 @@ from miniattn.nn._decoder import (
 )
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._embedding import Embedding
-from miniattn.nn._encoder import (
-    FeedForwardName,
-    TransformerEncoder,
-    TransformerEncoderContext,
+from miniattn.nn._encoder import TransformerEncoder, TransformerEncoderContext
+from miniattn.nn._encoder_layer import (
     TransformerEncoderGrads,
     TransformerEncoderLayer,
     TransformerEncoderLayerContext,
@@ -68,6 +66,7 @@ from miniattn.nn._feed_forward import (
     GatedFeedForward,
     SwiGLU,
 )
+from miniattn.nn._layers import FeedForwardName
 from miniattn.nn._linear import Linear
 from miniattn.nn._module import Module, Parameter, Statistics
 from miniattn.nn._norm import BatchNorm, LayerNorm, RMSNorm

@@ -19,7 +19,7 @@ from miniattn.nn._attention import (
 from miniattn.nn._attention.kinds import attention_layer
 from miniattn.nn._cache import KVCache, of_layers
 from miniattn.nn._dropout import Dropout
-from miniattn.nn._encoder import (
+from miniattn.nn._layers import (
     QUERY_IS_X,
     FeedForwardName,
     LayerOptions,

@@ -1,8 +1,8 @@
 """Multi-head attention: the module, what may be put around its middle, and other middles.
 
-`multi_head` is the frame and the plain middle, `parts` what may be put around it; `differential`,
-`talking` and `memory` are other middles in the same frame. `protocol` says what else may stand in a
-layer.
+`multi_head` is the whole, forward and backward; `frame` is what it is made of, with the plain
+middle, and `parts` what may be put around that. `differential`, `talking` and `memory` are other
+middles in the same frame. `protocol` says what else may stand in a layer.
 """
 
 from miniattn.nn._attention.differential import DifferentialAttention, DifferentialContext
