@@ -8,6 +8,7 @@ Shakespeare 1.91.
     python examples/char_gpt.py                      # 2,000 steps, 3 minutes on one busy core
     python examples/char_gpt.py --text FILE          # your own text
     python examples/char_gpt.py --quick              # 20 steps, to see that it runs
+    python -m miniattn explore char-gpt --text "The try sta" --out page.html  # look inside
 """
 
 import argparse
@@ -17,36 +18,25 @@ from pathlib import Path
 import numpy as np
 
 from miniattn import models, optim, plot
-from miniattn.data import Windows, stack
+from miniattn.data import CharacterTokenizer, Windows, stack
 from miniattn.training import Callback, Trainer
-
-
-class Text:
-    """A text as tokens, one a character."""
-
-    def __init__(self, text: str) -> None:
-        self.alphabet, self.tokens = np.unique(list(text), return_inverse=True)
-
-    def spell(self, tokens: np.ndarray) -> str:
-        """Return the characters of tokens as a string."""
-        return "".join(self.alphabet[tokens])
 
 
 class Sample(Callback):
     """Lets the model write at every evaluation, always from the same random numbers."""
 
-    def __init__(self, text: Text, length: int) -> None:
-        self.text, self.length = text, length
+    def __init__(self, tokenizer: CharacterTokenizer, first: np.ndarray, length: int) -> None:
+        self.tokenizer, self.first, self.length = tokenizer, first, length
 
     def on_evaluation(self, trainer: Trainer, result: Mapping[str, float]) -> None:
         """Continue the first character of the text."""
         trainer.write(f"--- step {trainer.step}, held-out loss {result['loss']:.3f}")
-        trainer.write(self.text.spell(self.write(trainer.model)))
+        trainer.write(self.tokenizer.decode(self.write(trainer.model)))
 
     def write(self, model: models.GPT) -> np.ndarray:
         """Return what the model writes."""
         rng = np.random.default_rng(0)
-        return model.generate(self.text.tokens[:1], self.length, temperature=0.8, rng=rng)
+        return model.generate(self.first, self.length, temperature=0.8, rng=rng)
 
 
 def python_documentation() -> str:
@@ -67,13 +57,16 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     steps = 20 if args.quick else args.steps
 
-    text = Text(args.text.read_text(encoding="utf-8") if args.text else python_documentation())
-    cut = len(text.tokens) * 9 // 10
-    held_out = text.tokens[cut:] if not args.quick else text.tokens[cut : cut + 2000]
-    print(f"{cut:,} characters to learn from, {len(text.alphabet)} different ones")
+    text = args.text.read_text(encoding="utf-8") if args.text else python_documentation()
+    tokenizer = CharacterTokenizer.trained(text)
+    tokenizer.save(args.out)  # beside the model, where `python -m miniattn explore` finds it
+    tokens = tokenizer.encode(text)
+    cut = len(tokens) * 9 // 10
+    held_out = tokens[cut:] if not args.quick else tokens[cut : cut + 2000]
+    print(f"{cut:,} characters to learn from, {tokenizer.vocab_size} different ones")
 
     rng = np.random.default_rng(1337)
-    model = models.GPT.preset("nanogpt-cpu", len(text.alphabet), rng=rng)
+    model = models.GPT.preset("nanogpt-cpu", tokenizer.vocab_size, rng=rng)
     print(model)
     optimizer = optim.AdamW(
         model.named_parameters(),
@@ -90,10 +83,10 @@ def main() -> None:
         collate=stack,
         clip_norm=1.0,
         schedule=optim.cosine(warmup=steps // 20, total=steps, floor=0.1),
-        callbacks=[Sample(text, length=40 if args.quick else 250)],
+        callbacks=[Sample(tokenizer, tokens[:1], length=40 if args.quick else 250)],
     )
     history = trainer.fit(
-        Windows(text.tokens[:cut], model.block_size),
+        Windows(tokens[:cut], model.block_size),
         valid=Windows(held_out, model.block_size, stride=model.block_size),
         steps=steps,
         evaluate_every=max(1, steps // 8),

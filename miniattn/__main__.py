@@ -23,6 +23,9 @@ COMMANDS = {
     "demo": Command(
         "miniattn.demo", "examples", "train on handwritten digits, draw what the model attends to"
     ),
+    "explore": Command(
+        "miniattn.explore", "text", "draw what a language model attends to in a text"
+    ),
     "lab": Command("miniattn.lab.cli", "", "exercises in manual backprop, and their checker"),
     "plot": Command("miniattn.plot.cli", "", "draw attention weights from a file"),
 }

@@ -32,12 +32,8 @@ def test_docstring_shows_the_commands(script):
     assert f"[{script.stem}]({script.name})" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
-def test_char_gpt_spells_what_it_reads():
-    example = load("char_gpt")
-    text = example.Text("hello, world")
-    assert text.spell(text.tokens) == "hello, world"
-    assert text.tokens.max() == len(set("hello, world")) - 1
-    assert len(example.python_documentation()) > 100_000
+def test_char_gpt_has_a_text_to_learn_from():
+    assert len(load("char_gpt").python_documentation()) > 100_000
 
 
 def test_reverse_strings_are_reversed():

@@ -5,12 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from miniattn import _checks, _lazy
+from miniattn import _checks
 from miniattn._typing import Array
-
-__all__ = ["IGNORED", "Batch", "Dataset", "Windows", "pad", "shuffled", "sorted_by_length", "stack"]
-
-__dir__ = _lazy.listed(__name__, __all__)
 
 IGNORED = -100
 """The integer target of a padded step; losses do not count it. A float target is NaN there."""
