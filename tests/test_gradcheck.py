@@ -287,6 +287,7 @@ MODULES = {
     "ReLU": [(nn.ReLU, {"x": off_zero(3, 4)}, {})],
     "QuickGELU": [(nn.QuickGELU, X, {})],
     "Identity": [(nn.Identity, X, {})],
+    "Softcap": [(lambda: nn.Softcap(1.5), X, {})],
     "Sigmoid": [(nn.Sigmoid, X, {})],
     "Tanh": [(nn.Tanh, X, {})],
     "SiLU": [(nn.SiLU, X, {})],
@@ -456,6 +457,22 @@ MODULES = {
         ),
     ],
     "GPT": [
+        (
+            lambda: GPT(
+                5,
+                4,
+                embed_dim=4,
+                num_heads=2,
+                num_layers=1,
+                tied=False,
+                embed_norm=True,
+                head_bias=True,
+                final_softcap=0.05,
+                **double(),
+            ),
+            TOKENS,
+            {"samples": 12},
+        ),
         (
             lambda: GPT(5, 4, embed_dim=4, num_heads=2, num_layers=2, **double()),
             TOKENS,

@@ -679,6 +679,7 @@ WRONG = {
         "'swiglu'",
     ),
     "quick gelu": (lambda: nn.QuickGELU()([1]), TypeError, "x", "int64"),
+    "softcap": (lambda: nn.Softcap(0.0), ValueError, "cap", "0.0"),
     "identity": (lambda: nn.Identity()([1]), TypeError, "x", "int64"),
     "memory of nothing": (
         lambda: nn.MemoryAttention(8, 2, slots=0),

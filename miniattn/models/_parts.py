@@ -1,5 +1,7 @@
 """What the models share: the ways of telling positions, and padded batches."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args
 
@@ -8,6 +10,9 @@ from numpy.typing import DTypeLike
 
 from miniattn import _checks, masks, nn
 from miniattn._typing import Array, MaskLike
+from miniattn.nn import _init
+from miniattn.nn._attention.ranks import Ranks
+from miniattn.nn._residual import norm_layer
 
 Positions = Literal["sinusoidal", "learned", "rotary", "alibi"]
 PositionsLayer = nn.SinusoidalPositions | nn.LearnedPositions | None
@@ -61,6 +66,68 @@ def add_positions(
 ) -> tuple[Array, Any]:
     """Return (y, ctx) of the layer that adds positions; x itself where there is none."""
     return (x, None) if layer is None else layer.forward(x, positions=positions)
+
+
+def norm_if(
+    name: str,
+    asked: bool,
+    norm: Literal["layer", "rms"],
+    embed_dim: int,
+    layers: LayerOptions,
+    *,
+    bias: bool,
+    dtype: DTypeLike,
+) -> nn.Module | None:
+    """Return a norm like those of the layers where the flag ``name`` is set."""
+    if not _checks.flag(name, asked):
+        return None
+    return norm_layer(norm, embed_dim, eps=layers.get("norm_eps"), bias=bias, dtype=dtype)
+
+
+def places(count: int, cache: nn.KVCache | None, ranks: Ranks | None) -> tuple[Array, int]:
+    """Return where ``count`` tokens are, and how many positions that takes."""
+    if ranks is not None:
+        return ranks.places(count)
+    if cache is None:
+        return np.arange(count), count
+    at = cache.positions(count)
+    return at, int(at.max(initial=-1)) + 1
+
+
+def softcap_layer(name: str, cap: float | None) -> nn.Softcap | None:
+    """Return the layer that keeps logits below ``cap``; None for None."""
+    return None if cap is None else nn.Softcap(_checks.positive(name, cap))
+
+
+def check_length(length: int, most: int) -> None:
+    """Raise where there are more tokens than learned positions."""
+    if length > most:
+        raise ValueError(f"ids: expected at most block_size = {most} tokens, got {length}")
+
+
+def draw_as_gpt(model: nn.Module, num_layers: int, rng: np.random.Generator) -> None:
+    """Draw every weight matrix but the tables anew, as the papers do (see the notes of `GPT`)."""
+    if not _init.drawing():
+        return
+    residual_std = 0.02 / max(1, 2 * num_layers) ** 0.5
+    for name, parameter in model.named_parameters():
+        if parameter.data.ndim == 2 and not name.startswith(("tokens", "positions")):
+            ends_sublayer = name.endswith(("out_proj.weight", "down.weight"))
+            std = residual_std if ends_sublayer else 0.02
+            parameter.data[...] = std * rng.standard_normal(parameter.shape)
+
+
+def through(layer: nn.Module | None, x: Array) -> tuple[Array, Any]:
+    """Return (y, ctx) of a layer; x itself where there is none."""
+    return (x, None) if layer is None else layer.forward(x)
+
+
+def back_through(layer: nn.Module | None, dy: Array, ctx: Any) -> Array:
+    """Return dx of a layer; dy itself where there is none."""
+    if layer is None:
+        return dy
+    dx: Array = layer.backward(dy, ctx)
+    return dx
 
 
 class LayerOptions(TypedDict, total=False):

@@ -29,6 +29,9 @@ class GPTOptions(_parts.LayerOptions, total=False):
     bias: bool
     dropout: float
     tied: bool
+    embed_norm: bool
+    head_bias: bool
+    final_softcap: float | None
     num_kv_heads: int | None
     window: tuple[int | None, int | None] | None
     sinks: int

@@ -14,7 +14,6 @@ from miniattn._context import context
 from miniattn._typing import Array, MaskLike
 from miniattn.models import _generate, _parts
 from miniattn.models._presets import PRESETS, GPTOptions, settings
-from miniattn.nn import _init
 from miniattn.nn._attention.ranks import Split, checked_ranks
 from miniattn.nn._cache import of_layers
 
@@ -33,6 +32,8 @@ class GPTContext(NamedTuple):
     dropout: F.DropoutContext | None
     blocks: nn.TransformerEncoderContext
     head: F.LinearContext
+    embed_norm: Any = None
+    softcap: F.TanhContext | None = None
 
 
 class GPT(nn.Module):
@@ -60,6 +61,12 @@ class GPT(nn.Module):
         ``rng`` is given to ``forward``.
     tied : bool
         Whether the output layer shares the token table [3]_.
+    embed_norm : bool
+        Normalises the embedded tokens, as BLOOM does.
+    head_bias : bool
+        Whether the output layer adds a bias.
+    final_softcap : float, optional
+        Logits s become c · tanh(s / c) (`nn.Softcap`).
     num_kv_heads, window, sinks, softcap
         Options of `nn.MultiHeadAttention`. The window is (left, right), as in `masks.window`.
     comm, split
@@ -121,6 +128,9 @@ class GPT(nn.Module):
         bias: bool = False,
         dropout: float = 0.0,
         tied: bool = True,
+        embed_norm: bool = False,
+        head_bias: bool = False,
+        final_softcap: float | None = None,
         num_kv_heads: int | None = None,
         window: tuple[int | None, int | None] | None = None,
         sinks: int = 0,
@@ -139,6 +149,9 @@ class GPT(nn.Module):
         self.tokens = _parts.tokens_layer(vocab_size, embed_dim, positions, rng=rng, dtype=dtype)
         self.positions = _parts.positions_layer(
             positions, block_size, embed_dim, rng=rng, dtype=dtype
+        )
+        self.embed_norm = _parts.norm_if(
+            "embed_norm", embed_norm, norm, embed_dim, layers, bias=bias, dtype=dtype
         )
         self.dropout = nn.Dropout(_checks.probability("dropout", dropout))
         self.ranks = checked_ranks(comm, split)
@@ -162,8 +175,10 @@ class GPT(nn.Module):
             dtype=dtype,
             **_parts.layer_options(positions, layers),
         )
-        self.head = nn.Linear(embed_dim, vocab_size, bias=False, rng=rng, dtype=dtype)
-        self._initialise(rng)
+        head_bias = _checks.flag("head_bias", head_bias)
+        self.head = nn.Linear(embed_dim, vocab_size, bias=head_bias, rng=rng, dtype=dtype)
+        self.softcap = _parts.softcap_layer("final_softcap", final_softcap)
+        _parts.draw_as_gpt(self, len(self.blocks.layers), rng)
         if tied:
             self.head.weight = self.tokens.weight
 
@@ -219,15 +234,17 @@ class GPT(nn.Module):
         logits : (B, T, V)
         ctx : GPTContext
         """
-        x, (tokens, positions, dropout, blocks) = self._hidden(ids, caches, rng, mask, bias)
+        x, (tokens, positions, norm, dropout, blocks) = self._hidden(ids, caches, rng, mask, bias)
         logits, head = self.head.forward(x)
-        return logits, GPTContext(tokens, positions, dropout, blocks, head)
+        logits, softcap = _parts.through(self.softcap, logits)
+        return logits, GPTContext(tokens, positions, dropout, blocks, head, norm, softcap)
 
     def backward(self, dlogits: Array, ctx: GPTContext) -> Array | None:
         """Add to the parameters' gradients; return that of the bias, None where none was given."""
         ctx = _checks.context(ctx, GPTContext)
-        # logits = head(x)
+        # logits = softcap(head(x))
         with _checks.renamed(dy="dlogits"):
+            dlogits = _parts.back_through(self.softcap, dlogits, ctx.softcap)
             dx = self.head.backward(dlogits, ctx.head)
         # x = blocks(x, bias)
         grads = self.blocks.backward(dx, ctx.blocks)
@@ -235,6 +252,8 @@ class GPT(nn.Module):
         dx, dbias = grads if isinstance(grads, tuple) else (grads, None)
         # x = dropout(x)
         dx = self.dropout.undrop(dx, ctx.dropout)
+        # x = embed_norm(x)
+        dx = _parts.back_through(self.embed_norm, dx, ctx.embed_norm)
         # x = x + positions
         dx = dx if self.positions is None else self.positions.backward(dx, ctx.positions)
         # x = tokens(ids)
@@ -346,7 +365,7 @@ class GPT(nn.Module):
     def _next_logits(self, ids: Array, caches: Sequence[nn.KVCache], last: Array) -> Array:
         """Return the logits (B, V) of what follows ``ids`` (B, T), each row up to ``last``."""
         x, _ = self._hidden(ids, caches)
-        logits: Array = self.head(x[np.arange(len(ids)), last])
+        logits, _ = _parts.through(self.softcap, self.head(x[np.arange(len(ids)), last]))
         return logits
 
     def _hidden(
@@ -356,24 +375,18 @@ class GPT(nn.Module):
         rng: np.random.Generator | None = None,
         mask: MaskLike | Sequence[MaskLike] = None,
         bias: Array | None = None,
-    ) -> tuple[Array, tuple[Any, Any, Any, Any]]:
+    ) -> tuple[Array, tuple[Any, Any, Any, Any, Any]]:
         """Return the vectors (B, T, E) that the head reads, and the contexts on the way."""
         ids = _checks.int_array("ids", ids)
         _checks.shape("ids", ids, "B, T")
         known = of_layers(caches, len(self.blocks.layers))
         first = known[0] if known else None
-        places, length = np.arange(ids.shape[1]), ids.shape[1]
-        if self.ranks is not None:
-            places, length = self.ranks.places(ids.shape[1])
-        elif first is not None:
-            places = first.positions(ids.shape[1])
-            length = int(places.max(initial=-1)) + 1
-        if isinstance(self.positions, nn.LearnedPositions) and length > self.block_size:
-            raise ValueError(
-                f"ids: expected at most block_size = {self.block_size} tokens, got {length}"
-            )
+        places, length = _parts.places(ids.shape[1], first, self.ranks)
+        if isinstance(self.positions, nn.LearnedPositions):
+            _parts.check_length(length, self.block_size)
         x, tokens = self.tokens.forward(ids)
         x, positions = _parts.add_positions(self.positions, x, places)
+        x, norm = _parts.through(self.embed_norm, x)
         x, dropout = self.dropout.drop(x, rng)
         if mask is None and first is None:  # with a cache, attention is causal anyway
             mask = masks.causal()
@@ -381,15 +394,4 @@ class GPT(nn.Module):
         x, blocks = self.blocks.forward(
             x, mask=mask, bias=bias, caches=caches, positions=at, rng=rng
         )
-        return x, (tokens, positions, dropout, blocks)
-
-    def _initialise(self, rng: np.random.Generator) -> None:
-        """Draw every weight matrix anew, as the papers do (see the class's notes)."""
-        if not _init.drawing():
-            return
-        residual_std = 0.02 / max(1, 2 * len(self.blocks.layers)) ** 0.5
-        for name, parameter in self.named_parameters():
-            if parameter.data.ndim == 2 and not name.startswith(("tokens", "positions")):
-                ends_sublayer = name.endswith(("out_proj.weight", "down.weight"))
-                std = residual_std if ends_sublayer else 0.02
-                parameter.data[...] = std * rng.standard_normal(parameter.shape)
+        return x, (tokens, positions, norm, dropout, blocks)

@@ -11,6 +11,7 @@ from miniattn.nn._activation import (
     ReLU,
     Sigmoid,
     SiLU,
+    Softcap,
     Tanh,
 )
 from miniattn.nn._adapter import (
@@ -126,6 +127,7 @@ __all__ = [
     "Sigmoid",
     "SinusoidalPositions",
     "SinusoidalPositionsContext",
+    "Softcap",
     "Statistics",
     "SwiGLU",
     "TalkingHeadsAttention",

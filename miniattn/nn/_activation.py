@@ -200,6 +200,50 @@ class Identity(Module):
         return _checks.gradient("dy", dy, ctx.shape, ctx.dtype).copy()
 
 
+class Softcap(Module):
+    """Numbers kept below a cap, smoothly: y = cap · tanh(x / cap), as Gemma 2 has it for logits.
+
+    Parameters
+    ----------
+    cap : float
+        What no entry of y exceeds.
+
+    References
+    ----------
+    Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024, section 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import nn
+    >>> nn.Softcap(30.0)(np.array([1.0, 30.0, 1e6])).round(2)
+    array([ 1.  , 22.85, 30.  ])
+    """
+
+    _live = ("cap",)
+
+    def __init__(self, cap: float) -> None:
+        self.cap = _checks.positive("cap", cap)
+
+    def forward(
+        self, x: Array, *, rng: np.random.Generator | None = None
+    ) -> tuple[Array, F.TanhContext]:
+        """Return (y, ctx), both x and y (...)."""
+        x = _checks.float_array("x", x)
+        cap = np.asarray(self.cap, x.dtype)
+        y, ctx = F.tanh_forward(x / cap)
+        return y * cap, ctx
+
+    def backward(self, dy: Array, ctx: F.TanhContext) -> Array:
+        """Return dx (...)."""
+        # y = cap · tanh(x / cap): both factors go
+        return F.tanh_backward(dy, ctx)
+
+    def describe(self) -> str:
+        """Return e.g. ``"30"``."""
+        return f"{self.cap:g}"
+
+
 def activation_layer(name: Activation) -> Module:
     """Return the layer that ``name`` stands for."""
     match _checks.choice("activation", name, get_args(Activation)):

@@ -32,7 +32,7 @@ def test_every_family_computes_what_its_own_code_does(family):
     assert {p.dtype for p in model.parameters()} == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text", "gpt_neox", "gptj"])
 def test_what_was_loaded_writes_trains_and_is_saved_as_any_model(family, tmp_path):
     model = models.load(FOLDER / family)
     prompts = [[3, 4, 5, 6, 7], [8, 9]]
@@ -100,6 +100,9 @@ def test_shards(tmp_path):
         ("gpt2", {"n_layer": 1}, r"no place for \['transformer.h.1"),
         ("gpt2", {"vocab_size": 14}, r"tokens.weight the shape \(14, 8\), got \(13, 8\)"),
         ("bert", {"is_decoder": True}, "expected is_decoder = False, got True"),
+        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before = True, got False"),
+        ("phi", {"qk_layernorm": True}, "expected qk_layernorm = False, got True"),
+        ("gemma2", {"layer_types": ["none"]}, "layer_types among .*, got 'none'"),
         ("qwen2", {"use_sliding_window": True}, "expected use_sliding_window = False, got True"),
     ],
 )
@@ -152,6 +155,12 @@ CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
     "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gptj": "GPTJForCausalLM",
+    "phi": "PhiForCausalLM",
+    "opt": "OPTForCausalLM",
+    "bloom": "BloomForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
 }
 

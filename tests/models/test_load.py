@@ -33,6 +33,9 @@ BUILT = {
         **SMALL,
     ),
     "text encoder": lambda: models.TextEncoder(9, 8, num_types=2, norm_eps=0.1, **SMALL),
+    "gpt around": lambda: GPT(
+        9, 8, embed_norm=True, head_bias=True, final_softcap=2.0, norm_eps=0.1, **SMALL
+    ),
     "gpt with options": lambda: GPT(
         9, 8, positions=None, rotary=nn.Rotary(dim=2), qk_norm="head", parallel=True, **SMALL
     ),

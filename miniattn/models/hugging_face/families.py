@@ -14,12 +14,15 @@ FAMILIES = {
     "distilbert": Family("DistilBERT", bert.distilbert, r"^distilbert\.", _OTHER_HEADS),
     "roberta": Family("RoBERTa", bert.roberta, r"^roberta\.", _OTHER_HEADS),
     "gpt2": Family("GPT-2", gpt2.gpt2, r"^transformer\.", r"h\.\d+\.attn\.(masked_)?bias$"),
+    "opt": Family("OPT", gpt2.opt, r"^(model\.)?decoder\."),
     "llama": Family("Llama", llama.llama),
+    "smollm3": Family("SmolLM3", llama.smollm3),
     "mistral": Family("Mistral", llama.mistral),
     "qwen2": Family("Qwen2", llama.qwen2),
     "qwen3": Family("Qwen3", llama.qwen3),
     "olmo2": Family("OLMo2", llama.olmo2),
     "gemma": Family("Gemma", gemma.gemma),
+    "gemma2": Family("Gemma 2", gemma.gemma2),
     "gemma3_text": Family("Gemma 3", gemma.gemma3),
     "gpt_neox": Family(
         "GPT-NeoX",
@@ -27,4 +30,12 @@ FAMILIES = {
         r"^gpt_neox\.",
         r"layers\.\d+\.attention\.((masked_)?bias|rotary_emb\.inv_freq)$",
     ),
+    "gptj": Family(
+        "GPT-J",
+        gpt_neox.gptj,
+        r"^transformer\.",
+        r"h\.\d+\.attn\.((masked_)?bias|embed_positions)$",
+    ),
+    "phi": Family("Phi", gpt_neox.phi),
+    "bloom": Family("BLOOM", gpt_neox.bloom, r"^transformer\."),
 }

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from miniattn import nn
 from miniattn.models.gpt import GPT
 from miniattn.models.hugging_face.llama import llama_like, window_of
-from miniattn.models.hugging_face.rotary import rotary_of_kind
-from miniattn.models.hugging_face.rules import Rules, one_more
+from miniattn.models.hugging_face.rotary import rotary_of, rotary_of_kind
+from miniattn.models.hugging_face.rules import Part, Rules, named, one_more
 from miniattn.models.hugging_face.settings import Settings
 
 
@@ -31,37 +32,81 @@ def gemma(settings: Settings, dtype: np.dtype[Any]) -> tuple[GPT, Rules]:
     return with_root_of_width(model), rules
 
 
+def gemma2(settings: Settings, dtype: np.dtype[Any]) -> tuple[GPT, Rules]:
+    """Return a model of Gemma 2: every other layer has a window, scores and logits a cap."""
+    windows = _windows(settings, every=2)
+    return _sandwiched(
+        settings,
+        dtype,
+        softcap=settings.take("attn_logit_softcapping", default=50.0),
+        final_softcap=settings.take("final_logit_softcapping", default=30.0),
+        rotary=rotary_of(settings, _head_dim(settings)),
+        by_layer=[{"window": window} for window in windows],
+    )
+
+
 def gemma3(settings: Settings, dtype: np.dtype[Any]) -> tuple[GPT, Rules]:
     """Return a model of Gemma 3: windows and rotary positions by layer, sandwich norms."""
+    every = settings.take("sliding_window_pattern", "_sliding_window_pattern", default=6)
+    windows = _windows(settings, every=every)
+    near, far = _two_rotaries(settings, _head_dim(settings))
+    return _sandwiched(
+        settings,
+        dtype,
+        softcap=settings.take("attn_logit_softcapping", default=None),
+        final_softcap=settings.take("final_logit_softcapping", default=None),
+        qk_norm="head",
+        by_layer=[{"window": window, "rotary": near if window else far} for window in windows],
+    )
+
+
+def _sandwiched(
+    settings: Settings, dtype: np.dtype[Any], **options: Any
+) -> tuple[GPT, dict[str, dict[str, Part]]]:
+    """Return what Gemma 2 and 3 share."""
     settings.expect("use_bidirectional_attention", None, False)
-    settings.expect("final_logit_softcapping", None)
-    settings.expect("attn_logit_softcapping", None)
-    bias = settings.take("attention_bias", default=False)
+    settings.default("hidden_activation", "gelu_pytorch_tanh")
     settings.default("tie_word_embeddings", True)
-    kinds = settings.take("layer_types")
-    settings.take("sliding_window_pattern", "_sliding_window_pattern", default=None)
-    window = window_of(settings.take("sliding_window"))
-    head_dim = settings.take("head_dim")
-    settings.default("head_dim", head_dim)
-    told = dict(settings.take("rope_parameters"))
-    rotary = {
-        kind: rotary_of_kind(
-            {k: v for k, v in rope.items() if k != "rope_theta"},
-            head_dim,
-            rope["rope_theta"],
-            head_dim,
-        )
-        for kind, rope in told.items()
-    }
-    windows = {"sliding_attention": window, "full_attention": None}
     model, rules = llama_like(
         settings,
         dtype,
         norm=one_more,
-        attn_bias=bias,
-        qk_norm="head",
+        attn_bias=settings.take("attention_bias", default=False),
         sandwich=True,
-        scale=settings.take("query_pre_attn_scalar") ** -0.5,
-        by_layer=[{"window": windows[kind], "rotary": rotary[kind]} for kind in kinds],
+        scale=settings.take("query_pre_attn_scalar", default=256) ** -0.5,
+        **options,
     )
     return with_root_of_width(model), rules
+
+
+def _head_dim(settings: Settings) -> int:
+    settings.default("head_dim", 256)
+    head_dim: int = settings.look("head_dim")
+    return head_dim
+
+
+def _windows(settings: Settings, *, every: int) -> list[tuple[int, int] | None]:
+    """Return the window of each layer: all have it, but each ``every``-th by default."""
+    count = settings.look("num_hidden_layers")
+    near, far = "sliding_attention", "full_attention"
+    kinds = settings.take("layer_types", default=None)
+    kinds = [near if (i + 1) % every else far for i in range(count)] if kinds is None else kinds
+    windows = {near: window_of(settings.take("sliding_window", default=4096)), far: None}
+    return [named(windows, kind, "layer_types") for kind in kinds]
+
+
+def _two_rotaries(settings: Settings, head_dim: int) -> tuple[nn.Rotary, nn.Rotary]:
+    """Return the rotary positions of layers with a window and of those without."""
+    near = settings.take("rope_local_base_freq", default=10000.0)
+    told = settings.take("rope_parameters", default=None) or {
+        "sliding_attention": {"rope_theta": near},
+        "full_attention": {
+            "rope_theta": settings.take("rope_theta", default=1000000.0),
+            **(settings.take("rope_scaling", default=None) or {}),
+        },
+    }
+    made = {}
+    for kind in ("sliding_attention", "full_attention"):
+        scaled = dict(told[kind])
+        made[kind] = rotary_of_kind(scaled, head_dim, scaled.pop("rope_theta"), head_dim)
+    return made["sliding_attention"], made["full_attention"]

@@ -60,3 +60,44 @@ def gpt2(settings: Settings, dtype: np.dtype[Any]) -> tuple[GPT, Rules]:
         **pairs({"ln_f": "blocks.norm"}),
         **of_layers(layer, count),
     }
+
+
+def opt(settings: Settings, dtype: np.dtype[Any]) -> tuple[GPT, Rules]:
+    """Return a model of OPT, whose first two positions no token uses."""
+    settings.expect("do_layer_norm_before", True)
+    settings.expect("enable_bias", True)
+    settings.expect("layer_norm_elementwise_affine", True)
+    settings.expect("_remove_final_layer_norm", False)
+    settings.take("layerdrop", "init_std", default=None)
+    settings.take("init_std", default=None)
+    count, width = settings.take("num_hidden_layers"), settings.take("hidden_size")
+    settings.expect("word_embed_proj_dim", width)
+    model = GPT(
+        settings.take("vocab_size"),
+        settings.take("max_position_embeddings"),
+        embed_dim=width,
+        num_heads=settings.take("num_attention_heads"),
+        num_layers=count,
+        ffn_dim=settings.take("ffn_dim"),
+        activation=activation(settings, "activation_function", "relu"),
+        bias=True,
+        tied=settings.take("tie_word_embeddings", default=True),
+        dtype=dtype,
+    )
+    at, there = "blocks.layers.{i}.", "layers.{i}."
+    layer = pairs(
+        {
+            f"{there}self_attn_layer_norm": f"{at}norm1",
+            **{f"{there}self_attn.{x}_proj": f"{at}attn.{x}_proj" for x in ("q", "k", "v", "out")},
+            f"{there}final_layer_norm": f"{at}norm2",
+            f"{there}fc1": f"{at}ffn.up",
+            f"{there}fc2": f"{at}ffn.down",
+        }
+    )
+    return model, {
+        "embed_tokens.weight": {"tokens.weight": whole},
+        "embed_positions.weight": {"positions.weight": lambda x: x[2:]},
+        "lm_head.weight": {"head.weight": whole},
+        **pairs({"final_layer_norm": "blocks.norm"}),
+        **of_layers(layer, count),
+    }

@@ -100,6 +100,24 @@ def mistral(settings: Settings, dtype: np.dtype[Any]) -> tuple[GPT, Rules]:
     )
 
 
+def smollm3(settings: Settings, dtype: np.dtype[Any]) -> tuple[GPT, Rules]:
+    """Return a model of SmolLM3: Llama with layers that are not told positions."""
+    without_windows(settings)
+    every = settings.take("no_rope_layer_interval", default=4)
+    count, heads = settings.look("num_hidden_layers"), settings.look("num_attention_heads")
+    told = settings.take("no_rope_layers", default=None)  # 1 where a layer turns
+    told = [(i + 1) % every for i in range(count)] if told is None else told
+    rotary = rotary_of(settings, settings.look("hidden_size") // heads, base=2000000.0)
+    settings.default("tie_word_embeddings", True)
+    return llama_like(
+        settings,
+        dtype,
+        attn_bias=settings.take("attention_bias", default=False),
+        bias=settings.take("mlp_bias", default=False),
+        by_layer=[{"rotary": rotary if turns else None} for turns in told],
+    )
+
+
 def without_windows(settings: Settings) -> None:
     """Raise where layers are asked to have windows."""
     settings.expect("use_sliding_window", False)

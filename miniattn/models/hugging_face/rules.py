@@ -12,6 +12,7 @@ import numpy as np
 
 from miniattn import nn
 from miniattn._typing import Array
+from miniattn.models.gpt import GPT
 from miniattn.models.hugging_face.settings import Settings
 
 Part: TypeAlias = Callable[[Array], Array]
@@ -58,7 +59,7 @@ def one_more(x: Array) -> Array:
     return x + 1
 
 
-def named(table: Mapping[str, str], name: str, setting: str) -> Any:
+def named(table: Mapping[str, Any], name: str, setting: str) -> Any:
     """Return what ``table`` has for the ``name`` of a setting."""
     if name not in table:
         raise ValueError(f"config.json: expected {setting} among {sorted(table)}, got {name!r}")
@@ -101,3 +102,21 @@ def one_of_each_head(which: int, heads: int) -> Part:
         return rows.reshape(-1, *x.shape[1:])
 
     return part
+
+
+def fused_by_head(theirs: str, attention: str, heads: int) -> dict[str, dict[str, Part]]:
+    """Return the rules of one linear map that makes q, k and v, head by head."""
+    return {
+        f"{theirs}.{end}": {
+            f"{attention}{x}_proj.{end}": one_of_each_head(j, heads) for j, x in enumerate("qkv")
+        }
+        for end in ("weight", "bias")
+    }
+
+
+def with_shared_norms(model: GPT) -> GPT:
+    """Return a model whose sublayers, which run in parallel, read through one norm."""
+    for layer in model.blocks.layers:
+        for name, parameter in layer.norm1.named_parameters():
+            setattr(layer.norm2, name, parameter)
+    return model

@@ -39,6 +39,12 @@ class Settings:
             raise ValueError(f"config.json: expected a setting {names[0]!r}, got none")
         return default
 
+    def look(self, name: str) -> Any:
+        """Return a setting that is taken later on."""
+        value = self.take(name)
+        self._left[name] = value
+        return value
+
     def default(self, name: str, value: Any) -> None:
         """Set ``name`` where it is not given."""
         self._left.setdefault(name, value)
