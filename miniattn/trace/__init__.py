@@ -6,8 +6,8 @@
     g["blocks.layers.0.attn.weights"]           # d loss / d that value
     y, t = trace.run(model, ids, edits={"blocks.layers.0.attn.heads": trace.at[:, 3](trace.zero)})
 
-Read `_recorder.py` first: it sees a call. `_taps.py` leads it there, `_edits.py` has what it may
-do, `_trace.py` what is seen of it afterwards.
+Read `_recorder.py` first: it sees a call, and `_undoing.py` the backward of it. `_taps.py` leads
+them there, `_edits.py` has what they may do, `_trace.py` what is seen of it afterwards.
 """
 
 from miniattn import _lazy

@@ -11,8 +11,10 @@ from miniattn.masks import Mask
 from miniattn.nn import Module
 from miniattn.trace import _names, _tree
 from miniattn.trace._edits import as_edits
-from miniattn.trace._recorder import Kept, Later, Recorder, Undoing, rule_of
+from miniattn.trace._passing import Kept, Later
+from miniattn.trace._recorder import Recorder, rule_of
 from miniattn.trace._taps import taps
+from miniattn.trace._undoing import Undoing
 
 
 class _Maps(Mapping[str, Array]):

@@ -1,8 +1,8 @@
 """Scaled dot-product attention: forward, backward, its weights and its map.
 
-`operation` is attention itself and `weights` its weights; both check what they are given and lay it
-out by `inputs`, and hand it to ``functional._attention_calls``. `context` is what passes between
-them and their caller.
+`result` says what attention is; `operation` is the pair that does it, and `weights` its weights.
+These two check what they are given and lay it out by `inputs`, and hand it to
+``functional._attention_calls``. `context` is what passes between them and their caller.
 """
 
 from miniattn.functional._attention.context import (
@@ -13,11 +13,8 @@ from miniattn.functional._attention.context import (
     is_changed,
     maxima_and_sums,
 )
-from miniattn.functional._attention.operation import (
-    attention,
-    attention_backward,
-    attention_forward,
-)
+from miniattn.functional._attention.operation import attention_backward, attention_forward
+from miniattn.functional._attention.result import attention
 from miniattn.functional._attention.weights import attention_map, attention_weights, weights_of
 
 __all__ = [
