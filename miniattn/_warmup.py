@@ -96,6 +96,8 @@ def _calls(dtype: np.dtype[Any]) -> Iterator[Call]:
     yield "attention_weights", partial(_call, "attention_weights", x, x)
     yield "attention_map", partial(_call, "attention_map", x, x, bins=(1, 1))
     yield "add", partial(_add, row)
+    yield "multiply", partial(_multiply, row)
+    yield "decoding", partial(_decode, dtype)
     yield "adam", partial(_adam_step, row)
     yield "flow", partial(_flow, np.ones((1, 1, 1), dtype))
 
@@ -120,6 +122,19 @@ def _add(x: Array) -> None:
     from miniattn.functional._elementwise import add
 
     add(x, x)
+
+
+def _multiply(x: Array) -> None:
+    from miniattn.functional._elementwise import multiply
+
+    multiply(x, x)
+
+
+def _decode(dtype: np.dtype[Any]) -> None:
+    from miniattn import models
+
+    model = models.GPT(2, 4, embed_dim=4, num_heads=1, num_layers=1, dtype=dtype)
+    model.generate([1], 2, temperature=0)
 
 
 def _adam_step(data: Array) -> None:

@@ -114,6 +114,13 @@ def test_rows_of_a_linear_map_among_few_and_among_many(rng, dtype):
         same([F.linear(x[take], weight, bias)], [many[take]])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_bias_of_few_rows_is_added_last(rng, dtype):
+    x, weight = (rng.standard_normal(n).astype(dtype) for n in ((3, 50), (77, 50)))
+    bias = rng.standard_normal(77).astype(dtype)
+    same([F.linear(x, weight, bias)], [F.linear(x, weight) + bias])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [5, 100])
 def test_linear_of_any_layout(rng, rows, dtype):

@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING
 from miniattn import _lazy
 
 if TYPE_CHECKING:  # imported at their first use, and Numba with them
+    from miniattn.functional import _attention_steps as _attention_steps
     from miniattn.functional import _elementwise as _elementwise
     from miniattn.functional import _explicit as _explicit
     from miniattn.functional import _linear as _linear
+    from miniattn.functional import _rotary as _rotary
+    from miniattn.functional import _tape as _tape
     from miniattn.functional._activation import (
         GeluContext,
         ReluContext,
@@ -237,6 +240,8 @@ _HOMES = (
     "_sparse",
     "_explicit",
     "_elementwise",
+    "_tape",
+    "_attention_steps",
 )
 
 if not TYPE_CHECKING:  # else every misspelt name would be one to a type checker

@@ -27,3 +27,8 @@ def apply(task: Task, *inputs: Array) -> Array:
 def add(x: Array, y: Array) -> Array:
     """Return x + y for arrays of one shape and dtype."""
     return apply(activation.add, np.asarray(x), y)
+
+
+def multiply(x: Array, y: Array) -> Array:
+    """Return x · y for arrays of one shape and dtype."""
+    return apply(activation.multiply, np.asarray(x), y)

@@ -167,13 +167,12 @@ def _weights(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array 
 
 def _few_rows(x: Array, weight: Array, bias: Array | None) -> Array:
     """Return x · weightᵀ + bias for x (R, E), weight (F, E)."""
-    y = np.empty((len(x), len(weight)), x.dtype)
+    y = empty((len(x), len(weight)), x.dtype)
     weight = kernel_input(weight)
+    operands = x, weight, y, *(() if bias is None else (kernel_input(bias),))
     least = kernel_linear.SMALL // max(1, len(x))
-    run_rows(kernel_linear.few_rows, weight, (), (x, weight, y), len(x), least=least)
-    if bias is not None:
-        with np.errstate(all="ignore"):  # NaN and inf travel on silently, as through the kernels
-            y += bias
+    told = len(x), bias is not None
+    run_rows(kernel_linear.few_rows, weight, (), operands, *told, least=least)
     return y
 
 

@@ -40,14 +40,14 @@ backward, in 90 lines of NumPy. The kernels do the same under the same names, an
    and `writing` hold; `softmax_columns` goes sideways, `sparse`
    has its relatives with zeros. `norm` (huge rows: `norm_scaled`) and
    `loss` are of the same kind; `columns` sums down. `activation` and `elementary`: numbers one by
-   one. `rotary`, `random` (what is dropped).
+   one. `rotary`, `random` (what is dropped), `cache` (keys and values of new tokens).
 6. `kernels/dense/matmul.py` and `kernels/dense/linear.py`: products of whole matrices. `optim`:
    all parameters in one launch. `flow`: maximum flow, for `analysis`.
 7. Under all of them, `compile/`: `settings` (flags, locks: how a function becomes a kernel),
-   `launch` (the one parallel region), `tables` (how arrays lie, as kernels are told), `threads`
-   (whose threads), `target` (which processor), `compiler` and `cache` (compiled once, kept on
-   disk), `ahead` (several at once), `user` (functions that users write). `peak` measures the
-   machine.
+   `launch` (the one parallel region), `replay` (many launches in one call), `tables` (how arrays
+   lie, as kernels are told), `threads` (whose threads), `target` (which processor), `compiler` and
+   `cache` (compiled once, kept on disk), `ahead` (several at once), `user` (functions that users
+   write). `peak` measures the machine.
 """
 
 from typing import TYPE_CHECKING

@@ -94,6 +94,12 @@ def add(x, y):
 
 
 @elementwise
+def multiply(x, y):
+    """x · y."""
+    return x * y
+
+
+@elementwise
 def relu(x):
     """y = max(x, 0); NaN stays NaN."""
     return select(x <= 0.0, 0.0, x)

@@ -9,6 +9,7 @@ import miniattn.functional as F
 from miniattn import _checks
 from miniattn._typing import Array
 from miniattn.nn import KVCache
+from miniattn.nn._replay import Replay
 
 Prompts = Array | Sequence[int] | Sequence[Sequence[int]] | Sequence[Array]
 
@@ -22,7 +23,9 @@ class Writer(Protocol):
         """Return an empty cache for each layer."""
         ...
 
-    def _next_logits(self, ids: Array, caches: Sequence[KVCache], last: Array) -> Array: ...
+    def _next_logits(
+        self, ids: Array, caches: Sequence[KVCache], last: Array, replay: Replay
+    ) -> Array: ...
 
 
 class Sampling(TypedDict, total=False):
@@ -121,16 +124,19 @@ def continued(
     text = np.concatenate([ids, np.zeros((len(ids), count), np.int64)], axis=1)
     lengths, seen = lengths.copy(), np.zeros_like(lengths)
     caches = model.new_caches(len(ids), min(model.block_size, text.shape[1])) if cached else []
+    replay = Replay()
     for _ in range(count):
         if lengths.max(initial=0) > model.block_size:
             caches = []
         if not caches:
             seen = np.maximum(lengths - model.block_size, 0)
         fresh = lengths - seen
-        unseen = windows(text, seen, fresh.max(initial=0))
-        chosen = choose(model._next_logits(unseen, caches, fresh - 1))
-        for cache in caches:
-            cache.truncate(lengths)
+        length = fresh.max(initial=0)
+        unseen = windows(text, seen, length)
+        chosen = choose(model._next_logits(unseen, caches, fresh - 1, replay))
+        if (fresh != length).any():
+            for cache in caches:
+                cache.truncate(lengths)  # forget the padding
         seen = lengths.copy()
         text[rows, lengths] = chosen
         lengths += 1

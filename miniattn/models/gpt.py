@@ -16,6 +16,7 @@ from miniattn.models import _generate, _parts
 from miniattn.models._presets import PRESETS, GPTOptions, settings
 from miniattn.nn._attention.ranks import Split, checked_ranks
 from miniattn.nn._cache import of_layers
+from miniattn.nn._replay import Replay
 
 if TYPE_CHECKING:
     from miniattn.distributed import Comm
@@ -362,10 +363,16 @@ class GPT(nn.Module):
         """V."""
         return self.head.weight.shape[0]
 
-    def _next_logits(self, ids: Array, caches: Sequence[nn.KVCache], last: Array) -> Array:
+    def _next_logits(
+        self, ids: Array, caches: Sequence[nn.KVCache], last: Array, replay: Replay
+    ) -> Array:
         """Return the logits (B, V) of what follows ``ids`` (B, T), each row up to ``last``."""
-        x, _ = self._hidden(ids, caches)
-        logits, _ = _parts.through(self.softcap, self.head(x[np.arange(len(ids)), last]))
+        x, places, _ = self._embedded(ids, caches)
+        logits = replay.step(self.blocks, self.head, x, caches)
+        if logits is None:
+            x, _ = self._stacked(x, places, caches)
+            logits = self.head(x[np.arange(len(ids)), last])
+        logits, _ = _parts.through(self.softcap, logits)
         return logits
 
     def _hidden(
@@ -377,6 +384,17 @@ class GPT(nn.Module):
         bias: Array | None = None,
     ) -> tuple[Array, tuple[Any, Any, Any, Any, Any]]:
         """Return the vectors (B, T, E) that the head reads, and the contexts on the way."""
+        x, places, embedded = self._embedded(ids, caches, rng)
+        x, blocks = self._stacked(x, places, caches, rng, mask, bias)
+        return x, (*embedded, blocks)
+
+    def _embedded(
+        self,
+        ids: Array,
+        caches: Sequence[nn.KVCache] | None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Array, Array, tuple[Any, Any, Any, Any]]:
+        """Return the vectors (B, T, E) that the layers read, where they are, and contexts."""
         ids = _checks.int_array("ids", ids)
         _checks.shape("ids", ids, "B, T")
         known = of_layers(caches, len(self.blocks.layers))
@@ -388,10 +406,19 @@ class GPT(nn.Module):
         x, positions = _parts.add_positions(self.positions, x, places)
         x, norm = _parts.through(self.embed_norm, x)
         x, dropout = self.dropout.drop(x, rng)
-        if mask is None and first is None:  # with a cache, attention is causal anyway
+        return x, places, (tokens, positions, norm, dropout)
+
+    def _stacked(
+        self,
+        x: Array,
+        places: Array,
+        caches: Sequence[nn.KVCache] | None,
+        rng: np.random.Generator | None = None,
+        mask: MaskLike | Sequence[MaskLike] = None,
+        bias: Array | None = None,
+    ) -> tuple[Array, nn.TransformerEncoderContext]:
+        """Return what the layers make of x, and their context."""
+        if mask is None and not caches:  # with a cache, attention is causal anyway
             mask = masks.causal()
         at = None if self.ranks is None else places
-        x, blocks = self.blocks.forward(
-            x, mask=mask, bias=bias, caches=caches, positions=at, rng=rng
-        )
-        return x, (tokens, positions, norm, dropout, blocks)
+        return self.blocks.forward(x, mask=mask, bias=bias, caches=caches, positions=at, rng=rng)

@@ -187,7 +187,7 @@ class GatedFeedForward(Module):
         """Return (y, ctx), both x and y (..., E)."""
         (g, gate), (v, up) = forward_together((self.gate, self.up), x, rng=rng)
         g, activation = self.activation.forward(g, rng=rng)
-        h, dropout = self.dropout.drop(point("hidden", g * v), rng)
+        h, dropout = self.dropout.drop(point("hidden", F._elementwise.multiply(g, v)), rng)
         y, down = self.down.forward(h, rng=rng)
         return y, GatedContext(gate, activation, up, g, v, dropout, down)
 

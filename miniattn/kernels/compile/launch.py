@@ -6,6 +6,7 @@ thread runs the whole function, which takes pieces of work from a queue until no
 one thread did not get to, another does, and a thread that never woke up is not waited for.
 """
 
+import threading
 from collections.abc import Collection
 from typing import Any
 
@@ -21,6 +22,15 @@ from miniattn.kernels.compile.tables import address_of
 from miniattn.kernels.registers import call
 
 NO_FACTORS = np.empty(0)  # for a task that needs none
+
+
+class _Recorder(threading.local):
+    """What launches of this thread are noted on, if anything."""
+
+    tape: Any = None
+
+
+recorder = _Recorder()
 
 if _checking.ON:  # kernels that take arrays are checked as tasks are in `run`
     Kernel.__call__ = _checking.watched(Kernel.__call__)  # type: ignore[method-assign]
@@ -39,6 +49,8 @@ def run(
     What it is told in ``operands`` are addresses in ``arrays``, and numbers that differ from call
     to call. Each thread owns a row of ``scratch``, if it needs any.
     """
+    if recorder.tape is not None:
+        recorder.tape.note(task, dtype, workers, pieces, told, arrays)
     sizes, factors, operands, scratch = told
     place, size = (0, 0) if scratch is None else (address_of(scratch), scratch.strides[0])
     launch(task.address(dtype), workers, pieces, sizes, factors, operands, place, size)
