@@ -138,6 +138,34 @@ def test_decay_chooses_by_name_and_shape(kind):
     assert moved(lambda name, p: name == "bias") == {"bias"}
 
 
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
+def test_rate_and_decay_by_group_are_those_of_optimizers_of_their_own(kind):
+    """Each group goes as it would with an optimizer that has its numbers."""
+    many = gradients(3)
+    together, apart = fresh(), fresh()
+    rates = {"embed": 0.25, "bias": 0.0}
+    train(
+        getattr(optim, kind)(
+            together.items(),
+            lr=0.1,
+            weight_decay=0.5,
+            rate=lambda name, p: rates.get(name, 1.0),
+            decay=lambda name, p: 0.5 if name == "embed" else p.data.ndim > 1,
+        ),
+        together,
+        many,
+    )
+    for name, p in apart.items():
+        decay = 0.25 if name == "embed" else 0.5 * (p.data.ndim > 1)
+        alone = {name: p}
+        train(
+            getattr(optim, kind)(alone.items(), lr=0.1 * rates.get(name, 1), weight_decay=decay),
+            alone,
+            [{name: grads[name]} for grads in many],
+        )
+        np.testing.assert_array_equal(together[name].data, p.data)
+
+
 @pytest.mark.parametrize(("kind", "settings"), CASES, ids=str)
 def test_frozen_parameters_and_those_without_gradient_stay(kind, settings):
     parameters = fresh()
@@ -440,6 +468,9 @@ P = Parameter(np.ones(3))
         (lambda: optim.Adam([P], betas=(0.9,)), ValueError, "betas: expected two"),
         (lambda: optim.Adam([P], eps=0), ValueError, "eps"),
         (lambda: optim.AdamW([P], weight_decay=-0.1), ValueError, "weight_decay"),
+        (lambda: optim.SGD([P], 1, rate=2.0), TypeError, "rate: expected a function"),
+        (lambda: optim.SGD([P], 1, rate=lambda *_: -1), ValueError, "rate('0'): expected a number"),
+        (lambda: optim.SGD([P], 1, decay=lambda *_: "a"), TypeError, "decay('0'): expected a n"),
         (lambda: optim.Adam([P]).step(math.nan), ValueError, "factor: expected a finite"),
         (lambda: optim.clip_grad_norm([P], 0.0), ValueError, "max_norm"),
         (lambda: optim.constant(-1), ValueError, "warmup"),

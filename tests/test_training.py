@@ -980,9 +980,9 @@ def test_a_wrong_validation_set_is_noticed_before_the_first_step():
             "train: expected a sequence of examples (x, y), got a generator",
         ),
         (
-            lambda: make().fit(examples(2), steps=1, valid={"a": examples(2), "b": examples(2)}),
+            lambda: make().fit(examples(2), steps=1, valid={"a": examples(2), "b": {}}),
             TypeError,
-            "valid: expected a sequence of examples (x, y), got a dict",
+            "valid['b']: expected a sequence of examples (x, y), got a dict",
         ),
         (
             lambda: make().fit(examples(2), steps=1, valid=[examples(5), examples(5)]),

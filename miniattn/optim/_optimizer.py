@@ -6,13 +6,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from miniattn import _checks
 from miniattn._typing import Array
 from miniattn.nn import Parameter
 from miniattn.optim._gradients import refuse_infinite
-from miniattn.optim._parameters import named, not_negative
+from miniattn.optim._parameters import factor, named, not_negative
 
-Decay: TypeAlias = Callable[[str, Parameter], bool]
+Decay: TypeAlias = Callable[[str, Parameter], float]
+Rate: TypeAlias = Callable[[str, Parameter], float]
 
 
 def only_matrices(name: str, parameter: Parameter) -> bool:
@@ -25,10 +25,11 @@ def only_matrices(name: str, parameter: Parameter) -> bool:
 
 @dataclass
 class Slot:
-    """One parameter: its decay, how often it was updated, its moments (by name)."""
+    """One parameter: its decay, its factor on the learning rate, its updates, its moments."""
 
     parameter: Parameter
     weight_decay: float
+    rate: float
     step: int
     moments: dict[str, Array]
 
@@ -54,9 +55,11 @@ class Optimizer:
         The learning rate. May be assigned to later.
     weight_decay : float >= 0
         How strongly parameters are pulled to 0.
-    decay : callable (name, parameter) -> bool, optional
-        Which parameters are decayed: all by default, as in PyTorch. `only_matrices` leaves out
-        biases and norms.
+    decay : callable (name, parameter) -> bool or float, optional
+        Which parameters are decayed, or a factor on ``weight_decay`` of each: all by default, as in
+        PyTorch. `only_matrices` leaves out biases and norms.
+    rate : callable (name, parameter) -> float, optional
+        A factor on the learning rate of each parameter; 1 by default.
 
     Raises
     ------
@@ -74,12 +77,18 @@ class Optimizer:
         *,
         weight_decay: float = 0.0,
         decay: Decay | None = None,
+        rate: Rate | None = None,
     ) -> None:
         self.lr = not_negative("lr", lr)
         self.weight_decay = not_negative("weight_decay", weight_decay)
-        decay = None if decay is None else _checks.function("decay", decay)
         self._slots = {
-            name: Slot(p, self.weight_decay if decay is None or decay(name, p) else 0.0, 0, {})
+            name: Slot(
+                p,
+                self.weight_decay * factor("decay", decay, name, p),
+                factor("rate", rate, name, p),
+                0,
+                {},
+            )
             for name, p in named(parameters).items()
         }
 
@@ -112,7 +121,8 @@ class Optimizer:
             for name in self._moments if slot.step == 0 else ():
                 slot.moments[name] = np.zeros_like(parameter.data)
             slot.step += 1
-        self._update(slots, lr)
+        for rate in dict.fromkeys(slot.rate for slot in slots):
+            self._update([slot for slot in slots if slot.rate == rate], lr * rate)
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""

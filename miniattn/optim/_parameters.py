@@ -1,6 +1,8 @@
 """The parameters that an optimiser is given, and numbers beside them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
 
 from miniattn import _checks
 from miniattn.nn import Module, Parameter
@@ -40,6 +42,18 @@ def pairs(
                 f"parameters: expected Parameter or (name, Parameter), got {item!r} at {i}"
             )
         yield name, parameter
+
+
+def factor(
+    name: str, of: Callable[[str, Parameter], float] | None, path: str, parameter: Parameter
+) -> float:
+    """Return what a function says for a parameter, a number >= 0; without a function 1."""
+    if of is None:
+        return 1.0
+    found = _checks.function(name, of)(path, parameter)
+    if isinstance(found, bool | np.bool_):
+        return float(found)
+    return not_negative(f"{name}({path!r})", found)
 
 
 def not_negative(name: str, value: object) -> float:

@@ -6,7 +6,7 @@ from miniattn import _checks, kernels
 from miniattn.functional._arrays import kernel_input
 from miniattn.nn import Parameter
 from miniattn.optim._launch import launch
-from miniattn.optim._optimizer import Decay, Optimizer, Slot
+from miniattn.optim._optimizer import Decay, Optimizer, Rate, Slot
 
 
 class SGD(Optimizer):
@@ -14,7 +14,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    parameters, lr, weight_decay, decay
+    parameters, lr, weight_decay, decay, rate
         As in `Optimizer`. Weight decay is an L2 penalty: g = grad + weight_decay · p.
     momentum : float in [0, 1), default 0
         How much of the last step is kept. The first u is g.
@@ -51,13 +51,14 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         decay: Decay | None = None,
+        rate: Rate | None = None,
     ) -> None:
         self.momentum = _checks.probability("momentum", momentum)
         self.nesterov = _checks.flag("nesterov", nesterov)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: expected a momentum > 0 with nesterov=True, got 0.0")
         self._moments = ("u",) if self.momentum else ()
-        super().__init__(parameters, lr, weight_decay=weight_decay, decay=decay)
+        super().__init__(parameters, lr, weight_decay=weight_decay, decay=decay, rate=rate)
 
     def _update(self, slots: list[Slot], lr: float) -> None:
         for slot in slots:
@@ -79,7 +80,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    parameters, lr, weight_decay, decay
+    parameters, lr, weight_decay, decay, rate
         As in `Optimizer`. Weight decay is an L2 penalty: g = grad + weight_decay · p; see
         `AdamW` for the decoupled one.
     betas : (float, float) in [0, 1), default (0.9, 0.999)
@@ -123,13 +124,14 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         decay: Decay | None = None,
+        rate: Rate | None = None,
     ) -> None:
         given = _checks.sequence("betas", betas, "two numbers")
         self.betas = tuple(_checks.probability("betas", beta) for beta in given)
         if len(self.betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {betas}")
         self.eps = _checks.positive("eps", eps)
-        super().__init__(parameters, lr, weight_decay=weight_decay, decay=decay)
+        super().__init__(parameters, lr, weight_decay=weight_decay, decay=decay, rate=rate)
 
     def _update(self, slots: list[Slot], lr: float) -> None:
         for dtype in {slot.parameter.dtype for slot in slots}:
@@ -153,7 +155,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    parameters, lr, betas, eps, decay
+    parameters, lr, betas, eps, decay, rate
         As in `Adam`.
     weight_decay : float >= 0, default 0.01
         Not mixed into the gradient, so that m and v do not see it.
@@ -187,7 +189,14 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
         decay: Decay | None = None,
+        rate: Rate | None = None,
     ) -> None:
         super().__init__(
-            parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay, decay=decay
+            parameters,
+            lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decay=decay,
+            rate=rate,
         )

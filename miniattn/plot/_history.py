@@ -1,7 +1,8 @@
 """Training curves."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import reduce
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from miniattn import _checks
 from miniattn.plot._canvas import Figure, colours, grid, steady
-from miniattn.training import History
+from miniattn.training import History, Series
 
 MANY = 200
 """A curve of more points is drawn lightly, with its running mean on top."""
@@ -21,9 +22,13 @@ class Curve(NamedTuple):
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
+    low: NDArray[np.float64] | None = None
+    """The least and the greatest of several histories, whose mean is y."""
+    high: NDArray[np.float64] | None = None
 
 
 Records = Sequence[Mapping[str, float]] | Mapping[str, Sequence[float]]
+Histories = Sequence[History] | Mapping[Any, History]
 
 _TIME = ("step", "epoch", "iteration", "batch")
 _HELD_OUT = (("--", "o"), (":", "s"), ("-.", "^"))  # line and marker, told apart in grey
@@ -31,7 +36,7 @@ _SPLITS = ("train", "val", "valid", "validation", "test", "eval")
 
 
 def history(
-    records: Records | History,
+    records: Records | History | Histories,
     *,
     x: str | None = None,
     log: Sequence[str] = (),
@@ -45,10 +50,12 @@ def history(
 
     Parameters
     ----------
-    records : sequence of mappings, mapping of sequences, or training.History
+    records : sequence of mappings, mapping of sequences, training.History, or several of these
         One mapping of floats for each step or epoch, e.g. ``[{"epoch": 1, "loss": 2.3}, ...]``,
         or one sequence for each name. A record may lack a name (a validation every few epochs):
-        the line then joins the values there are.
+        the line then joins the values there are. Of several histories, such as `training.seeds`
+        returns, the mean is a line and the range from the least to the greatest a band, at the
+        steps that all of them have.
     x : str, optional
         The name on the horizontal axis. By default the first of step, epoch, iteration and batch
         that the records have; without one, records are counted from 1.
@@ -103,9 +110,12 @@ def _panel(ax: Axes, lines: Mapping[str, Curve], quantity: str) -> None:
         if (split != "train" and len(curve.x) <= 40) or len(curve.x) == 1:
             style |= {"marker": marker, "markersize": 4}
         if len(curve.x) > MANY:
-            ax.plot(*curve, linewidth=0.6, alpha=0.3, **style | {"linestyle": "-"})
+            light = style | {"linestyle": "-"}
+            ax.plot(curve.x, curve.y, linewidth=0.6, alpha=0.3, **light)
             curve = _smooth(curve)
-        ax.plot(*curve, label=split, **style)
+        if curve.low is not None and curve.high is not None:
+            ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
+        ax.plot(curve.x, curve.y, label=split, **style)
     ax.set_ylabel(quantity.replace("_", " "))
     steady(ax)
     ax.grid(visible=True, alpha=0.25)
@@ -120,28 +130,52 @@ def _smooth(curve: Curve) -> Curve:
     """Return the running mean over a fiftieth of the curve, each value at its window's middle."""
     window = max(len(curve.x) // 50, 2)
     kernel = np.full(window, 1 / window)
-    return Curve(*(np.convolve(values, kernel, mode="valid") for values in curve))
+
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.convolve(values, kernel, mode="valid")
+
+    x, y, low, high = curve
+    if low is None or high is None:
+        return Curve(mean(x), mean(y))
+    return Curve(mean(x), mean(y), mean(low), mean(high))
 
 
-def _curves(records: Records | History, x: str | None) -> tuple[dict[str, Curve], str]:
+def _curves(records: Records | History | Histories, x: str | None) -> tuple[dict[str, Curve], str]:
     """Return a curve for each name, and what is on the horizontal axis."""
-    if isinstance(records, History):  # every name has steps of its own
+    if found := _histories(records):  # every name has steps of its own
         if x is not None:
             raise ValueError(f"x: expected None for a History, which counts steps, got {x!r}")
-        series = {name: records[name] for name in records}
-        if not series:
+        names = [name for name in found[0] if all(name in one for one in found)]
+        if not names:
             raise ValueError("records: expected at least one measured quantity, got none")
-        return {
-            name: Curve(np.asarray(s.steps, np.float64), np.asarray(s.values, np.float64))
-            for name, s in series.items()
-        }, "step"
-    columns = _columns(records)
+        return {name: _mean([one[name] for one in found]) for name in names}, "step"
+    columns = _columns(cast(Records, records))
     time = _time(columns, x)
     count = max(map(len, columns.values()))
     steps = columns.pop(time) if time else np.arange(1.0, count + 1)
     there = {name: np.isfinite(values) for name, values in columns.items() if name not in _TIME}
     curves = {name: Curve(steps[at], columns[name][at]) for name, at in there.items()}
     return curves, time or "record"
+
+
+def _histories(records: object) -> list[History]:
+    """Return the histories, if these are what was given."""
+    given = [records] if isinstance(records, History) else records
+    if isinstance(given, Mapping):
+        given = list(given.values())
+    if not isinstance(given, Sequence) or not all(isinstance(one, History) for one in given):
+        return []
+    return list(given)
+
+
+def _mean(series: Sequence[Series]) -> Curve:
+    """Return the mean of several series, and their range, at the steps that all have."""
+    steps = reduce(np.intersect1d, [one.steps for one in series])
+    values = np.stack([one.values[np.isin(one.steps, steps)] for one in series]).astype(np.float64)
+    x = steps.astype(np.float64)
+    if len(series) == 1:
+        return Curve(x, values[0])
+    return Curve(x, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
 
 
 def _columns(records: Records) -> dict[str, NDArray[np.float64]]:

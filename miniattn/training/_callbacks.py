@@ -44,6 +44,9 @@ class Callback:
     def on_step(self, trainer: Trainer) -> None:
         """Do something after every update."""
 
+    def before_evaluation(self, trainer: Trainer) -> None:
+        """Do something before every evaluation within training."""
+
     def on_evaluation(self, trainer: Trainer, result: Mapping[str, float]) -> None:
         """Do something after every evaluation within training."""
 

@@ -183,7 +183,7 @@ class Trainer:
         self,
         train: Dataset,
         *,
-        valid: Dataset | None = None,
+        valid: Dataset | Mapping[str, Dataset] | None = None,
         epochs: int | None = None,
         steps: int | None = None,
         evaluate_every: int | None = None,
@@ -200,8 +200,9 @@ class Trainer:
         ----------
         train : Dataset
             A sequence of examples (x, y); see `data.Dataset`.
-        valid : Dataset, optional
-            Evaluated during training, into ``history["valid_..."]``.
+        valid : Dataset or dict of str to Dataset, optional
+            Evaluated during training, into ``history["valid_..."]``. Of several by name, metrics
+            are called ``"valid_<name>_..."``, and ``"<name>_loss"`` to callbacks.
         epochs, steps : int
             Exactly one of them.
         save_to : path, optional
@@ -235,13 +236,13 @@ class Trainer:
         for name, every in (("evaluate_every", evaluate_every), ("save_every", save_every)):
             if every is not None:
                 _checks.integer(name, every, least=1)
-        if valid is not None:
-            self._check_valid(valid)
+        for name, one in _by_name(valid).items():
+            self._check_valid(f"valid[{name!r}]" if name else "valid", one)
         if save_to is not None and self.is_main:
             check_writable("save_to", save_to)
         if self._parallel is not None:
             given = {"epochs": epochs, "steps": steps, "evaluate_every": evaluate_every}
-            sizes = {"train": len(train), "valid": None if valid is None else len(valid)}
+            sizes = {"train": len(train), "valid": [len(one) for one in _by_name(valid).values()]}
             self._parallel.begin(self, {**given, **sizes, "save_every": save_every})
         self._take_up(train)
         last_step = self._last_step(len(train), epochs, steps)
@@ -374,8 +375,12 @@ class Trainer:
         means = {"loss": loss, **self.loss.metrics(outputs, batch.targets)}
         return self.loss.count(batch.targets), means
 
-    def _evaluate_in_training(self, valid: Dataset) -> None:
-        result = self.evaluate(valid)
+    def _evaluate_in_training(self, valid: Dataset | Mapping[str, Dataset]) -> None:
+        self._call("before_evaluation")
+        result = {}
+        for name, one in _by_name(valid).items():
+            measured = self.evaluate(one)
+            result |= {f"{name}_{key}" if name else key: x for key, x in measured.items()}
         self.history.add(self.step, {f"valid_{name}": value for name, value in result.items()})
         self._bar.show_evaluation(result)
         self._call("on_evaluation", result)
@@ -486,13 +491,15 @@ class Trainer:
 
     # -- small helpers -------------------------------------------------------------------------
 
-    def _check_valid(self, valid: Dataset) -> None:
+    def _check_valid(self, name: str, valid: Dataset) -> None:
         """Raise now what the first evaluation, many steps from now, would raise."""
-        _check_dataset("valid", valid)
+        _check_dataset(name, valid)
         try:
             self._check_keywords(self.collate([valid[0]]))
         except (TypeError, ValueError, LookupError) as error:
-            raise type(error)(f"valid: expected one dataset of examples (x, y): {error}") from error
+            raise type(error)(
+                f"{name}: expected one dataset of examples (x, y): {error}"
+            ) from error
 
     def _check_options(self) -> None:
         """Raise where a mask or a bias is given for a model that takes none."""
@@ -554,6 +561,17 @@ class Trainer:
             yield
         finally:
             self._bar.close()
+
+
+def _by_name(valid: Dataset | Mapping[str, Dataset] | None) -> Mapping[str, Dataset]:
+    """Return validation sets by name; one that was given alone has none."""
+    if valid is None:
+        return {}
+    if not isinstance(valid, Mapping):
+        return {"": valid}
+    if wrong := [name for name in valid if not isinstance(name, str) or not name.isidentifier()]:
+        raise ValueError(f"valid: expected names that are identifiers, got {wrong[0]!r}")
+    return valid
 
 
 def _check_dataset(name: str, dataset: Any) -> None:
