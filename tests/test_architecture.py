@@ -66,6 +66,7 @@ MAY_PLOT = {
     "__main__",
     "plot",
     "demo",
+    "explore",
 }  # the command line, and the lazy import
 
 

@@ -377,7 +377,7 @@ class Trainer:
 
     def _evaluate_in_training(self, valid: Dataset | Mapping[str, Dataset]) -> None:
         self._call("before_evaluation")
-        result = {}
+        result: dict[str, float] = {}
         for name, one in _by_name(valid).items():
             measured = self.evaluate(one)
             result |= {f"{name}_{key}" if name else key: x for key, x in measured.items()}
