@@ -4,9 +4,11 @@ What the kernels are told is worked out by `_attention_calls`, as for any call. 
 all layers that are alike, but for addresses, so that a step asks once; addresses stay as they are.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from miniattn import _checking, masks
 from miniattn._memory import empty
@@ -122,50 +124,67 @@ class Steps:
         """Learn where on a tape, which is finished, calls are told what they are told."""
         starts = np.array([tape.where(2, told.operands) for told in self._told])
         self._at = starts[:, None] + np.arange(self._told[0].operands.size)
+        self._unfit = self._at[:, UNFIT]
         self._names = [_NUMBER[name] for name in self._calls[0]]
         self._places = np.array([[address_of(x) for x in c.values()] for c in self._calls])
         self._rows = np.array(self._launches)
+        first = tape.launches[self._rows[0, 0]]
+        sizes, factors = self._tables
+        self._sizes = tape.sizes[first[SIZES] :][: sizes.size]
+        self._factors = tape.factors[first[FACTORS] :][: factors.size]
+        self._written: Plan | None = None
 
     def set_lengths(self, tape: Tape, lengths: Array) -> bool:
         """Tell the calls that their token is at ``lengths`` (B,); return whether it can be."""
         length = int(lengths.max()) + 1
-        plan = self._plan(length)
+        plan, before = self._plan(length), self._written
         if [step.task for step in plan.steps] != self.tasks:
             return False
-        if plan.sums is not None and np.prod(plan.sums) > self._sums.size:
+        if plan.sums is not None and math.prod(plan.sums) > self._sums.size:
             return False
         np.add(self._base[:2], lengths, out=self._bounds[:2], where=self._moving)
         self._bounds[3] = length
-        row = tape.launches[self._rows[0, 0]]
-        tape.sizes[row[SIZES] : row[SIZES] + plan.sizes.size] = plan.sizes
-        tape.factors[row[FACTORS] : row[FACTORS] + plan.factors.size] = plan.factors
-        for numbers, step in zip(self._rows.T, plan.steps, strict=True):
-            tape.launches[numbers, WORKERS] = step.workers
-            tape.launches[numbers, PIECES] = step.pieces
+        self._sizes[:], self._factors[:] = plan.sizes, plan.factors
+        if before is None or plan.steps != before.steps:
+            for numbers, step in zip(self._rows.T, plan.steps, strict=True):
+                tape.launches[numbers, WORKERS] = step.workers
+                tape.launches[numbers, PIECES] = step.pieces
+        if before is None or plan.operands.tobytes() != before.operands.tobytes():
+            tape.operands[self._at] = self._operands(plan)
+        self._written = plan
+        if _checking.ON:
+            self._check(length)
+        return True
+
+    def are_fit(self, tape: Tape) -> bool:
+        """Return whether the last replay met with no numbers that its dtype can't hold."""
+        return not tape.told[self._unfit].any()
+
+    def _operands(self, plan: Plan) -> NDArray[np.int64]:
+        """Return the tables of operands of all calls."""
         operands = np.empty(self._at.shape, np.int64)
         operands[:] = plan.operands
         operands[:, self._names] = self._places
         operands[:, PLACE:STRIDES] = WHOLE
         operands[:, SUMS] = address_of(self._sums)
-        tape.operands[self._at] = operands
-        if _checking.ON:
-            for call, told in zip(self._calls, operands, strict=True):
-                views = {name: call[name][:, :, :length] for name in ("k", "v")}
-                _check_operands({**call, **views}, told, plan.sizes)
-        return True
+        return operands
 
-    def are_fit(self, tape: Tape) -> bool:
-        """Return whether the last replay met with no numbers that its dtype can't hold."""
-        return not tape.told[self._at[:, UNFIT]].any()
+    def _check(self, length: int) -> None:
+        """Raise RuntimeError where a table speaks of what an array doesn't hold."""
+        plan = self._plan(length)
+        for call, told in zip(self._calls, self._operands(plan), strict=True):
+            views = {name: call[name][:, :, :length] for name in ("k", "v")}
+            _check_operands({**call, **views}, told, plan.sizes)
 
     def _plan(self, length: int) -> Plan:
         """Return how a call runs that attends to so many keys."""
         batch, kv_heads, _, width = self.of.cache
-        layouts = []
-        for name, x in self._calls[0].items():
-            shape = (batch, kv_heads, length, width) if name in ("k", "v") else x.shape
-            layouts.append((name, shape, x.strides, x.itemsize))
-        threads = get_num_threads()
-        return plan_of(
-            "forward", units.chosen(), tuple(layouts), self.of.dtype, self.of.options, threads
+        shape = batch, kv_heads, length, width
+        layouts = tuple(
+            [
+                (name, shape if name in ("k", "v") else x.shape, x.strides, x.itemsize)
+                for name, x in self._calls[0].items()
+            ]
         )
+        threads, unit = get_num_threads(), units.chosen()
+        return plan_of("forward", unit, layouts, self.of.dtype, self.of.options, threads)

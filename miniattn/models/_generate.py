@@ -145,6 +145,9 @@ def continued(
 
 def until_all_stop(tokens: Iterator[Array], stop: Array) -> Iterator[Array]:
     """Yield ids (B,), for a row that has had a token of ``stop`` that one; end when all have."""
+    if not stop.size:
+        yield from tokens
+        return
     last: Array | None = None
     for ids in tokens:
         if last is not None:
@@ -152,15 +155,18 @@ def until_all_stop(tokens: Iterator[Array], stop: Array) -> Iterator[Array]:
             ids[ended] = last[ended]
         yield ids
         last = ids.copy()
-        if stop.size and np.isin(last, stop).all():
+        if np.isin(last, stop).all():
             return
 
 
 def windows(text: Array, starts: Array, length: int) -> Array:
     """Return ``length`` ids of each row of ``text`` from its start on, 0 beyond the end."""
     at = starts[:, None] + np.arange(length)
-    found: Array = np.take_along_axis(text, np.minimum(at, text.shape[1] - 1), axis=1)
-    return np.where(at < text.shape[1], found, 0)
+    inside = at < text.shape[1]
+    rows = np.arange(len(text))[:, None]
+    if inside.all():
+        return np.asarray(text[rows, at])
+    return np.where(inside, text[rows, np.minimum(at, text.shape[1] - 1)], 0)
 
 
 def joined(prompts: Prompts, ids: Array, lengths: Array, new: Sequence[Array], stop: Array) -> Any:

@@ -97,29 +97,42 @@ class Replay:
 
 
 class _Seen(NamedTuple):
-    """What a plan was made for, to be compared with what there is, mostly by identity."""
+    """What a plan was made for, to be compared with what there is: in few steps, each of C."""
 
     roots: tuple[Module, ...]
-    modules: list[tuple[dict[str, Any], dict[str, Any]]]
-    parameters: list[tuple[Parameter, Array]]
-    ways: list[tuple[type[Module], Any]]
-    caches: list[tuple[KVCache, Array, Array]]
     x: tuple[Any, ...]
     threads: int
+    modules: list[dict[str, Any]]
+    """The attributes of each module as they are, and as they were."""
+    were: list[dict[str, Any]]
+    parameters: list[Parameter]
+    arrays: list[Array]
+    kinds: list[type[Module]]
+    ways: list[Any]
+    """The forwards of these kinds."""
+    caches: list[KVCache]
+    kept: list[Array]
+    """The keys and the values of the caches."""
 
     @classmethod
     def now(cls, roots: tuple[Module, ...], x: Array, caches: Sequence[KVCache]) -> _Seen:
         """Return what there is now."""
         nodes = [node for root in roots for _, node in walk(root, "")]
-        modules = [node for node in nodes if isinstance(node, Module)]
+        modules = [vars(node) for node in nodes if isinstance(node, Module)]
+        parameters = [node for node in nodes if isinstance(node, Parameter)]
+        kinds = list({type(node) for node in nodes if isinstance(node, Module)})
         return cls(
             roots,
-            [(vars(m), {name: _copied(v) for name, v in vars(m).items()}) for m in modules],
-            [(p, p.data) for p in nodes if isinstance(p, Parameter)],
-            [(kind, kind.forward) for kind in {type(m) for m in modules}],
-            [(cache, cache.keys, cache.values) for cache in caches],
             (x.shape, x.dtype),
             F._tape.get_num_threads(),
+            modules,
+            [{name: _copied(value) for name, value in own.items()} for own in modules],
+            parameters,
+            [p.data for p in parameters],
+            kinds,
+            [kind.forward for kind in kinds],
+            list(caches),
+            _kept(caches),
         )
 
     def is_so(self, roots: tuple[Module, ...], x: Array, caches: Sequence[KVCache]) -> bool:
@@ -129,17 +142,23 @@ class _Seen(NamedTuple):
                 roots == self.roots
                 and (x.shape, x.dtype) == self.x
                 and F._tape.get_num_threads() == self.threads
-                and all(now == before for now, before in self.modules)
-                and all(p.data is data for p, data in self.parameters)
-                and all(kind.forward is way for kind, way in self.ways)
-                and len(caches) == len(self.caches)
-                and all(
-                    c is cache and c.keys is keys and c.values is values
-                    for c, (cache, keys, values) in zip(caches, self.caches, strict=True)
-                )
+                and self.modules == self.were
+                and _are([p.data for p in self.parameters], self.arrays)
+                and [kind.forward for kind in self.kinds] == self.ways
+                and list(caches) == self.caches
+                and _are(_kept(caches), self.kept)
             )
-        except ValueError:  # of arrays, which are not one array, nobody can say that they are equal
+        except ValueError:  # arrays, which are not one array, nobody can say to be equal
             return False
+
+
+def _kept(caches: Sequence[KVCache]) -> list[Array]:
+    return [x for cache in caches for x in (cache.keys, cache.values)]
+
+
+def _are(these: list[Array], those: list[Array]) -> bool:
+    """Return whether arrays are those very arrays, not others that are equal."""
+    return list(map(id, these)) == list(map(id, those))
 
 
 def _copied(value: Any) -> Any:
@@ -268,11 +287,8 @@ class _Plan:
 
 def _have_room(caches: Sequence[KVCache]) -> bool:
     """Return whether each row of each cache has room for the same token."""
-    first, *others = caches
-    return int(first.lengths.max()) < first.capacity and all(
-        cache.capacity == first.capacity and (cache.lengths == first.lengths).all()
-        for cache in others
-    )
+    held = {(cache.keys.shape[2], cache.lengths.tobytes()) for cache in caches}
+    return len(held) == 1 and int(caches[0].lengths.max()) < caches[0].keys.shape[2]
 
 
 def _are_known(blocks: Module, head: Module, dtype: np.dtype[np.floating]) -> bool:
