@@ -13,7 +13,8 @@ from miniattn.kernels.attention.functions import FAILED, FEW, TABLES, backward_l
 from miniattn.kernels.compile.tables import address_of
 from miniattn.kernels.compile.user import Code, compiled, frozen, table_type
 from miniattn.kernels.registers import WORDS, Pointer
-from miniattn.scores import Score, Table
+from miniattn.scores import Score
+from miniattn.scores._function import Table
 
 _OPTIONS = {"boundscheck": True}  # an index out of range is an error, and never somebody's memory
 _SUMS = _OPTIONS | {"fastmath": {"reassoc", "contract", "nsz"}}  # gradients of tables, in any order

@@ -69,8 +69,9 @@ from miniattn.nn._feed_forward import (
 )
 from miniattn.nn._layers import FeedForwardName
 from miniattn.nn._linear import Linear
-from miniattn.nn._module import Module, Parameter, Statistics
+from miniattn.nn._module import Module
 from miniattn.nn._norm import BatchNorm, LayerNorm, RMSNorm
+from miniattn.nn._parameter import Parameter, Statistics
 from miniattn.nn._positions import (
     LearnedPositions,
     LearnedPositionsContext,
@@ -79,7 +80,7 @@ from miniattn.nn._positions import (
     SinusoidalPositionsContext,
     alibi_bias,
 )
-from miniattn.scores import alibi_slopes
+from miniattn.scores._ready import alibi_slopes
 
 __all__ = [
     "GELU",

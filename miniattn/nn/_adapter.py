@@ -18,7 +18,8 @@ from miniattn.nn._activation import Activation, activation_layer
 from miniattn.nn._container import Sequential
 from miniattn.nn._dropout import Dropout
 from miniattn.nn._linear import Linear
-from miniattn.nn._module import Module, Parameter, replace_parts, walk
+from miniattn.nn._module import Module, replace_parts, walk
+from miniattn.nn._parameter import Parameter
 
 
 @context

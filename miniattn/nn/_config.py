@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from miniattn.nn._module import Module, Parameter
+    from miniattn.nn._module import Module
+    from miniattn.nn._parameter import Parameter
 
 _NOT_OF_IT = ("rng", "comm", "split")
 """Arguments that are no part of a model."""

@@ -9,7 +9,8 @@ import miniattn.functional as F
 from miniattn import _checks
 from miniattn._typing import Array
 from miniattn.nn import _init
-from miniattn.nn._module import Module, Parameter
+from miniattn.nn._module import Module
+from miniattn.nn._parameter import Parameter
 
 
 class Embedding(Module):

@@ -12,7 +12,8 @@ import miniattn.functional as F
 from miniattn import _checks, _tracing
 from miniattn._typing import Array
 from miniattn.nn import _init
-from miniattn.nn._module import Module, Parameter
+from miniattn.nn._module import Module
+from miniattn.nn._parameter import Parameter
 
 
 class Linear(Module):

@@ -1,4 +1,4 @@
-"""Module and Parameter: named arrays, a forward, and a backward that reads it upwards.
+"""Module: named arrays, a forward, and a backward that reads it upwards.
 
 A module is an ordinary object. Its parameters and its parts are found by looking at its attributes
 in the order in which they were set, lists, tuples and dicts included; there is nothing to register
@@ -8,121 +8,16 @@ never remembers a call: whatever ``backward`` needs is in the context that ``for
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
-
-import numpy as np
-from numpy.typing import DTypeLike
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from miniattn import _checks
 from miniattn._typing import Array
-from miniattn.nn import _config, _members
+from miniattn.nn import _config, _members, _shown
+from miniattn.nn._parameter import Parameter
 
 __all__ = ["Module", "Parameter"]
-
-
-class Parameter:
-    """An array that a model learns, with the gradient that backward passes add up.
-
-    Parameters
-    ----------
-    data : array of float32 or float64
-        The values, copied: training never writes to the array that was passed in.
-    trainable : bool
-        A frozen parameter (False) takes no gradient work and is passed over by optimizers.
-
-    Attributes
-    ----------
-    grad : array like data, or None
-        The sum of the gradients since the last ``zero_grad``; None where there has been none.
-    on_grad : function, or None
-        Called whenever something was added to ``grad``: sums over several processes begin there,
-        while backward goes on.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from miniattn import nn
-    >>> p = nn.Parameter(np.zeros(3))
-    >>> p.accumulate(np.ones(3)); p.accumulate(np.ones(3)); p.grad
-    array([2., 2., 2.])
-    """
-
-    def __init__(self, data: Array, *, trainable: bool = True) -> None:
-        self.data: Array = np.array(_checks.float_array("data", data), order="C")
-        self.grad: Array | None = None
-        self.trainable = _checks.flag("trainable", trainable)
-        self.on_grad: Callable[[], None] | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of ``data``."""
-        return self.data.shape
-
-    @property
-    def size(self) -> int:
-        """The number of entries of ``data``."""
-        return self.data.size
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of ``data``."""
-        return self.data.dtype
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """Return ``data`` to ``numpy.asarray``: the same memory, unless a copy is asked for."""
-        return np.array(self.data, dtype=dtype, copy=copy)
-
-    def accumulate(self, grad: Array | None) -> None:
-        """Add ``grad``, a fresh array that nobody else holds, unless the parameter is frozen."""
-        if not self.trainable or grad is None:
-            return
-        grad = _checks.float_array("grad", grad)
-        if grad.shape != self.shape:
-            raise ValueError(f"grad: expected shape {self.shape}, got {grad.shape}")
-        if self.grad is None:
-            # Taking the array over saves a pass through memory for every parameter and step.
-            fits = grad.flags.c_contiguous and grad.flags.writeable and grad.dtype == self.dtype
-            self.grad = grad if fits else np.array(grad, dtype=self.dtype, order="C")
-        else:
-            self.grad += grad
-        if self.on_grad is not None:
-            self.on_grad()
-
-    def zero_grad(self) -> None:
-        """Forget the gradient."""
-        self.grad = None
-
-    def __repr__(self) -> str:
-        frozen = "" if self.trainable else ", frozen"
-        return f"Parameter({_size(self.shape)}, {self.dtype}{frozen})"
-
-
-class Statistics(Parameter):
-    """Numbers that a module keeps and that no gradient moves, e.g. running means.
-
-    They are part of the state (``state_dict``, checkpoints) like any parameter, and never
-    trainable: ``unfreeze`` leaves them as they are, and optimizers pass them over.
-
-    Parameters
-    ----------
-    data : array of float32 or float64
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from miniattn import nn
-    >>> nn.Statistics(np.zeros(3)).trainable
-    False
-    """
-
-    def __init__(self, data: Array) -> None:
-        super().__init__(data, trainable=False)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, False if name == "trainable" else value)
 
 
 _inferring: ContextVar[bool] = ContextVar("inferring", default=False)
@@ -369,7 +264,7 @@ class Module:
         return _rich.of_module(self)
 
     def __repr__(self) -> str:
-        lines = list(_tree(self))
+        lines = list(_shown.lines(walk(self, "")))
         if len(lines) == 1:
             return lines[0].text
         wide = max(len(line.text) for line in lines)
@@ -400,78 +295,6 @@ def _children(node: object) -> Iterator[tuple[str, object]]:
     if not isinstance(node, Module):
         return _members.members(node)
     return ((name, value) for name, value in vars(node).items() if name != "_made_with")
-
-
-class _Line(NamedTuple):
-    text: str
-    size: str
-    notes: str
-
-
-def _tree(root: Module) -> Iterator[_Line]:
-    """Yield a line for every module, and for parameters of modules that also have parts.
-
-    A parameter counts where it is named first, so that the numbers of the parts of a module add up
-    to its own.
-    """
-    places = list(walk(root, ""))
-    modules = {path for path, node in places if isinstance(node, Module)}
-    inner = {_parent(path, modules) for path in modules if path}
-    first: dict[int, str] = {}
-    sizes, frozen = Counter[str](), Counter[str]()
-    ties = defaultdict[str, list[str]](list)
-    for path, node in places:
-        if isinstance(node, Module):
-            continue
-        if first.setdefault(id(node), path) == path:
-            for above in (path, *_above(path, modules)):
-                sizes[above] += node.size
-                frozen[above] += 0 if node.trainable else node.size
-        elif _parent(path, modules) not in inner:
-            parent = _parent(path, modules)
-            ties[parent].append(f"({_below(path, parent)} is {first[id(node)]})")
-    for path, node in places:
-        parent = _parent(path, modules)
-        if isinstance(node, Module):
-            text = f"{type(node).__name__}({node.describe()})"
-            notes = ties[path]
-        elif parent in inner:
-            text = f"Parameter({_size(node.shape)})"
-            notes = [] if first[id(node)] == path else [f"(is {first[id(node)]})"]
-        else:
-            continue
-        if frozen[path]:
-            every = frozen[path] == sizes[path]
-            notes = ["frozen" if every else f"({frozen[path]:,} frozen)", *notes]
-        yield _Line(
-            f"{'  ' * len(_above(path, modules))}{_below(path, parent)}: {text}" if path else text,
-            f"{sizes[path]:,}" if sizes[path] else "",
-            " ".join(notes if path else ["parameters", *notes]),
-        )
-
-
-def _above(path: str, modules: Collection[str]) -> list[str]:
-    """Return the paths of the modules that contain what is at ``path``, inside out."""
-    found = []
-    while path:
-        path = _parent(path, modules)
-        found.append(path)
-    return found
-
-
-def _below(path: str, parent: str) -> str:
-    return path[len(parent) :].lstrip(".")
-
-
-def _parent(path: str, known: Collection[str]) -> str:
-    """Return the longest known path that contains ``path`` (lists have no line of their own)."""
-    while path and (path := path.rpartition(".")[0]) not in known:
-        pass
-    return path
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) if shape else "scalar"
 
 
 def _kind(array: Array) -> str:

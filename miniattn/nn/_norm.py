@@ -11,7 +11,8 @@ from numpy.typing import DTypeLike
 import miniattn.functional as F
 from miniattn import _checks
 from miniattn._typing import AffineInput, Array
-from miniattn.nn._module import Module, Parameter, Statistics, inferring
+from miniattn.nn._module import Module, inferring
+from miniattn.nn._parameter import Parameter, Statistics
 
 _NOT_KEPT: Any = None
 """The context of an inference call, which has no backward."""

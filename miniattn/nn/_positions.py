@@ -15,8 +15,9 @@ from miniattn._context import context
 from miniattn._memory import copy, empty_like
 from miniattn._typing import Array
 from miniattn.nn import _init
-from miniattn.nn._module import Module, Parameter
-from miniattn.scores import alibi_slopes
+from miniattn.nn._module import Module
+from miniattn.nn._parameter import Parameter
+from miniattn.scores._ready import alibi_slopes
 
 
 @context

@@ -9,7 +9,8 @@ from miniattn import _checks
 from miniattn._memory import empty
 from miniattn._typing import Array, Shape
 from miniattn.kernels.compile.tables import strided
-from miniattn.scores import Score, as_softcap
+from miniattn.scores import Score
+from miniattn.scores._ready import as_softcap
 
 
 @functools.cache

@@ -22,8 +22,8 @@ from miniattn.nn._attention.middle import (
 )
 from miniattn.nn._attention.multi_head import MultiHeadAttention
 from miniattn.nn._attention.options import MultiHeadOptions
-from miniattn.nn._module import Parameter
 from miniattn.nn._norm import RMSNorm
+from miniattn.nn._parameter import Parameter
 
 
 @context

@@ -15,8 +15,9 @@ from miniattn import _checks
 from miniattn._context import context
 from miniattn._typing import Array
 from miniattn.nn._linear import Linear
-from miniattn.nn._module import Module, Parameter
+from miniattn.nn._module import Module
 from miniattn.nn._norm import RMSNorm
+from miniattn.nn._parameter import Parameter
 
 Width: TypeAlias = Literal["head", "full"]
 """Whether something is done to each head, or to all of them as one vector."""

@@ -16,7 +16,7 @@ from miniattn.nn._attention.heads import sum_to
 from miniattn.nn._attention.middle import Call, MiddleGrads
 from miniattn.nn._attention.multi_head import MultiHeadAttention
 from miniattn.nn._attention.options import MultiHeadOptions
-from miniattn.nn._module import Parameter
+from miniattn.nn._parameter import Parameter
 
 
 @context
