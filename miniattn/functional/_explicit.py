@@ -144,14 +144,14 @@ def _scores(ctx: AttentionContext) -> tuple[Array, Array, Array, Array]:
         s = ctx.softcap * capped
     before, visible = s, _visible(ctx)
     if ctx.score is not None:
-        s = _scored(ctx.score, s, visible)
+        s = scored(ctx.score, s, visible)
         visible = visible & ~np.isneginf(s)
     if ctx.bias is not None:
         s = s + ctx.bias
     return s, visible, capped, before
 
 
-def _scored(score: Score, s: Array, visible: Array) -> Array:
+def scored(score: Score, s: Array, visible: Array) -> Array:
     """Return what the user's function, run as Python, makes of visible scores."""
     found, tables = s.copy(), _tables(score)
     for b, h, i, j in _places(visible):
@@ -163,19 +163,23 @@ def _scored(score: Score, s: Array, visible: Array) -> Array:
 def _scored_backward(
     ctx: AttentionContext, ds: Array, made: Explicit
 ) -> tuple[Array, tuple[Array | None, ...] | None]:
-    """Return the gradients of what the function was given, and of its tables."""
-    score = ctx.score
-    if score is None:
+    if ctx.score is None:
         return ds, None
+    return scored_backward(ctx.score, ds, made.before, made.visible, ctx.q.dtype)
+
+
+def scored_backward(
+    score: Score, ds: Array, before: Array, visible: Array, dtype: np.dtype[Any]
+) -> tuple[Array, tuple[Array | None, ...] | None]:
+    """Return the gradients of what the function was given (``before``), and of its tables."""
     backward = backward_half(score)
     found, tables = ds.copy(), _tables(score)
     sums = [np.zeros(table.shape) for table in learned(score)]
-    for b, h, i, j in _places(made.visible):
+    for b, h, i, j in _places(visible):
         place = b, h, i + _shift(score, b), j
-        at = ds[b, h, i, j], made.before[b, h, i, j]
-        found[b, h, i, j] = backward(*at, *place, *tables, *sums)
+        found[b, h, i, j] = backward(ds[b, h, i, j], before[b, h, i, j], *place, *tables, *sums)
     parts = np.concatenate([np.zeros(0), *(x.ravel() for x in sums)])[None]
-    return found, gradients(score, parts, ctx.q.dtype) if sums else None
+    return found, gradients(score, parts, dtype) if sums else None
 
 
 def _places(visible: Array) -> list[list[int]]:

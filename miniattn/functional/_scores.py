@@ -9,9 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniattn._typing import Array
-from miniattn.kernels.attention.functions import FAILED, FEW, TABLES, backward_loop, forward_loop
+from miniattn.kernels.attention.functions import (
+    FAILED,
+    FEW,
+    TABLES,
+    backward_by_distance,
+    backward_loop,
+    forward_by_distance,
+    forward_loop,
+)
 from miniattn.kernels.compile.tables import address_of
-from miniattn.kernels.compile.user import Code, compiled, frozen, table_type
+from miniattn.kernels.compile.user import Code, Frozen, compiled, frozen, table_type
 from miniattn.kernels.registers import WORDS, Pointer
 from miniattn.scores import Score
 from miniattn.scores._function import Table
@@ -94,6 +102,8 @@ def _as_operand(table: Table, dtype: np.dtype[Any]) -> Any:
     """Return a table as the function sees it: C-contiguous, and floats of the queries' dtype."""
     if not isinstance(table, np.ndarray):
         return table
+    if table.size == 0:  # what is looked up there is the entry that an array has at least
+        return np.zeros(table.shape, table.dtype)
     if table.dtype.kind == "f":
         return np.ascontiguousarray(table, dtype)
     return np.ascontiguousarray(table, table.dtype.newbyteorder("="))
@@ -115,31 +125,41 @@ def _padded(shape: tuple[int, ...]) -> list[int]:
 def _codes(score: Score, dtype: np.dtype[Any], tables: list[Any], backward: bool) -> list[Code]:
     """Return the compiled loops, forward and, if asked for, backward."""
     function = score.function
-    halves = [function.forward]
+    halves = [function.forward] if function.bias is None else [function.forward, function.bias]
     if backward:
         halves.append(backward_half(score))
-    now = [frozen(half, "score") for half in halves]
-    kinds = tuple(_kind(table, dtype) for table in tables)
+        halves += [] if function.bias_backward is None else [function.bias_backward]
+    now = tuple(frozen(half, "score") for half in halves)
+    kinds = tuple((x.dtype.char, x.ndim) if isinstance(x, np.ndarray) else type(x) for x in tables)
     few = sum(x.size for x in learned(score)) <= FEW
-    key = dtype, few, tuple(map(str, kinds)), tuple(f.fingerprint for f in now)
+    key = dtype, few, kinds, tuple(f.fingerprint for f in now)
     codes: list[Code] | None = function.compiled.get(key)
     if codes is None:
-        codes = function.compiled[key] = _compile(now, kinds, dtype, few)
+        given = [_kind(x, dtype) for x in tables]
+        each = 1 if function.bias is None else 2
+        codes = function.compiled[key] = _compile(now, given, dtype, few, each)
     return codes
 
 
-def _compile(now: list[Any], kinds: tuple[Any, ...], dtype: np.dtype[Any], few: bool) -> list[Code]:
+def _compile(
+    now: tuple[Frozen, ...], given: list[Any], dtype: np.dtype[Any], few: bool, each: int
+) -> list[Code]:
+    """Compile the halves, of which ``each`` consists of so many functions."""
+    kinds = tuple(given)
     words, numbers = Pointer(numba.int64), Pointer(numba.from_dtype(dtype))
     arguments = (words, words, numbers, numbers, Pointer(numba.float64))
-    codes = [compiled(forward_loop, now[:1], arguments, "score", (kinds,), **_OPTIONS)]
-    if len(now) > 1:
+    forward, backward = (
+        (forward_loop, backward_loop) if each == 1 else (forward_by_distance, backward_by_distance)
+    )
+    codes = [compiled(forward, now[:each], arguments, "score", (kinds,), **_OPTIONS)]
+    if len(now) > each:
         sums = tuple(
             numba.types.Array(numba.float64, kind.ndim, "C")
             for kind in kinds
             if isinstance(kind, numba.types.Array) and isinstance(kind.dtype, numba.types.Float)
         )
         codes.append(
-            compiled(backward_loop, now[1:], arguments, "score", (kinds, sums, few), **_SUMS)
+            compiled(backward, now[each:], arguments, "score", (kinds, sums, few), **_SUMS)
         )
     return codes
 

@@ -15,15 +15,26 @@
     grads = F.attention_backward(dout, ctx)              # grads.dscore: one array for each table
 
 Numba compiles the two functions alone, as loops over a tile of scores, which the kernels of
-attention call; nothing of size T x S exists. Ready-made: `alibi`, `t5_bias`, `decay` and `softcap`.
+attention call; nothing of size T x S exists. Ready-made: `alibi`, `t5_bias`, `relative`,
+`decay` and `softcap`.
 
 This module loads no Numba: that comes with the first call.
 """
 
 from miniattn import _lazy
-from miniattn.scores._function import Score, ScoreFunction, function
-from miniattn.scores._ready import alibi, decay, softcap, t5_bias
+from miniattn.scores._function import Score, ScoreFunction, by_distance, function
+from miniattn.scores._ready import alibi, decay, relative, softcap, t5_bias
 
-__all__ = ["Score", "ScoreFunction", "alibi", "decay", "function", "softcap", "t5_bias"]
+__all__ = [
+    "Score",
+    "ScoreFunction",
+    "alibi",
+    "by_distance",
+    "decay",
+    "function",
+    "relative",
+    "softcap",
+    "t5_bias",
+]
 
 __dir__ = _lazy.listed(__name__, __all__)

@@ -1,4 +1,4 @@
-"""Ready-made functions of scores: ALiBi, T5's bias, decay with distance, the soft cap."""
+"""Functions of scores that come with the package."""
 
 import math
 
@@ -7,18 +7,17 @@ from numpy.typing import DTypeLike
 
 from miniattn import _checks
 from miniattn._typing import Array
-from miniattn.scores._function import Score, function
+from miniattn.scores._function import Score, by_distance, function
 
 
-@function
-def _alibi(s, b, h, i, j, slopes):  # type: ignore[no-untyped-def]
-    return s - slopes[h] * np.float32(abs(i - j))
+@by_distance
+def _alibi(h, d, slopes):  # type: ignore[no-untyped-def]
+    return -slopes[h] * np.float32(abs(d))
 
 
 @_alibi.backward
-def _(ds, s, b, h, i, j, slopes, dslopes):  # type: ignore[no-untyped-def]
-    dslopes[h] -= ds * np.float32(abs(i - j))
-    return ds
+def _(dbias, h, d, slopes, dslopes):  # type: ignore[no-untyped-def]
+    dslopes[h] -= dbias * abs(d)
 
 
 def alibi(slopes: int | Array, dtype: DTypeLike = np.float32) -> Score:
@@ -79,15 +78,14 @@ def alibi_slopes(num_heads: int) -> Array:
     return np.concatenate([first, between[: num_heads - lower]])
 
 
-@function
-def _t5_bias(s, b, h, i, j, table, buckets, most):  # type: ignore[no-untyped-def]
-    return s + table[buckets[min(max(j - i, -most), most) + most], h]
+@by_distance
+def _t5_bias(h, d, table, buckets, most):  # type: ignore[no-untyped-def]
+    return table[buckets[min(max(d, -most), most) + most], h]
 
 
 @_t5_bias.backward
-def _(ds, s, b, h, i, j, table, buckets, most, dtable):  # type: ignore[no-untyped-def]  # noqa: PLR0913
-    dtable[buckets[min(max(j - i, -most), most) + most], h] += ds
-    return ds
+def _(dbias, h, d, table, buckets, most, dtable):  # type: ignore[no-untyped-def]
+    dtable[buckets[min(max(d, -most), most) + most], h] += dbias
 
 
 def t5_bias(table: Array, *, bidirectional: bool = True, max_distance: int = 128) -> Score:
@@ -143,15 +141,65 @@ def _buckets(distances: Array, count: int, most: int, both: bool) -> Array:
     return found
 
 
-@function
-def _decay(s, b, h, i, j, rates):  # type: ignore[no-untyped-def]
-    return s + rates[h] * np.float32(max(i - j, 0))
+@by_distance
+def _relative(h, d, table, behind):  # type: ignore[no-untyped-def]
+    return table[h, min(max(d + behind, 0), table.shape[1] - 1)]
+
+
+@_relative.backward
+def _(dbias, h, d, table, behind, dtable):  # type: ignore[no-untyped-def]
+    dtable[h, min(max(d + behind, 0), table.shape[1] - 1)] += dbias
+
+
+def relative(table: Array, behind: int) -> Score:
+    """Relative positions: s + table[h, j − i + behind], learned.
+
+    Parameters
+    ----------
+    table : float array (H, behind + 1 + ahead)
+        An entry for each distance; it has a gradient. Keys farther away than that share the first
+        entry, or the last.
+    behind : int
+        How many keys before the query have an entry of their own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the table is no float array of two axes, or has no entry for the query's own place.
+
+    References
+    ----------
+    Shaw, Uszkoreit, Vaswani. "Self-Attention with Relative Position Representations" (2018),
+    section 3.2, where distances are clipped.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from miniattn import functional as F, scores
+    >>> zero, table = np.zeros((1, 3, 2)), np.log([[1.0, 2.0, 4.0]])
+    >>> F.attention_weights(zero, zero, score=scores.relative(table, 1))[0].round(2)
+    array([[0.2 , 0.4 , 0.4 ],
+           [0.14, 0.29, 0.57],
+           [0.25, 0.25, 0.5 ]])
+    """
+    table = _checks.float_array("table", table)
+    _checks.shape("table", table, "H, distances")
+    behind = _checks.integer("behind", behind, least=0)
+    if table.shape[1] <= behind:
+        raise ValueError(
+            f"table: expected more than behind = {behind} distances, got {table.shape[1]}"
+        )
+    return _relative(table, behind)
+
+
+@by_distance
+def _decay(h, d, rates):  # type: ignore[no-untyped-def]
+    return rates[h] * np.float32(max(-d, 0))
 
 
 @_decay.backward
-def _(ds, s, b, h, i, j, rates, drates):  # type: ignore[no-untyped-def]
-    drates[h] += ds * np.float32(max(i - j, 0))
-    return ds
+def _(dbias, h, d, rates, drates):  # type: ignore[no-untyped-def]
+    drates[h] += dbias * max(-d, 0)
 
 
 def decay(rates: Array) -> Score:
@@ -185,6 +233,24 @@ def decay(rates: Array) -> Score:
     """
     _checks.shape("rates", _checks.float_array("rates", rates), "H")
     return _decay(rates)
+
+
+@function
+def _alibi_at(s, b, h, i, j, slopes, queries, keys):  # type: ignore[no-untyped-def]
+    q, k = queries[b % queries.shape[0], i], keys[b % keys.shape[0], j]
+    return s - slopes[h] * np.float32(abs(q - k))
+
+
+@_alibi_at.backward
+def _(ds, s, b, h, i, j, slopes, queries, keys, dslopes):  # type: ignore[no-untyped-def]  # noqa: PLR0913
+    q, k = queries[b % queries.shape[0], i], keys[b % keys.shape[0], j]
+    dslopes[h] -= ds * np.float32(abs(q - k))
+    return ds
+
+
+def alibi_at(slopes: Array, queries: Array, keys: Array) -> Score:
+    """Return ALiBi for queries and keys that are at places of their own: (T,) or (B, T) ints."""
+    return _alibi_at(slopes, np.atleast_2d(queries), np.atleast_2d(keys))
 
 
 @function

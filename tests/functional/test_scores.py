@@ -106,6 +106,16 @@ def _(ds, s, b, h, i, j, cap, dcap):
     return ds * (1 - t * t)
 
 
+@scores.by_distance
+def near_is_dear(h, d, table, rate):
+    return table[h, min(abs(d), 9)] * rate
+
+
+@near_is_dear.backward
+def _(dbias, h, d, table, rate, dtable):
+    dtable[h, min(abs(d), 9)] += dbias * rate
+
+
 def cases(rng):
     table = rng.standard_normal
     ids = rng.integers(0, 3, (B, S))
@@ -129,6 +139,15 @@ def cases(rng):
         "a window by -inf": (window_by_inf(6), {"mask": masks.causal(0)}),
         "a cap": (tanh_cap(np.array([1.5])), {"scale": 0.7}),
         "decay": (scores.decay(-np.abs(table(H))), {"mask": masks.causal(0)}),
+        "relative, far ones share": (
+            scores.relative(table((H, 12)), 7),
+            {"mask": masks.causal()},
+        ),
+        "by distance": (near_is_dear(table((H, 10)), 0.3), {"bias": table((1, S))}),
+        "by distance, some hidden": (
+            near_is_dear(table((H, 10)), 0.3),
+            {"mask": masks.window(30, 9) & rng.integers(0, 9, (T, S)).astype(bool)},
+        ),
         "moved": (scores.alibi(H, np.float64).shifted(np.array([3, 30])), {}),
     }
 
@@ -339,6 +358,25 @@ print([sum(hits.values()) for hits in compiled])
     assert python(code).strip() == "[1]"
 
 
+def test_code_of_two_processes_keeps_apart(python):
+    """Each calls its loops what the other does; a third process reads both from disk."""
+    code = """
+import numpy as np
+import miniattn.functional as F
+from miniattn import masks, scores
+
+def found(rate):
+    x = np.zeros((3, 2))
+    score = scores.by_distance(lambda h, d: rate * d)()
+    weights = F.attention_weights(x, x, mask=masks.causal(), score=score)
+    return float((weights[2, 1] / weights[2, 2]).round(6))
+"""
+    first, second = np.random.default_rng().uniform(0.5, 2, 2).tolist()
+    alone = [python(f"{code}print(found({rate}))").strip() for rate in (first, second)]
+    both = python(f"{code}print(found({first}), found({second}))")
+    assert both.split() == alone
+
+
 # --- What is refused -----------------------------------------------------------------------------
 
 X = np.zeros((1, 2, 3, 4))
@@ -352,6 +390,16 @@ def forward_only(s, b, h, i, j):
 @scores.function
 def out_of_range(s, b, h, i, j, table):
     return s + table[i + 1]
+
+
+@scores.by_distance
+def too_far(h, d, table):
+    return table[h, d + S]
+
+
+@too_far.backward
+def _(dbias, h, d, table, dtable):
+    dtable[h + 1, d + S] += dbias
 
 
 @scores.function
@@ -397,6 +445,24 @@ def a_method(s, b, h):
             "score: out_of_range raised an error",
         ),
         (
+            lambda: F.attention(X, X, X, score=too_far(np.ones((2, S)))),
+            IndexError,
+            "score: too_far raised an error",
+        ),
+        (
+            lambda: F.attention(X, X, X, score=too_far(np.ones((0, S)))),
+            IndexError,
+            "score: too_far raised an error",
+        ),
+        (
+            lambda: F.attention_backward(
+                X, F.attention_forward(X, X, X, score=too_far(np.ones((2, S + 3))))[1]
+            ),
+            IndexError,
+            "score: too_far raised an error",
+        ),
+        (lambda: scores.by_distance(lambda h: 0.0), TypeError, r"function: .*h, d"),
+        (
             lambda: F.attention(X, X, X, score=not_for_numba()),
             TypeError,
             "score: expected a function that Numba can compile, got not_for_numba",
@@ -404,6 +470,7 @@ def a_method(s, b, h):
         (lambda: scores.alibi(0), ValueError, "slopes"),
         (lambda: scores.alibi(np.ones((2, 2))), ValueError, "slopes"),
         (lambda: scores.t5_bias(np.ones((3, 2))), ValueError, "table: expected at least 4 buckets"),
+        (lambda: scores.relative(np.ones((2, 3)), 3), ValueError, "table: expected more than"),
         (lambda: scores.decay("a"), TypeError, "rates"),
         (lambda: scores.softcap(0), ValueError, "cap"),
     ],

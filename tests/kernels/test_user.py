@@ -121,3 +121,19 @@ def test_a_function_that_calls_itself_is_refused():
 
     with pytest.raises(TypeError, match="don't call themselves"):
         user.frozen(again)
+
+
+def test_what_did_not_change_is_not_read_again(monkeypatch):
+    """Reading all that a function reads takes as long as a small call of attention."""
+    for function in (by_global, by_helper, by_module, closed_over(2)):
+        assert user.frozen(function) is user.frozen(function)
+    before = [user.frozen(f) for f in (by_global, by_helper, by_module, by_default)]
+    monkeypatch.setitem(globals(), "WIDTH", WIDTH + 1)
+    monkeypatch.setattr(PARTS, "shift", PARTS.shift + 1)
+    monkeypatch.setattr(by_default, "__defaults__", (5,))
+    after = [user.frozen(f) for f in (by_global, by_helper, by_module, by_default)]
+    assert all(a.fingerprint != b.fingerprint for a, b in zip(before, after, strict=True))
+
+
+def by_default(b, h, i, j, width=3):
+    return j <= i + width

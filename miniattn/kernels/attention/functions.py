@@ -9,6 +9,7 @@ What a mask hides the function is not asked for: there the score is -inf already
 out of the range of its tables.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,8 @@ import numpy as np
 
 from miniattn.kernels.attention.masking import GROUP, PARTIAL, keys_seen
 from miniattn.kernels.attention.problem import DTABLES, SCORE, given
-from miniattn.kernels.compile.settings import inner
-from miniattn.kernels.registers import LANES, address, ask, registers, views
+from miniattn.kernels.compile.settings import Inner, inner
+from miniattn.kernels.registers import LANES, address, ask, guarded_views, registers
 
 # The door. The tables follow it, as `views` has them, then those of their gradients.
 FORWARD, BACKWARD, SHIFTS, SUMS, FAILED, TABLES = range(6)
@@ -29,6 +30,10 @@ ROW, HEAD, I0, J0, ROWS, COLUMNS, WIDTH, MASKED = range(PLACE)
 
 FEW = 64  # sums that a loop keeps on its stack
 ROOM_OF_SUMS = FEW // (LANES // 2)
+ROOM_OF_A_ROW = 16
+DISTANCES = 256  # of a tile: more than rows and columns together
+ROOM_OF_DISTANCES = DISTANCES // (LANES // 2)
+_BY_PAIR = {"nogil": True, "error_model": "numpy", "boundscheck": True}
 
 
 @inner
@@ -45,21 +50,28 @@ def forward_loop(function: Any, kinds: tuple[Any, ...]) -> Callable[..., None]:
 
     ``kinds`` are the types of its tables and numbers.
     """
-    tables = views(*kinds)
+    tables = guarded_views(*kinds)
 
     def score_tile(door: Any, place: Any, scores: Any, before: Any, sums: Any) -> None:
-        given = tables(door + TABLES)
+        note = registers(1, np.int64)
+        note[0] = 0
+        given = tables(door + TABLES, sums, note)
         b, h, i0, j0 = place[ROW], place[HEAD], place[I0], place[J0]
-        masked = place[MASKED] != 0
+        masked, columns = place[MASKED] != 0, place[COLUMNS]
+        new = registers(ROOM_OF_A_ROW, scores)
         for r in range(place[ROWS]):
             p, j = scores + r * place[WIDTH], j0 + r
-            if masked and some_hidden(p, place[COLUMNS]):
-                for c in range(place[COLUMNS]):
+            if masked and some_hidden(p, columns):
+                for c in range(columns):
                     if p[c] != -np.inf:
                         p[c] = function(p[c], b, h, i0 + c, j, *given)
             else:
-                for c in range(place[COLUMNS]):
-                    p[c] = function(p[c], b, h, i0 + c, j, *given)
+                for c in range(columns):
+                    new[c] = function(p[c], b, h, i0 + c, j, *given)
+                for c in range(columns):
+                    p[c] = new[c]
+        if note[0] != 0:
+            door[FAILED] = 1
 
     return score_tile
 
@@ -74,7 +86,7 @@ def backward_loop(
     are added up on the stack: there the compiler knows that nothing else writes to them, and keeps
     them in registers. In memory each sum waits for the one before, 13 cycles a pair.
     """
-    tables = views(*kinds, *gradients, relative=len(gradients))
+    tables = guarded_views(*kinds, *gradients, relative=len(gradients))
 
     def score_tile_backward(door: Any, place: Any, dscores: Any, before: Any, sums: Any) -> None:
         b, h, i0, j0 = place[ROW], place[HEAD], place[I0], place[J0]
@@ -83,7 +95,9 @@ def backward_loop(
         if few:
             for n in range(count):
                 own[n] = 0.0
-        given = tables(door + TABLES, own)
+        note = registers(1, np.int64)
+        note[0] = 0
+        given = tables(door + TABLES, own, note)
         masked = place[MASKED] != 0
         for r in range(place[ROWS]):
             p, q, j = dscores + r * place[WIDTH], before + r * place[WIDTH], j0 + r
@@ -97,8 +111,86 @@ def backward_loop(
         if few:
             for n in range(count):
                 sums[n] += own[n]
+        if note[0] != 0:
+            door[FAILED] = 1
 
     return score_tile_backward
+
+
+def forward_by_distance(function: Any, bias: Any, kinds: tuple[Any, ...]) -> Callable[..., None]:
+    """Return the loop of `forward_loop` for a function that adds a bias by head and distance.
+
+    In a tile of which nothing is hidden ``bias`` is asked once for each distance: 127 times in
+    place of 4,096.
+    """
+    tables = guarded_views(*kinds)
+    by_pair = _part(forward_loop, function, kinds)
+
+    def add_to_tile(door: Any, place: Any, scores: Any, before: Any, sums: Any) -> None:
+        rows, columns, h = place[ROWS], place[COLUMNS], place[HEAD]
+        if place[MASKED] != 0 or rows + columns > DISTANCES:
+            by_pair(door, place, scores, before, sums)
+            return
+        note = registers(1, np.int64)
+        note[0] = 0
+        given = tables(door + TABLES, sums, note)
+        line = registers(ROOM_OF_DISTANCES, scores)
+        last = place[J0] + rows - 1 - place[I0]
+        for n in range(rows + columns - 1):
+            line[n] = bias(h, last - n, *given)
+        for r in range(rows):
+            p, of_row = scores + r * place[WIDTH], line + (rows - 1 - r)
+            for c in range(columns):
+                p[c] = p[c] + of_row[c]
+        if note[0] != 0:
+            door[FAILED] = 1
+
+    return add_to_tile
+
+
+def _part(build: Callable[..., Callable[..., None]], function: Any, *key: Any) -> Any:
+    """Return a loop as part of another, under a name that no other loop has.
+
+    The function's own name says which it is, in all processes.
+    """
+    loop = build(function, *key)
+    digest = hashlib.sha256(repr((function.py_func.__qualname__, key)).encode()).hexdigest()
+    loop.__qualname__ += f".{digest[:16]}"
+    return Inner(loop, _BY_PAIR)
+
+
+def backward_by_distance(
+    function: Any, bias: Any, kinds: tuple[Any, ...], gradients: tuple[Any, ...], few: bool
+) -> Callable[..., None]:
+    """Return the loop of `backward_loop` for such a function.
+
+    The gradients of a distance's pairs are added up first; those of scores stay what they are.
+    """
+    tables = guarded_views(*kinds, *gradients, relative=len(gradients))
+    by_pair = _part(backward_loop, function, kinds, gradients, few)
+
+    def add_tile(door: Any, place: Any, dscores: Any, before: Any, sums: Any) -> None:
+        rows, columns, h = place[ROWS], place[COLUMNS], place[HEAD]
+        if place[MASKED] != 0 or rows + columns > DISTANCES:
+            by_pair(door, place, dscores, before, sums)
+            return
+        line = registers(ROOM_OF_DISTANCES, sums)
+        for n in range(rows + columns - 1):
+            line[n] = 0.0
+        for r in range(rows):
+            p, of_row = dscores + r * place[WIDTH], line + (rows - 1 - r)
+            for c in range(columns):
+                of_row[c] += p[c]
+        note = registers(1, np.int64)
+        note[0] = 0
+        given = tables(door + TABLES, sums, note)
+        last = place[J0] + rows - 1 - place[I0]
+        for n in range(rows + columns - 1):
+            bias(line[n], h, last - n, *given)
+        if note[0] != 0:
+            door[FAILED] = 1
+
+    return add_tile
 
 
 @inner

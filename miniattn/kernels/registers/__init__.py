@@ -39,7 +39,7 @@ from miniattn.kernels.registers.arithmetic import (
     sqrt,
     to_float,
 )
-from miniattn.kernels.registers.arrays import WORDS, views
+from miniattn.kernels.registers.arrays import WORDS, guarded_views, views
 from miniattn.kernels.registers.lanes import (
     any_true,
     bits_of,
@@ -98,6 +98,7 @@ __all__ = [
     "floor",
     "fma",
     "gather",
+    "guarded_views",
     "horizontal_max",
     "horizontal_maxima",
     "horizontal_sum",
