@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # imported at their first use, and matplotlib with them
     from miniattn.plot._animation import Recorder, animate
     from miniattn.plot._backprop import backprop
     from miniattn.plot._canvas import Figure
+    from miniattn.plot._flow import gradient_flow
     from miniattn.plot._gradient import gradient_map
     from miniattn.plot._history import history
     from miniattn.plot._html import Page, html
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # imported at their first use, and matplotlib with them
     from miniattn.plot._lines import attention_lines
     from miniattn.plot._maps import attention_heads, attention_map
     from miniattn.plot._mask import mask
+    from miniattn.plot._softmax import masked_weights, temperatures
+    from miniattn.plot._steps import attention_steps
     from miniattn.plot._stream import patching, residual_stream
     from miniattn.plot._timeline import timeline
 
@@ -32,14 +35,18 @@ __all__ = [
     "attention_lines",
     "attention_map",
     "attention_on_image",
+    "attention_steps",
     "backprop",
+    "gradient_flow",
     "gradient_map",
     "head_summary",
     "history",
     "html",
     "mask",
+    "masked_weights",
     "patching",
     "residual_stream",
+    "temperatures",
     "timeline",
 ]
 
@@ -47,6 +54,7 @@ _HOMES = (
     "_animation",
     "_backprop",
     "_canvas",
+    "_flow",
     "_gradient",
     "_history",
     "_html",
@@ -55,6 +63,8 @@ _HOMES = (
     "_lines",
     "_maps",
     "_mask",
+    "_softmax",
+    "_steps",
     "_stream",
     "_timeline",
 )

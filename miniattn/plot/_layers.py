@@ -15,6 +15,7 @@ from miniattn import _checks, analysis
 from miniattn._typing import Array, MaskLike
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, figure, ink, legend_beside, points
+from miniattn.plot._numbers import write
 from miniattn.plot._source import Given, Head, heads, layers
 from miniattn.plot._text import em
 from miniattn.trace import Trace
@@ -187,16 +188,8 @@ def _numbers(ax: Axes, table: Any, cmap: str | Colormap | None, *, wide: bool) -
     ax.get_figure().colorbar(image, ax=ax, location="bottom", aspect=30, pad=0.03)  # type: ignore[union-attr]
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.tick_params(length=0)
-    values = np.ndenumerate(table.filled(np.nan))
-    shown = {at: _short(value) for at, value in values if np.isfinite(value)}
-    if wide and shown:
-        size = min(points("small"), 8.0 * 4 / max(map(len, shown.values())))
-        for (layer, head), text in shown.items():
-            dark = (
-                sum(np.array(image.to_rgba(table.data[layer, head])[:3]) * (0.3, 0.59, 0.11)) < 0.5
-            )
-            colour = "white" if dark else "black"
-            ax.text(head, layer, text, ha="center", va="center", fontsize=size, color=colour)
+    if wide:
+        write(ax, image, table, _short)
     ax.spines[:].set_color(ink(0.3, ax))
 
 

@@ -75,7 +75,7 @@ def residual_stream(
     """
     t = _checks.instance("trace", trace, Trace)
     g = _checks.instance("gradients", gradients, Gradients, optional=True)
-    places = _places(t) if names is None else list(_checks.sequence("names", names, "names"))
+    places = places_along(t) if names is None else list(_checks.sequence("names", names, "names"))
     if not places:
         raise ValueError(
             "names: expected names of values (B, T, E); the trace has no layers to choose from"
@@ -182,7 +182,7 @@ def _names(argument: str, names: Sequence[str] | None, count: int) -> list[str] 
     return [drawable(visible(text)) for text in short]
 
 
-def _places(t: Trace) -> list[str]:
+def places_along(t: Trace | Gradients) -> list[str]:
     """Return the names along the stream: its start, the middle and the end of each layer."""
     layers = [name.removesuffix(".middle") for name in t.names if name.endswith(".middle")]
     if not layers:

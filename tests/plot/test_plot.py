@@ -51,14 +51,19 @@ def calls(weights: np.ndarray) -> dict[str, object]:
         "history": lambda: plot.history({"step": [1, 2], "loss": [2.0, 1.0]}),
         "timeline": lambda: plot.timeline(SPANS),
         "residual_stream": lambda: plot.residual_stream(*traced()),
+        "temperatures": lambda: plot.temperatures(one[-1], [0.5, 1], TOKENS),
+        "masked_weights": lambda: plot.masked_weights(one, tokens=TOKENS),
+        "attention_steps": lambda: plot.attention_steps(one, one, one, TOKENS),
+        "gradient_flow": lambda **k: plot.gradient_flow(traced()[1], **k),
         "patching": lambda **k: plot.patching(one - 0.5, **k),
     }
 
 
 SPANS = [Span(0, "work", 0.0, 1.0), Span(1, "waiting", 0.0, 0.5)]
 DRAWN_ON_AXES = ["attention_map", "attention_lines", "attention_on_image", "mask", "patching"]
+DRAWN_ON_AXES += ["gradient_flow"]
 OTHERS = ["attention_heads", "attention_layers", "gradient_map", "head_summary", "history"]
-OTHERS += ["residual_stream", "timeline"]
+OTHERS += ["residual_stream", "timeline", "temperatures", "masked_weights", "attention_steps"]
 
 
 @pytest.mark.parametrize("name", DRAWN_ON_AXES + OTHERS)
