@@ -13,7 +13,6 @@ from miniattn import data, models, trace
 from miniattn._command import WrongCall, whole
 from miniattn._disk import replacing
 from miniattn._typing import Array
-from miniattn.plot._text import visible
 from miniattn.trace import Trace
 
 DPI = 200
@@ -148,6 +147,8 @@ def _known(model: Any, ids: Array) -> Array:
 
 
 def _next(tokenizer: data.TextTokenizer, logits: Array, most: int) -> str:
+    from miniattn.plot._text import visible  # here and below, because --help needs no matplotlib
+
     best = np.argsort(-logits, kind="stable")[:most]
     best = best[best < tokenizer.vocab_size]  # tables are often padded
     names = [visible(name) for name in tokenizer.tokens(best)]
@@ -168,7 +169,7 @@ def _table(
 
 
 def _draw(seen: Seen, out: Path, ending: str, layer: int | None, head: int | None) -> None:
-    from miniattn import plot  # here, because nothing of matplotlib is needed to say what is wrong
+    from miniattn import plot
 
     names = list(seen.trace.weights)
     if layer is not None and layer >= len(names):
