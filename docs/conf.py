@@ -6,9 +6,14 @@ from pathlib import Path
 import miniattn
 
 sys.path.insert(0, str(Path(__file__).parent))
+import chapters
 import gallery
+import notebooks
 
-gallery.draw(Path(__file__).parent / "_gallery")
+DRAWN = Path(__file__).parent / "_gallery"
+gallery.draw(DRAWN)
+chapters.draw(DRAWN / "book")
+notebooks.write(DRAWN / "notebooks")
 
 project = "miniattn"
 author = "The miniattn authors"

@@ -3,77 +3,121 @@
 python docs/gallery.py FOLDER
 """
 
+import string
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import trained
 
-from miniattn import analysis, distributed, masks, models, nn, plot, trace
-from miniattn import functional as F
+from miniattn import analysis, demo, distributed, masks, nn, plot, trace
 
-TOKENS = "the cat sat on the mat and slept .".split()  # noqa: SIM905
-T = len(TOKENS)
+# A GPT of two layers that has learned which verbs agree with which noun, and what it sees in:
+WORDS = trained.SENTENCE  # the cats near the dog sleep and they run .
+T = len(WORDS)
+speaker, _ = trained.load("sentence")
+ids = trained.encode(WORDS)
+logits, inside = trace.run(speaker, ids, tokens=WORDS)
+FIRST = "blocks.layers.0.attn"  # the layer that finds the subject
 
-
-def scores(*shape: int) -> np.ndarray:
-    """Return made-up scores: this gallery is about pictures, not about a model."""
-    return 2 * np.random.default_rng(0).standard_normal(shape)
+# One that has learned to go on with what comes again, and one that reads handwritten digits:
+copyist, copying = trained.load("copyist")
+AGAIN = list("tonemyhavid" * 3)
+again = np.array([[string.ascii_letters.index(letter) for letter in AGAIN]])
+reader, reading = trained.load("digits")
 
 
 def attention_map() -> plot.Figure:
-    """One head; what the mask hides is hatched."""
-    causal = masks.causal()
-    weights = F.softmax(scores(T, T), mask=causal.to_array(1, 1, T, T)[0, 0])
-    return plot.attention_map(weights, TOKENS, mask=causal)
+    """One head; what the mask hides is hatched. Both verbs look for their subject."""
+    return plot.attention_map(inside, layer=FIRST, head=subject_head())
+
+
+def subject_head() -> int:
+    """Return the head that looks most from the second verb to the first noun."""
+    weights = inside.weights[FIRST][0]
+    return int(weights[:, WORDS.index("dog"), 1].argmax())
 
 
 def attention_heads() -> plot.Figure:
     """The heads of a layer on one scale, here logarithmic."""
-    return plot.attention_heads(F.softmax(scores(3, T, T)), TOKENS, scale="log")
+    return plot.attention_heads(inside, layer=FIRST, scale="log")
 
 
 def attention_layers() -> plot.Figure:
-    """Every head of every layer of a model, of one call."""
-    rng = np.random.default_rng(0)
-    model = nn.TransformerEncoder(2, 32, 4, rng=rng)
-    x = 3 * rng.standard_normal((1, T, 32), dtype=np.float32)
-    _, maps = trace.run(model, x, mask=masks.causal())
+    """Every head of every layer: a head that looks one back, and heads that find what followed."""
+    _, maps = trace.run(copyist, again, keep="*.weights", tokens=AGAIN)
     return plot.attention_layers(maps)
 
 
 def attention_lines() -> plot.Figure:
     """Tokens joined by lines, as strong as the weight."""
-    return plot.attention_lines(F.softmax(2 * scores(2, T, T)), TOKENS)
+    return plot.attention_lines(inside.weights[FIRST][0, :2], WORDS)
 
 
 def attention_on_image() -> plot.Figure:
-    """Weights over the patches of an image; a patch that is no key is hatched."""
-    y, x = np.mgrid[-1:1:32j, -1:1:32j]
-    image = np.exp(-4 * (x**2 + y**2))
-    keys = np.ones((4, 4), bool)
-    keys[0, 0] = False
-    weights = F.softmax(6 * image[4::8, 4::8].reshape(-1), mask=keys.reshape(-1)).reshape(4, 4)
-    return plot.attention_on_image(weights, image, mask=keys)
+    """Where the first layer of the reader looks, on the digit; what is no ink is hatched."""
+    images = {digit: x for x, digit in demo.load_digits().test}
+    _, t = trace.run(reader, images[3][None], keep="*.weights")
+    looks = next(iter(t.weights.values()))[0].mean(axis=(0, 1))
+    ink = demo.on_pixels(images[3], images[3][:, 2] + 2).filled(0)
+    return plot.attention_on_image(demo.on_pixels(images[3], looks), ink)
+
+
+def attention_steps() -> plot.Figure:
+    """Attention as matrices: of the head that finds the subject, four of its eight numbers."""
+    q, k, v = (inside[f"{FIRST}.{name}"][0, subject_head(), :7, :4] for name in "qkv")
+    return plot.attention_steps(q, k, v, WORDS[:7], mask=masks.causal())
+
+
+def temperatures() -> plot.Figure:
+    """What comes after "they", by temperature."""
+    last = logits[0, WORDS.index("they")]
+    likely = np.argsort(-last)[:6]
+    return plot.temperatures(last[likely], tokens=[trained.WORDS[i] for i in likely])
+
+
+def masked_weights() -> plot.Figure:
+    """The same scores without a mask, causal, with padding, and with both."""
+    scores = np.asarray(inside[f"{FIRST}.q"][0, 0] @ inside[f"{FIRST}.k"][0, 0].T)
+    return plot.masked_weights(scores / np.sqrt(8), tokens=WORDS)
 
 
 def mask() -> plot.Figure:
     """Any mask, and which rule hides what."""
-    rules = masks.causal() & masks.padding([T - 1]) & masks.documents([[0] * 4 + [1] * 5])
-    return plot.mask(rules, tokens=TOKENS)
+    rules = masks.causal() & masks.padding([T - 1]) & masks.documents([[0] * 6 + [1] * 4])
+    return plot.mask(rules, tokens=WORDS)
+
+
+def gradients() -> trace.Gradients:
+    """Return the gradient of everything, of "sleep" being said and not "sleeps"."""
+    dlogits = np.zeros_like(logits)
+    dlogits[0, 4, trained.encode(["sleep", "sleeps"])[0]] = 1.0, -1.0
+    return inside.gradients(dlogits)
 
 
 def gradient_map() -> plot.Figure:
-    """Weights, and beside them how the loss changes with each."""
-    causal = masks.causal()
-    weights = F.softmax(scores(T, T), mask=causal.to_array(1, 1, T, T)[0, 0])
-    return plot.gradient_map(weights, scores(T, T)[::-1], TOKENS, mask=causal)
+    """Weights, and beside them how the verb's number changes with each."""
+    path, head = f"{FIRST}.weights", subject_head()
+    return plot.gradient_map(inside, gradients()[path][0, head], WORDS, layer=FIRST, head=head)
+
+
+def gradient_flow() -> plot.Figure:
+    """How a gradient fares in twelve untrained layers, with the norm before and after."""
+    runs = {}
+    for name, first in (("norm before", True), ("norm after", False)):
+        model = nn.TransformerEncoder(12, 64, 4, norm_first=first, rng=np.random.default_rng(0))
+        x, dy = np.random.default_rng(1).standard_normal((2, 1, 16, 64), dtype=np.float32)
+        _, t = trace.run(model, x, keep=["input", "layers.*"])
+        runs[name] = t.gradients(dy)
+    return plot.gradient_flow(runs, names=["input", *(f"layers.{i}" for i in range(12))])
 
 
 def head_summary() -> plot.Figure:
     """Entropy, mean distance and mass on the first key of every head."""
-    return plot.head_summary(F.softmax(scores(3, 4, T, T)))
+    _, maps = trace.run(copyist, again, keep="*.weights")
+    return plot.head_summary(maps)
 
 
 def timeline() -> plot.Figure:
@@ -94,55 +138,37 @@ def timeline() -> plot.Figure:
 
 
 def history() -> plot.Figure:
-    """Training curves: a panel a quantity, training solid, held out dashed."""
-    epochs = np.arange(1, 13)
-    return plot.history(
-        {
-            "epoch": epochs,
-            "loss": 2.3 * np.exp(-epochs / 4),
-            "valid_loss": 2.3 * np.exp(-epochs / 4) + 0.02 * epochs,
-            "valid_accuracy": 1 - 0.9 * np.exp(-epochs / 3),
-        }
-    )
+    """Training curves, here the reader's: a panel a quantity, held out dashed."""
+    return plot.history({"epoch": np.arange(1, len(reading["loss"]) + 1), **reading})
 
 
 def residual_stream() -> plot.Figure:
     """How long the stream's vectors are, and their gradients, by place in the model and token."""
-    rng = np.random.default_rng(0)
-    model = nn.TransformerEncoder(3, 32, 4, rng=rng)
-    x = rng.standard_normal((1, T, 32), dtype=np.float32)
-    y, t = trace.run(model, x, mask=masks.causal(), tokens=TOKENS)
-    dy = np.zeros_like(y)
-    dy[:, -1] = 1.0  # a loss of the last token
-    return plot.residual_stream(t, t.gradients(dy))
+    return plot.residual_stream(inside, gradients())
 
 
 def patching() -> plot.Figure:
-    """Results of an experiment, here every edge between the parts of a small model."""
-    model = models.GPT(20, T, embed_dim=32, num_heads=4, num_layers=2, rng=np.random.default_rng(0))
-    clean, corrupted = np.random.default_rng(1).integers(0, 20, (2, 1, T))
-    metric = analysis.LogitDifference([1], [2])
-    edges = analysis.path_patching(model, clean, corrupted, metric)
-    return plot.patching(edges, baseline=metric(model(clean)), label="logit difference")
-
-
-STORY = "the cat sat on the mat . the dog saw the cat and the cat saw the dog .".split()  # noqa: SIM905
+    """Results of an experiment: which paths carry the number of the subject to the verb."""
+    right, wrong = trained.encode(["sleep", "sleeps"])[0]
+    metric = analysis.LogitDifference([right], [wrong])
+    clean = trained.encode(WORDS[:5])
+    edges = analysis.path_patching(
+        speaker, clean, np.where(clean == clean[0, 1], trained.encode(["cat"]), clean), metric
+    )
+    return plot.patching(edges, baseline=metric(speaker(clean)), label="sleep − sleeps")
 
 
 def page() -> plot.Page:
-    """Two layers of heads with known habits, to look at by hand."""
-    words, (i, j) = np.array(STORY), np.mgrid[: len(STORY), : len(STORY)]
-    same = words[:, None] == words
-    habits = {
-        "layers.0.attn": [j == i - 1, same, j == 0],  # the previous token, the same one, the first
-        "layers.1.attn": [np.roll(same, 1, axis=1) & (j > 0), j > i - 4],  # what followed the same
-    }
-    noise = np.random.default_rng(0).standard_normal(i.shape)
-    weights = {
-        name: F.softmax(4.0 * np.array(heads) + noise, mask=j <= i)
-        for name, heads in habits.items()
-    }
-    return plot.html(weights, STORY, mask=masks.causal(), title="Five heads and their habits")
+    """All heads that read a sentence, to look at by hand."""
+    return plot.html(inside, title="Which noun is it?")
+
+
+def animate(path: Path) -> Path:
+    """A head of the copyist as it learns, recorded by `plot.Recorder` during training."""
+    maps, steps = copying["maps"][1::2, :32, :32], copying["steps"][1::2]
+    titles = [f"step {step:.0f}" for step in steps]
+    options = {"fps": 4, "hold": 0.5, "dpi": 60, "mask": masks.causal()}
+    return plot.animate(maps, path, titles=titles, **options)
 
 
 PICTURES: list[Callable[[], plot.Figure]] = [
@@ -151,8 +177,12 @@ PICTURES: list[Callable[[], plot.Figure]] = [
     attention_layers,
     attention_lines,
     attention_on_image,
+    attention_steps,
+    temperatures,
+    masked_weights,
     mask,
     gradient_map,
+    gradient_flow,
     head_summary,
     history,
     timeline,
@@ -162,10 +192,11 @@ PICTURES: list[Callable[[], plot.Figure]] = [
 
 
 def draw(folder: Path) -> None:
-    """Write every picture as PNG, and the interactive pages."""
+    """Write every picture as PNG, the animation, and the interactive pages."""
     (folder / "live").mkdir(parents=True, exist_ok=True)
     page().save(folder / "live" / "attention.html")
     plot.backprop(mask=masks.causal()).save(folder / "live" / "backprop.html")
+    animate(folder / "animate.gif")
     for picture in PICTURES:
         picture().savefig(folder / f"{picture.__name__}.png", dpi=110)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from miniattn.lab._exercise import Exercise
+from miniattn.lab._notebook import code, markdown, notebook
 
 READ_ME = """# Backpropagation by hand
 
@@ -52,7 +53,7 @@ def write_course(folder: Path, exercises: Sequence[Exercise]) -> int:
         ):
             files[f"{who}/{exercise.name}.py"] = source
             hints = exercise.hints if who == "teacher" else ()
-            files[f"{who}/{exercise.name}.ipynb"] = notebook(exercise, written, hints)
+            files[f"{who}/{exercise.name}.ipynb"] = exercise_notebook(exercise, written, hints)
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ def write_course(folder: Path, exercises: Sequence[Exercise]) -> int:
     return len(files)
 
 
-def notebook(exercise: Exercise, written: str, hints: Sequence[str]) -> str:
+def exercise_notebook(exercise: Exercise, written: str, hints: Sequence[str]) -> str:
     """Return a notebook (nbformat 4.5) with one function to be written, and its check."""
     listed = "".join(f"\n{n}. {hint}" for n, hint in enumerate(hints, 1))
     text = (
@@ -70,22 +71,13 @@ def notebook(exercise: Exercise, written: str, hints: Sequence[str]) -> str:
         + (f"\n**Hints**\n{listed}\n" if hints else "")
     )
     ask = f'from miniattn import lab\n\nlab.check({exercise.function}, "{exercise.name}")'
-    cells = [_cell("markdown", text), *map(_code, (exercise.preamble(), written, ask))]
-    for number, cell in enumerate(cells):
-        cell["id"] = f"cell-{number}"
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    content = {
-        "cells": cells,
-        "metadata": {"kernelspec": kernel, "miniattn": {"exercise": exercise.name}},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
-    return json.dumps(content, indent=1) + "\n"
+    cells = [markdown(text), *map(code, (exercise.preamble(), written, ask))]
+    return notebook(cells, miniattn={"exercise": exercise.name})
 
 
-def answer_of(notebook: str) -> str:
+def answer_of(text: str) -> str:
     """Return what a notebook's code cells define, without what only asks, shows or draws."""
-    content = json.loads(notebook)
+    content = json.loads(text)
     name = content.get("metadata", {}).get("miniattn", {}).get("exercise", "")
     cells = [_text(cell) for cell in content["cells"] if cell.get("cell_type") == "code"]
     kept = [cell for cell in cells if "lab.check(" not in cell]
@@ -97,11 +89,3 @@ def answer_of(notebook: str) -> str:
 def _text(cell: dict[str, Any]) -> str:
     source = cell.get("source", "")
     return source if isinstance(source, str) else "".join(source)
-
-
-def _code(source: str) -> dict[str, Any]:
-    return {**_cell("code", source.strip()), "execution_count": None, "outputs": []}
-
-
-def _cell(kind: str, source: str) -> dict[str, Any]:
-    return {"cell_type": kind, "metadata": {}, "source": source.splitlines(keepends=True)}

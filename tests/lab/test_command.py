@@ -159,7 +159,7 @@ def test_what_submissions_do_harms_nobody(tmp_path):
 
 def test_a_notebook_holds_what_the_file_does():
     exercise = lab.find("softmax")
-    content = json.loads(_course.notebook(exercise, exercise.hole(), ()))
+    content = json.loads(_course.exercise_notebook(exercise, exercise.hole(), ()))
     assert (content["nbformat"], content["nbformat_minor"]) == (4, 5)
     kinds = [cell["cell_type"] for cell in content["cells"]]
     assert kinds == ["markdown", "code", "code", "code"]
@@ -168,7 +168,7 @@ def test_a_notebook_holds_what_the_file_does():
         assert {"metadata", "source"} <= cell.keys()
         runs = {"outputs", "execution_count"} <= cell.keys()
         assert runs == (cell["cell_type"] == "code")
-    solved = _course.notebook(exercise, exercise.answer(), exercise.hints)
+    solved = _course.exercise_notebook(exercise, exercise.answer(), exercise.hints)
     assert lab.check(_course.answer_of(solved)).passed
     assert exercise.hints[2] in solved
     assert exercise.hints[0] not in json.dumps(content)
