@@ -12,7 +12,7 @@ from samples import begin, choose, dice, fresh, normal, off_zero, sees_some
 import miniattn as ma
 import miniattn.functional as F
 from miniattn import masks, nn, scores
-from miniattn.models import GPT, EncoderDecoder, SequenceClassifier, TextEncoder
+from miniattn.models import GPT, EncoderDecoder, ImageClassifier, SequenceClassifier, TextEncoder
 
 begin(__name__)
 
@@ -442,6 +442,30 @@ MODULES = {
             {"lengths": [5, 1], "rng": dice, "samples": 12},
         ),
     ],
+    "ImageClassifier": [
+        (
+            lambda: ImageClassifier(
+                3, (4, 2), 2, channels=2, embed_dim=4, num_heads=2, num_layers=1, **double()
+            ),
+            {"images": normal(2, 2, 4, 2)},
+            FEW,
+        ),
+        (
+            lambda: ImageClassifier(
+                3,
+                2,
+                (2, 1),
+                embed_dim=4,
+                num_heads=2,
+                num_layers=1,
+                distillation="head",
+                dropout=0.2,
+                **double(),
+            ),
+            {"images": normal(2, 3, 2, 2)},
+            {"rng": dice, **FEW},
+        ),
+    ],
     "TextEncoder": [
         (
             lambda: TextEncoder(
@@ -449,6 +473,22 @@ MODULES = {
             ),
             TOKENS,
             {"lengths": [4, 2], "types": np.array([[0, 1, 1, 0]] * 2), **FEW},
+        ),
+        (
+            lambda: TextEncoder(
+                5,
+                6,
+                embed_dim=4,
+                num_heads=2,
+                num_layers=1,
+                positions=None,
+                norm_first=True,
+                embed_norm=False,
+                causal=True,
+                **double(),
+            ),
+            TOKENS,
+            {"lengths": [4, 2], **FEW},
         ),
         (
             lambda: TextEncoder(5, 6, embed_dim=4, num_heads=2, num_layers=1, **double()),

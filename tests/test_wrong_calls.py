@@ -640,6 +640,20 @@ WRONG = {
         "softcap",
         "3.0",
     ),
+    "patches that do not fill the image": (
+        lambda: models.ImageClassifier(3, (4, 6), 3, embed_dim=4, num_heads=2),
+        ValueError,
+        "patch_size",
+        "(3, 3)",
+    ),
+    "images of another size": (
+        lambda: models.ImageClassifier(3, 4, 2, embed_dim=4, num_heads=2)(
+            np.zeros((1, 3, 4, 6), np.float32)
+        ),
+        ValueError,
+        "images",
+        "(1, 3, 4, 6)",
+    ),
     "types of a model without": (
         lambda: models.TextEncoder(5, 4, embed_dim=4, num_heads=2, num_layers=1)(
             np.zeros((1, 2), int), types=np.zeros((1, 2), int)

@@ -5,6 +5,7 @@ from miniattn.models._load import load
 from miniattn.models.classifier import SequenceClassifier, SequenceClassifierContext
 from miniattn.models.encoder_decoder import EncoderDecoder, EncoderDecoderContext
 from miniattn.models.gpt import GPT, GPTContext
+from miniattn.models.image_classifier import ImageClassifier, ImageClassifierContext
 from miniattn.models.text_encoder import TextEncoder, TextEncoderContext
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "EncoderDecoder",
     "EncoderDecoderContext",
     "GPTContext",
+    "ImageClassifier",
+    "ImageClassifierContext",
     "SequenceClassifier",
     "SequenceClassifierContext",
     "TextEncoder",

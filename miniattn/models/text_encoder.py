@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -30,7 +30,8 @@ class TextEncoderContext(NamedTuple):
 class TextEncoder(nn.Module):
     """BERT's encoder: ids (B, T) to hidden states (B, T, E), every token seeing every other.
 
-    x = norm(tokens[ids] + positions + types[of each token]), then post-norm layers.
+    x = norm(tokens[ids] + positions + types[of each token]), then post-norm layers. Options make it
+    ModernBERT's (pre-norm, rotary positions) or the text tower of CLIP (causal, no first norm).
 
     Parameters
     ----------
@@ -38,14 +39,20 @@ class TextEncoder(nn.Module):
         V.
     max_length : int
         Number of learned positions.
+    positions : {"learned", "sinusoidal", "rotary", "alibi"}, optional
+        How the order is told; None where ``rotary`` of the layers does.
     num_types : int
         Kinds of tokens, such as first and second sentence; 0 for a model that knows none.
     embed_dim, num_heads, num_layers : int
         Width E, heads H, and the number of layers.
     ffn_dim : int, optional
         Width F of the feed-forward; 4 E by default.
-    activation
+    norm_first, norm, activation, bias
         As in `nn.TransformerEncoderLayer`.
+    embed_norm : bool
+        Whether the sum of the vectors is normalised.
+    causal : bool
+        Whether a token sees only those before it and itself.
     dropout : float
         On the embedded tokens, on attention weights and on what each sublayer adds; applied where
         ``rng`` is given to ``forward``.
@@ -57,8 +64,12 @@ class TextEncoder(nn.Module):
 
     References
     ----------
-    Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language
-    Understanding", 2019, section 3.
+    .. [1] Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language
+       Understanding", 2019, section 3.
+    .. [2] Warner et al., "Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder for
+       Fast, Memory Efficient, and Long Context Finetuning and Inference", 2024, section 2.
+    .. [3] Radford et al., "Learning Transferable Visual Models From Natural Language
+       Supervision", 2021, section 2.4.
 
     Examples
     --------
@@ -72,6 +83,7 @@ class TextEncoder(nn.Module):
     """
 
     _worked_out = ("ffn_dim",)
+    _live = ("causal",)
 
     def __init__(
         self,
@@ -83,35 +95,47 @@ class TextEncoder(nn.Module):
         num_heads: int = 4,
         num_layers: int = 2,
         ffn_dim: int | None = None,
+        positions: _parts.Positions | None = "learned",
+        norm_first: bool = False,
+        norm: Literal["layer", "rms"] = "layer",
         activation: nn.FeedForwardName = "gelu",
+        bias: bool = True,
+        embed_norm: bool = True,
+        causal: bool = False,
         dropout: float = 0.0,
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
         **layers: Unpack[_parts.LayerOptions],
     ) -> None:
         rng = _parts.generator(rng)
+        _parts.check_positions(positions)
         _checks.sizes(vocab_size=vocab_size, embed_dim=embed_dim, max_length=max_length)
         same: dict[str, Any] = {"rng": rng, "dtype": dtype}
-        self.tokens = nn.Embedding(vocab_size, embed_dim, **same)
+        self.causal = _checks.flag("causal", causal)
+        self.tokens = _parts.tokens_layer(vocab_size, embed_dim, positions, **same)
         self.types = None
         if _checks.integer("num_types", num_types, least=0):
             self.types = nn.Embedding(num_types, embed_dim, **same)
-        self.positions = nn.LearnedPositions(max_length, embed_dim, **same)
+        self.positions = _parts.positions_layer(positions, max_length, embed_dim, **same)
         self.dropout = nn.Dropout(_checks.probability("dropout", dropout))
         self.encoder = nn.TransformerEncoder(
             num_layers,
             embed_dim,
             num_heads,
             ffn_dim=ffn_dim,
-            norm_first=False,
+            norm_first=norm_first,
+            norm=norm,
             activation=activation,
+            bias=bias,
             dropout=dropout,
             ffn_dropout=0.0,
             rng=rng,
             dtype=dtype,
-            **layers,
+            **_parts.layer_options(positions, layers),
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=layers.get("norm_eps") or 1e-5, dtype=dtype)
+        self.norm = _parts.norm_if(
+            "embed_norm", embed_norm, norm, embed_dim, layers, bias=bias, dtype=dtype
+        )
 
     def forward(
         self,
@@ -141,13 +165,13 @@ class TextEncoder(nn.Module):
         """
         ids = _checks.int_array("ids", ids)
         _checks.shape("ids", ids, "B, T")
-        mask = None
+        mask: masks.Mask | None = masks.causal() if self.causal else None
         if lengths is not None:
-            mask = masks.padding(_parts.lengths_array("lengths", lengths, *ids.shape))
+            mask = masks.padding(_parts.lengths_array("lengths", lengths, *ids.shape)) & mask
         x, tokens = self.tokens.forward(ids)
         x, of_types = self._typed(x, types)
-        x, positions = self.positions.forward(x)
-        x, norm = self.norm.forward(x)
+        x, positions = _parts.add_positions(self.positions, x)
+        x, norm = _parts.through(self.norm, x)
         x, dropout = self.dropout.drop(x, rng)
         y, encoder = self.encoder.forward(x, mask=mask, rng=rng)
         return y, TextEncoderContext(tokens, of_types, positions, norm, dropout, encoder)
@@ -157,16 +181,19 @@ class TextEncoder(nn.Module):
         ctx = _checks.context(ctx, TextEncoderContext)
         # y = encoder(dropout(norm(x)))
         dx = self.dropout.undrop(self.encoder.backward(dy, ctx.encoder), ctx.dropout)
-        dx = self.norm.backward(dx, ctx.norm)
+        dx = _parts.back_through(self.norm, dx, ctx.norm)
         # x = tokens[ids] + types[of each] + positions
-        dx = self.positions.backward(dx, ctx.positions)
+        dx = _parts.back_through(self.positions, dx, ctx.positions)
         if self.types is not None and ctx.types is not None:
             self.types.backward(dx, ctx.types)
         self.tokens.backward(dx, ctx.tokens)
 
     def describe(self) -> str:
         """Return e.g. ``"max_length=512"``."""
-        return f"max_length={self.positions.weight.shape[0]}"
+        words = ["causal"] if self.causal else []
+        if isinstance(self.positions, nn.LearnedPositions):
+            words.insert(0, f"max_length={self.positions.weight.shape[0]}")
+        return ", ".join(words)
 
     def _typed(self, x: Array, types: Array | None) -> tuple[Array, F.EmbeddingContext | None]:
         if self.types is None:

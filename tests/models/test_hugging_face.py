@@ -2,10 +2,11 @@
 
 ``hugging_face/`` has a folder for each family: config.json and model.safetensors (float16, drawn at
 random) as transformers 5.24 writes them, and in expected.npy the logits or hidden states that it
-computes from them, for the ids below. Where transformers can be imported it is asked again.
+computes from them, for the inputs below. Where transformers can be imported it is asked again.
 """
 
 import json
+import re
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -15,10 +16,19 @@ import pytest
 
 from miniattn import _safetensors, checkpoint, models
 from miniattn.checkpoint import CheckpointError
+from miniattn.models.hugging_face.families import FAMILIES as FAMILY_OF
+from miniattn.models.hugging_face.settings import Settings
+from miniattn.models.hugging_face.weights import arrays_of
 
 FOLDER = Path(__file__).parent / "hugging_face"
 FAMILIES = sorted(path.name for path in FOLDER.iterdir())
 IDS = np.array([[2, 5, 2, 12, 7, 3, 9], [4, 4, 0, 2, 11, 6, 8]])
+IMAGES = np.sin(np.arange(2 * 3 * 6 * 6, dtype=np.float32) ** 2 / 9).reshape(2, 3, 6, 6)
+
+
+def inputs_of(family):
+    """What a family reads, by the names of its own code, in the order of ours."""
+    return {"pixel_values": IMAGES} if family in {"vit", "deit"} else {"input_ids": IDS}
 
 
 def near(got, wanted):
@@ -28,7 +38,8 @@ def near(got, wanted):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_computes_what_its_own_code_does(family):
     model = models.load(FOLDER / family)
-    assert near(model(IDS), np.load(FOLDER / family / "expected.npy"))
+    got = model(*inputs_of(family).values())
+    assert near(got, np.load(FOLDER / family / "expected.npy"))
     assert {p.dtype for p in model.parameters()} == {np.dtype(np.float32)}
 
 
@@ -147,6 +158,10 @@ CLASSES = {
     "bert": "BertModel",
     "roberta": "RobertaModel",
     "distilbert": "DistilBertModel",
+    "vit": "ViTForImageClassification",
+    "deit": "DeiTForImageClassificationWithTeacher",
+    "modernbert": "ModernBertModel",
+    "clip_text_model": "CLIPTextModel",
     "gpt2": "GPT2LMHeadModel",
     "gpt_neox": "GPTNeoXForCausalLM",
     "llama": "LlamaForCausalLM",
@@ -165,6 +180,26 @@ CLASSES = {
 }
 
 
+def same_gradients(ours, theirs, family, folder):
+    """Compare the gradients of both, which are written and read as weights are."""
+    config = json.loads((folder / "config.json").read_text())
+    _, rules = FAMILY_OF[family].build(Settings(config), np.dtype(np.float32))
+    for parameter in theirs.parameters():
+        gradient = parameter.grad
+        parameter.data = gradient if gradient is not None else 0 * parameter.data
+    theirs.save_pretrained(folder / "gradients")
+    parameters, met = dict(ours.named_parameters()), set()
+    scale = max(np.abs(p.grad).max() for p in parameters.values())
+    for full, array in arrays_of(folder / "gradients", np.dtype(np.float32)):
+        name = re.sub(FAMILY_OF[family].prefix, "", full)
+        for place, part in rules.get(name, {}).items():
+            if place in parameters:
+                wanted = part(array) - part(0 * array)  # some parts add to a weight
+                assert np.abs(parameters[place].grad - wanted).max() <= 1e-5 * scale, full
+                met.add(place)
+    assert met == set(parameters)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_against_transformers(family, tmp_path):
     transformers = pytest.importorskip("transformers")
@@ -175,13 +210,17 @@ def test_against_transformers(family, tmp_path):
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-        result = theirs(torch.from_numpy(IDS))
+    for part in theirs.modules():
+        if isinstance(part, torch.nn.Embedding):
+            part.padding_idx = None  # which has no gradient
+    inputs = inputs_of(family)
+    result = theirs(**{name: torch.from_numpy(x) for name, x in inputs.items()})
     theirs.save_pretrained(tmp_path)
     ours = models.load(tmp_path)
-    is_writer = hasattr(result, "logits")
-    wanted = result.logits if is_writer else result.last_hidden_state
-    assert near(ours(IDS), wanted.numpy())
-    if is_writer:
+    wanted = result.logits if hasattr(result, "logits") else result.last_hidden_state
+    got, ctx = ours.forward(*inputs.values())
+    assert near(got, wanted.detach().numpy())
+    if isinstance(ours, models.GPT):
         prompts = torch.from_numpy(IDS[:, :3])
         everything = torch.ones_like(prompts)  # else it takes an id for padding
         written = theirs.generate(
@@ -192,3 +231,7 @@ def test_against_transformers(family, tmp_path):
             eos_token_id=None,
         )
         np.testing.assert_array_equal(ours.generate(IDS[:, :3], 6, temperature=0), written)
+    dout = np.cos(np.arange(got.size, dtype=np.float32)).reshape(got.shape)
+    ours.backward(dout, ctx)
+    wanted.backward(torch.from_numpy(dout))
+    same_gradients(ours, theirs, family, tmp_path)

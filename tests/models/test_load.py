@@ -32,6 +32,11 @@ BUILT = {
         norm_first=False,
         **SMALL,
     ),
+    "text encoder, causal": lambda: models.TextEncoder(
+        9, 8, positions="rotary", norm_first=True, norm="rms", bias=False, causal=True, **SMALL
+    ),
+    "images": lambda: models.ImageClassifier(3, (4, 6), 2, distillation="token", **SMALL),
+    "images, distilled": lambda: models.ImageClassifier(3, 4, (2, 4), distillation="head", **SMALL),
     "text encoder": lambda: models.TextEncoder(9, 8, num_types=2, norm_eps=0.1, **SMALL),
     "gpt around": lambda: GPT(
         9, 8, embed_norm=True, head_bias=True, final_softcap=2.0, norm_eps=0.1, **SMALL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from miniattn.models.hugging_face import bert, gemma, gpt2, gpt_neox, llama
+from miniattn.models.hugging_face import bert, gemma, gpt2, gpt_neox, llama, modern_bert, vision
 from miniattn.models.hugging_face.rules import Family
 
 _OTHER_HEADS = (
@@ -38,4 +38,22 @@ FAMILIES = {
     ),
     "phi": Family("Phi", gpt_neox.phi),
     "bloom": Family("BLOOM", gpt_neox.bloom, r"^transformer\."),
+    "modernbert": Family(
+        "ModernBERT", modern_bert.modernbert, r"^model\.", r"(head|decoder|classifier)\."
+    ),
+    "clip_text_model": Family(
+        "CLIP's text tower",
+        modern_bert.clip_text,
+        r"^text_model\.",
+        r"text_projection\.|embeddings\.position_ids$",
+    ),
+    "clip": Family(
+        "CLIP",
+        modern_bert.clip,
+        r"^text_model\.",
+        r"(vision_model|visual_projection|text_projection)\.|logit_scale$"
+        r"|embeddings\.position_ids$",
+    ),
+    "vit": Family("ViT", vision.vit, r"^vit\.", r"pooler\."),
+    "deit": Family("DeiT", vision.deit, r"^deit\.", r"pooler\."),
 }

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from miniattn import nn
 from miniattn.models.gpt import GPT
 from miniattn.models.hugging_face.llama import llama_like, window_of
-from miniattn.models.hugging_face.rotary import rotary_of, rotary_of_kind
+from miniattn.models.hugging_face.rotary import rotary_of, two_rotaries
 from miniattn.models.hugging_face.rules import Part, Rules, named, one_more
 from miniattn.models.hugging_face.settings import Settings
 
@@ -49,7 +48,12 @@ def gemma3(settings: Settings, dtype: np.dtype[Any]) -> tuple[GPT, Rules]:
     """Return a model of Gemma 3: windows and rotary positions by layer, sandwich norms."""
     every = settings.take("sliding_window_pattern", "_sliding_window_pattern", default=6)
     windows = _windows(settings, every=every)
-    near, far = _two_rotaries(settings, _head_dim(settings))
+    near, far = two_rotaries(
+        settings,
+        _head_dim(settings),
+        near=settings.take("rope_local_base_freq", default=10000.0),
+        far=settings.take("rope_theta", default=1000000.0),
+    )
     return _sandwiched(
         settings,
         dtype,
@@ -93,20 +97,3 @@ def _windows(settings: Settings, *, every: int) -> list[tuple[int, int] | None]:
     kinds = [near if (i + 1) % every else far for i in range(count)] if kinds is None else kinds
     windows = {near: window_of(settings.take("sliding_window", default=4096)), far: None}
     return [named(windows, kind, "layer_types") for kind in kinds]
-
-
-def _two_rotaries(settings: Settings, head_dim: int) -> tuple[nn.Rotary, nn.Rotary]:
-    """Return the rotary positions of layers with a window and of those without."""
-    near = settings.take("rope_local_base_freq", default=10000.0)
-    told = settings.take("rope_parameters", default=None) or {
-        "sliding_attention": {"rope_theta": near},
-        "full_attention": {
-            "rope_theta": settings.take("rope_theta", default=1000000.0),
-            **(settings.take("rope_scaling", default=None) or {}),
-        },
-    }
-    made = {}
-    for kind in ("sliding_attention", "full_attention"):
-        scaled = dict(told[kind])
-        made[kind] = rotary_of_kind(scaled, head_dim, scaled.pop("rope_theta"), head_dim)
-    return made["sliding_attention"], made["full_attention"]

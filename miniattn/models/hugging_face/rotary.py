@@ -63,3 +63,22 @@ def rotary_of_kind(scaled: dict[str, Any], dim: int, base: float, head_dim: int)
     if frequencies is None:
         return nn.Rotary(base=base, dim=partial)
     return nn.Rotary(base=base, dim=partial, frequencies=frequencies, magnitude=magnitude)
+
+
+def two_rotaries(
+    settings: Settings, head_dim: int, *, near: float, far: float
+) -> tuple[nn.Rotary, nn.Rotary]:
+    """Return the rotary positions of layers with a window, of base ``near``, and of the others."""
+    told = settings.take("rope_parameters", default=None) or {
+        "sliding_attention": {"rope_theta": near},
+        "full_attention": {
+            "rope_theta": far,
+            **(settings.take("rope_scaling", default=None) or {}),
+        },
+    }
+    made = []
+    for kind in ("sliding_attention", "full_attention"):
+        scaled = dict(told[kind])
+        base = scaled.pop("rope_theta")
+        made.append(rotary_of_kind(scaled, head_dim, base, head_dim))
+    return made[0], made[1]
