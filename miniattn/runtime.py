@@ -164,11 +164,12 @@ def use(name: str | None) -> "Choice":
 
     Parameters
     ----------
-    name : {"matrix", "decode", "vector", "scalar", "auto"} or None
+    name : {"matrix", "decode", "vector", "scalar", "whole", "auto"} or None
         ``matrix``: the matrix unit, on processors that have one, for float32 and more than four
         queries. ``decode``: kernels for up to four queries. ``vector``: the vector registers.
         ``scalar``: plain loops over queries and keys, many times slower, to read and to compare
-        with. ``auto`` and None: the fastest, by the shape alone, as at first.
+        with. ``whole``: the one for other normalizers than softmax, and for these alone. ``auto``
+        and None: the fastest, by the shape alone, as at first.
 
     Returns
     -------
@@ -186,7 +187,8 @@ def use(name: str | None) -> "Choice":
     -----
     A call that the unit cannot do is done as if nobody had chosen. All units give the same results
     but for rounding; docs/bits.md has more of that. The choice holds for the whole process, and
-    for maps and weights too; those of all units but ``scalar`` come from the vector registers.
+    for maps and weights too; those of softmax come from the vector registers by all units but
+    ``scalar``.
 
     Examples
     --------

@@ -127,6 +127,40 @@ WRONG = {
         "(2, 2, 4, 3, 5)",
     ),
     "scale NaN": (lambda: F.attention(Q, K, V, scale=np.nan), ValueError, "scale", "nan"),
+    "normalizer": (
+        lambda: F.attention(Q, K, V, normalizer="relu"),
+        ValueError,
+        "normalizer",
+        "'relu'",
+    ),
+    "normalizer int": (
+        lambda: F.attention_weights(Q, K, normalizer=1),
+        TypeError,
+        "normalizer",
+        "1",
+    ),
+    "a sink under sigmoid": (
+        lambda: F.attention(Q, K, V, normalizer="sigmoid", sink=ones(Q.shape[1])),
+        ValueError,
+        "sink",
+        "sigmoid",
+    ),
+    "dlse under sparsemax": (
+        lambda: F.attention_backward(
+            *F.attention_forward(Q, K, V, normalizer="sparsemax"), dlse=ones(1)
+        ),
+        ValueError,
+        "dlse",
+        "sparsemax",
+    ),
+    "merging under entmax15": (
+        lambda: F.merge_attention(
+            *zip(F.attention_forward(Q, K, V, normalizer="entmax15"), strict=True)
+        ),
+        ValueError,
+        "lses[0]",
+        "entmax15",
+    ),
     "softcap 0": (lambda: F.attention(Q, K, V, softcap=0.0), ValueError, "softcap", "0.0"),
     "dropout 1": (
         lambda: F.attention(Q, K, V, dropout=1.0, rng=rng()),

@@ -24,6 +24,7 @@ from miniattn.kernels.attention.problem import (
     PLACE,
     SEED,
     SIZES,
+    SOFTMAX,
     STRIDES,
     SUMS,
     UNFIT,
@@ -55,6 +56,7 @@ class Options(NamedTuple):
     softcap: float | None = None
     dropout: float = 0.0
     bins: tuple[int, int] = (0, 0)
+    normalizer: int = SOFTMAX
 
 
 class Besides:
@@ -190,6 +192,7 @@ _AXES = {
     "bounds": "4B",
     "tiles": "BHts",
     "dlse": "BHT",
+    "delta": "BHT",
     "sink": "H",
     "score": "w",
 }
@@ -262,11 +265,11 @@ def _problem(shapes: dict[str, Shape], options: Options) -> Problem:
     B, H, T, D = shapes["q"]
     _, G, S, _ = shapes["k"]
     Dv = shapes["v"][3] if "v" in shapes else D
-    scale, softcap, dropout, bins = options
+    scale, softcap, dropout, bins, normalizer = options
     scored = "score" in shapes
     measure = measure_of(scale, softcap, scored or "bias" in shapes or "sink" in shapes)
     numbers = scale, measure, softcap or 0.0, dropout
-    return Problem(B, H, G, T, S, D, Dv, 1, *bins, int(scored), *numbers)
+    return Problem(B, H, G, T, S, D, Dv, 1, *bins, int(scored), normalizer, *numbers)
 
 
 def measure_of(scale: float, softcap: float | None, changed: bool) -> float:

@@ -16,11 +16,11 @@ from miniattn.functional._attention import (
     AttentionGrads,
     ScoredAttentionGrads,
     grads_of,
-    is_changed,
     weights_of,
 )
-from miniattn.functional._attention_calls import Besides, Options, measure_of
+from miniattn.functional._attention_calls import Besides, Options
 from miniattn.functional._doubles import run
+from miniattn.functional._explicit_weights import weigh, weigh_backward
 from miniattn.functional._scores import backward_half, gradients, learned
 from miniattn.scores import Score
 
@@ -37,7 +37,9 @@ class Explicit(NamedTuple):
     before: Array
     """What a user's function of scores was given."""
     weights: Array
-    """The softmax of the scores, before an edit of the weights."""
+    """What the normalizer makes of the scores, before an edit of the weights."""
+    own: Array
+    """(B, H, T): the weight of the sink."""
     used: Array
     """What the values were multiplied by: edited weights after dropout."""
     kept: Array | float
@@ -54,18 +56,17 @@ def forward(ctx: AttentionContext, look: Look) -> tuple[AttentionContext, Explic
     s, visible, capped, before = _scores(ctx)
     s = _looked_at(look, "scores", np.where(visible, s, -np.inf), ctx)
     s = np.where(visible, s, -np.inf)
-    p, top, total = _softmax(s, visible, ctx.sink)
-    w = _looked_at(look, "weights", p, ctx)
+    weighed = weigh(s, visible, ctx)
+    w = _looked_at(look, "weights", weighed.weights, ctx)
     kept = _kept(ctx)
     out = _product(w * kept, v, visible)
-    with np.errstate(divide="ignore", invalid="ignore"):  # rows that see nothing
-        measure = measure_of(ctx.scale, ctx.softcap, is_changed(ctx))
-        stats = np.stack([top / measure, np.log2(total)])
-        lse = np.where(total == 0, -np.inf, top + np.log(total))
     new = ctx._replace(
-        out=_like(out, ctx.out), lse=_like(lse, ctx.lse), stats=_rounded(stats, ctx.stats.dtype)
+        out=_like(out, ctx.out),
+        lse=_like(weighed.lse, ctx.lse),
+        stats=_rounded(weighed.stats, ctx.stats.dtype),
     )
-    return new, Explicit(visible, capped, before, p, w * kept, kept)
+    made = visible, capped, before, weighed.weights, weighed.own
+    return new, Explicit(*made, w * kept, kept)
 
 
 def backward(
@@ -82,7 +83,7 @@ def backward(
     # used = kept weights
     dw = look("weights", _rounded(_in_shape(dused * made.kept, ctx), dtype))
     # weights, lse = softmax(scores), logsumexp(scores)
-    ds, dsink = _softmax_backward(_four(dw), dlse, made)
+    ds, dsink = weigh_backward(_four(dw), dlse, made.weights, made.own, ctx.normalizer)
     ds = _four(look("scores", _rounded(_in_shape(ds, ctx), dtype)))
     ds = np.where(made.visible, ds, 0.0)
     # scores = score(cap(scale q kᵀ)) + bias
@@ -100,7 +101,7 @@ def backward(
 
 
 def scores(ctx: AttentionContext) -> Array:
-    """Return what the softmax was taken of: score(cap(scale q kᵀ)) + bias, -inf where hidden."""
+    """Return what the normalizer was given: score(cap(scale q kᵀ)) + bias, -inf where hidden."""
     s, visible, _, _ = _scores(ctx)
     return _rounded(_in_shape(np.where(visible, s, -np.inf), ctx), ctx.q.dtype)
 
@@ -118,14 +119,13 @@ def weights_gradient(dout: Array, ctx: AttentionContext) -> Array:
 
 
 def scores_gradient(dout: Array, ctx: AttentionContext, dlse: Array | None) -> Array:
-    """Return d loss / d scores: weights · (dweights - Σ weights · dweights + dlse)."""
+    """Return d loss / d scores: under softmax weights · (dweights - Σ weights dweights + dlse)."""
     _, _, v = _by_heads(ctx)
-    s, visible, capped, before = _scores(ctx)
-    p, _, _ = _softmax(np.where(visible, s, -np.inf), visible, ctx.sink)
-    kept = _kept(ctx)
-    made = Explicit(visible, capped, before, p, p * kept, kept)
-    ds, _ = _softmax_backward(kept * _dweights(_four(dout), v, visible), dlse, made)
-    return _rounded(_in_shape(ds, ctx), ctx.q.dtype)
+    s, visible, _, _ = _scores(ctx)
+    weighed = weigh(np.where(visible, s, -np.inf), visible, ctx)
+    dw = _kept(ctx) * _dweights(_four(dout), v, visible)
+    ds, _ = weigh_backward(dw, dlse, weighed.weights, weighed.own, ctx.normalizer)
+    return _rounded(_in_shape(np.where(visible, ds, 0.0), ctx), ctx.q.dtype)
 
 
 # --- Forward -------------------------------------------------------------------------------------
@@ -198,21 +198,6 @@ def _tables(score: Score) -> list[Any]:
     ]
 
 
-@np.errstate(all="ignore")
-def _softmax(s: Array, visible: Array, sink: Array | None) -> tuple[Array, Array, Array]:
-    """Return weights, and of each row the maximum and the sum of exponentials relative to it."""
-    top = s.max(-1, initial=-np.inf)
-    if sink is not None:
-        top = np.maximum(top, sink[:, None])
-    origin = np.where(np.isneginf(top), 0.0, top)
-    e = np.where(visible, np.exp(s - origin[..., None]), 0.0)
-    total = e.sum(-1)
-    if sink is not None:
-        total = total + np.exp(sink[:, None] - origin)
-    p = np.where(visible, e / np.where(total == 0, 1.0, total)[..., None], 0.0)
-    return p, top, total
-
-
 def _visible(ctx: AttentionContext) -> Array:
     B, H, T, S = shape = _shape(ctx)
     seen = np.ones(shape, bool) if ctx.mask is None else ctx.mask.to_array(B, H, T, S)
@@ -251,18 +236,6 @@ def _dweights(dout: Array, v: Array, visible: Array) -> Array:
     """Return dout vᵀ; what is hidden and no number is 0, for it can't be known."""
     dw = dout @ np.swapaxes(v, -1, -2)
     return np.where(visible | np.isfinite(dw), dw, 0.0)
-
-
-@np.errstate(all="ignore")
-def _softmax_backward(dp: Array, dlse: Array | None, made: Explicit) -> tuple[Array, Array]:
-    """Return the gradients of scores, and of a sink: its weight is what is missing to 1."""
-    p = made.weights
-    along = np.where(made.visible, p * dp, 0.0).sum(-1, keepdims=True)
-    if dlse is not None:
-        along -= dlse.reshape(along.shape)
-    missing = 1.0 - p.sum(-1, keepdims=True)
-    dsink: Array = -(missing * along).sum(axis=(0, 2, 3))
-    return np.where(made.visible, p * (dp - along), 0.0), dsink
 
 
 @np.errstate(all="ignore")

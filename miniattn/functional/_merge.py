@@ -8,7 +8,7 @@ import numpy as np
 from miniattn import _checks
 from miniattn._context import context
 from miniattn._typing import Array
-from miniattn.functional._attention import AttentionContext, maxima_and_sums
+from miniattn.functional._attention import AttentionContext, check_lse, maxima_and_sums
 
 
 @context
@@ -56,7 +56,8 @@ def merge_attention(
     Raises
     ------
     TypeError, ValueError
-        If the sequences are empty or of different length, or dtypes or shapes differ.
+        If the sequences are empty or of different length, or dtypes or shapes differ; if a context
+        is of another normalizer than softmax, whose parts don't make up a whole.
 
     Notes
     -----
@@ -106,6 +107,9 @@ def merge_attention_forward(
         raise ValueError(
             f"outs, lses: expected as many of each, at least one, got {len(outs)} and {len(lses)}"
         )
+    for n, lse in enumerate(lses):
+        if isinstance(lse, AttentionContext):
+            check_lse(f"lses[{n}]", lse)
     numbers = [lse.lse if isinstance(lse, AttentionContext) else lse for lse in lses]
     checked_outs = [_checks.float_array(f"outs[{n}]", out) for n, out in enumerate(outs)]
     checked_lses = [_checks.float_array(f"lses[{n}]", lse) for n, lse in enumerate(numbers)]

@@ -36,6 +36,9 @@ backward, in 90 lines of NumPy. The kernels do the same under the same names, an
    The matrix unit: `kernels/attention/matrix/forward.py` and
    `kernels/attention/matrix/backward.py`, on `kernels/registers/matrix_unit.py`, `squares`,
    `products` and `packed`. The weights themselves: `kernels/attention/weights.py`.
+   Sigmoid, sparsemax and entmax in the place of softmax: `kernels/attention/whole/normalizers.py`
+   has the mathematics, `kernels/attention/whole/rows.py` the scores of whole rows; `forward`,
+   `queries`, `backward` and `weights` beside them do what those of the vector unit do.
 5. Rows: `kernels/rows/softmax.py` is the one to begin with, in frames that `softmax_rows`, `frame`
    and `writing` hold; `softmax_columns` goes sideways, `sparse`
    has its relatives with zeros. `norm` (huge rows: `norm_scaled`) and

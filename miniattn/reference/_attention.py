@@ -12,7 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from miniattn import masks
 from miniattn.reference._arrays import Array, Mask, f64, quiet
-from miniattn.reference._softmax import logsumexp, logsumexp_row, softmax, softmax_row
+from miniattn.reference._softmax import (
+    logsumexp,
+    logsumexp_row,
+    softmax,
+    weigh_row,
+    weigh_row_backward,
+)
 from miniattn.scores import Score
 
 
@@ -56,13 +62,15 @@ def attention(
     softcap: float | None = None,
     score: Score | None = None,
     sink: ArrayLike | None = None,
+    normalizer: str = "softmax",
     dropout: float = 0.0,
     keep: ArrayLike | None = None,
 ) -> Attention:
     """out = dropout(softmax(score(cap(scale q k^T)) + bias)) v, each query over what it may see.
 
     q (B,H,T,D), k (B,G,S,D), v (B,G,S,Dv); head h reads key/value head h // (H // G). A sink is one
-    more score of each row of its head, without a value.
+    more score of each row of its head, without a value. Other normalizers make weights in the
+    place of softmax; lse is NaN then.
     ``keep`` (B,H,T,S) says which weights dropout keeps; ``dropout`` is the share it drops.
     """
     q, k, v, visible, bias, scale, kept = _prepare(q, k, v, mask, bias, scale, dropout, keep)
@@ -77,9 +85,8 @@ def attention(
         s = s + bias[b, h, i, see]
         if sink is not None:
             s = np.append(s, f64(sink)[h])
-        w = softmax_row(s)
-        lse[b, h, i] = logsumexp_row(s)
-        w = w[: see.sum()]
+        w = weigh_row(s, normalizer)[: see.sum()]
+        lse[b, h, i] = logsumexp_row(s) if normalizer == "softmax" else np.nan
         weights[b, h, i, see] = w
         out[b, h, i] = (w * kept[b, h, i, see]) @ v[b, g, see]
     return Attention(out, weights, lse)
@@ -98,12 +105,14 @@ def attention_backward(
     softcap: float | None = None,
     score: Score | None = None,
     sink: ArrayLike | None = None,
+    normalizer: str = "softmax",
     dropout: float = 0.0,
     keep: ArrayLike | None = None,
 ) -> AttentionGrads | ScoredAttentionGrads:
     """The lines of `attention`, read upwards; keys collect from every query that sees them."""
     options: Any = {"mask": mask, "bias": bias, "scale": scale, "softcap": softcap}
-    weights = attention(q, k, v, **options, score=score, sink=sink).weights
+    options |= {"score": score, "sink": sink, "normalizer": normalizer}
+    weights = attention(q, k, v, **options).weights
     bias_shape = None if bias is None else np.shape(bias)
     q, k, v, visible, bias, scale, kept = _prepare(q, k, v, mask, bias, scale, dropout, keep)
     dout = f64(dout)
@@ -115,13 +124,16 @@ def attention_backward(
         # out = (w * m) @ v
         dv[b, g, see] += np.outer(w * m, dout[b, h, i])
         dw = m * (v[b, g, see] @ dout[b, h, i])
-        # w = softmax(s)
-        ds = w * (dw - w @ dw)
         z = scale * (k[b, g, see] @ q[b, h, i])
         before = z if softcap is None else softcap * np.tanh(z / softcap)
+        # w = weigh(s)
         if sink is not None:  # one more score, without a value
             s = _scored(score, before, b, h, i, np.flatnonzero(see)) + bias[b, h, i, see]
-            dsink[h] -= softmax_row(np.append(s, f64(sink)[h]))[-1] * (w @ dw)
+            w = weigh_row(np.append(s, f64(sink)[h]), normalizer)
+            dw = np.append(dw, 0.0)
+        ds = weigh_row_backward(dw, w, normalizer)
+        if sink is not None:
+            ds, dsink[h] = ds[:-1], dsink[h] + ds[-1]
         # s = s + bias
         dbias[b, h, i, see] = ds
         # s = score(s)

@@ -141,6 +141,23 @@ def _entmax15_row(s: Array, temperature: float = 1.0) -> Array:
     return np.zeros_like(z)
 
 
+def weigh_row(s: Array, normalizer: str) -> Array:
+    """The weights of a row of scores, by a normalizer's name."""
+    if normalizer == "sigmoid":
+        return 1 / (1 + np.exp(-s))
+    rows = {"softmax": softmax_row, "sparsemax": _sparsemax_row, "entmax15": _entmax15_row}
+    return rows[normalizer](s)
+
+
+def weigh_row_backward(dp: Array, p: Array, normalizer: str) -> Array:
+    """ds = u (dp - sum(u dp) / sum(u)), u the slope of each weight; of a sigmoid no sum is held."""
+    if normalizer == "sigmoid":
+        return p * (1 - p) * dp
+    slopes = {"softmax": p, "sparsemax": np.where(p != 0, 1 + 0 * p, 0), "entmax15": np.sqrt(p)}
+    u = slopes[normalizer]
+    return np.where(u != 0, u * (dp - u @ dp / (u.sum() or 1)), 0.0)
+
+
 def _by_rows(
     weigh: Any, x: ArrayLike, axis: int, temperature: float, mask: ArrayLike | None
 ) -> Array:

@@ -17,9 +17,9 @@ from miniattn.kernels.attention.vector import backward, bias, forward, queries, 
 from miniattn.kernels.dense.places import Lines
 from miniattn.kernels.registers.matrix_unit import PARTS
 
-# B, H, G, T, S, D, Dv, parts, rows, columns, scored, scale, measure, softcap, dropout
+# B, H, G, T, S, D, Dv, parts, rows, columns, scored, normalizer, scale, measure, softcap, dropout
 PROBLEMS = [
-    Problem(2, 4, 2, T, S, D, Dv, parts, min(T, 5), min(S, 7), scored, 1.0, 1.0, 0.0, 0.0)
+    Problem(2, 4, 2, T, S, D, Dv, parts, min(T, 5), min(S, 7), scored, 0, 1.0, 1.0, 0.0, 0.0)
     for (T, S), (D, Dv), parts in itertools.product(
         [(1, 1), (3, 1300), (64, 64), (65, 63), (200, 700)],
         [(1, 1), (16, 24), (24, 16), (64, 64), (80, 96), (130, 33)],

@@ -12,14 +12,14 @@ import miniattn.functional as F
 from miniattn import masks, scores
 from miniattn.functional import _attention_calls
 from miniattn.kernels.attention import weights
-from miniattn.kernels.attention.problem import Problem
+from miniattn.kernels.attention.problem import NORMALIZERS, Problem
 from miniattn.kernels.attention.scalar import forward as scalar
 from miniattn.kernels.attention.scalar import weights as scalar_weights
 from miniattn.kernels.attention.units import FEW_QUERIES, UNITS, unit_for
 from miniattn.kernels.attention.vector import forward as vector
 from miniattn.kernels.compile.target import LANES, UNIT
 
-NAMES = [unit.name for unit in UNITS]
+NAMES = [unit.name for unit in UNITS if unit.name != "whole"]  # which does no softmax
 B, H, G, T, S, D, DV = 2, 4, 2, 70, 83, 9, 33  # more than a tile, and no whole number of anything
 
 
@@ -192,7 +192,7 @@ def test_what_float32_cannot_hold_is_noticed(name, rng):
 
 
 def problem(queries=70, width=64):
-    return Problem(1, 1, 1, queries, 500, width, width, 1, 0, 0, 0, 1.0, 1.0, 0.0, 0.0)
+    return Problem(1, 1, 1, queries, 500, width, width, 1, 0, 0, 0, 0, 1.0, 1.0, 0.0, 0.0)
 
 
 def test_the_list_has_an_answer_for_every_call():
@@ -213,6 +213,15 @@ def test_the_list_has_an_answer_for_every_call():
 
 def test_a_fallback_is_a_unit():
     assert {unit.fallback for unit in UNITS} <= {None, *NAMES}
+
+
+def test_other_normalizers_have_a_unit_of_their_own():
+    for number in range(1, len(NORMALIZERS)):
+        for queries in (0, 1, 70):
+            asked = problem(queries)._replace(normalizer=number)
+            for name in (None, *NAMES):
+                assert unit_for(asked, LANES, name).name == "whole"
+    assert unit_for(problem(), LANES, "whole").name != "whole"
 
 
 def test_the_choice_holds_until_the_next():
@@ -267,7 +276,7 @@ def test_what_a_unit_cannot_do_is_done_as_the_list_says(name, dtype, rng):
 
 
 def test_other_names_are_refused():
-    message = "name: expected matrix, decode, vector, scalar or auto, got 'tensor'"
+    message = "name: expected matrix, decode, vector, scalar, whole or auto, got 'tensor'"
     with pytest.raises(ValueError, match=message):
         ma.runtime.use("tensor")
     with pytest.raises(TypeError, match="name: expected a str or None, got int"):

@@ -11,6 +11,8 @@ from miniattn._typing import Array
 from miniattn.functional._attention_calls import measure_of
 from miniattn.scores import Score
 
+Normalizer: TypeAlias = Literal["softmax", "sigmoid", "sparsemax", "entmax15"]
+"""What makes weights of scores, by name."""
 Input: TypeAlias = Literal["q", "k", "v", "bias", "sink", "score"]
 INPUTS: tuple[Input, ...] = ("q", "k", "v", "bias", "sink", "score")
 
@@ -24,11 +26,15 @@ class AttentionContext(NamedTuple):
     v: Array
     out: Array
     lse: Array
-    """(B, H, T): log-sum-exp of each row of scores; -inf where a row sees nothing."""
+    """(B, H, T): log-sum-exp of each row of scores; -inf where a row sees nothing.
+
+    Of no other normalizer than softmax is there one: then it is NaN.
+    """
     stats: Array
     """(2, B, H, T): of each row the maximum of its scores, as the kernels have them, and log2 of
     the sum of exponentials relative to it. lse is their sum, rounded. They are float64 where
-    float32 could not hold what came in between: then backward is done in float64, too.
+    float32 could not hold what came in between: then backward is done in float64, too. Under
+    sparsemax and entmax15 the second is the row's threshold; sigmoid has neither.
     """
     mask: masks.Mask | None
     bias: Array | None
@@ -39,6 +45,7 @@ class AttentionContext(NamedTuple):
     """Names the dropout pattern together with (b, h, i, j)."""
     score: Score | None = None
     sink: Array | None = None
+    normalizer: Normalizer = "softmax"
 
 
 class AttentionGrads(NamedTuple):
@@ -101,6 +108,15 @@ def grads_of(
 def is_changed(ctx: AttentionContext) -> bool:
     """Return whether more than scale and softcap stands between products and their softmax."""
     return any(x is not None for x in (ctx.bias, ctx.score, ctx.sink))
+
+
+def check_lse(name: str, ctx: AttentionContext) -> None:
+    """Refuse what is asked of the lse of a call whose normalizer has none."""
+    if ctx.normalizer != "softmax":
+        raise ValueError(
+            f"{name}: expected a call with normalizer='softmax', whose rows have a log-sum-exp, "
+            f"got one with {ctx.normalizer!r}"
+        )
 
 
 def maxima_and_sums(ctx: AttentionContext) -> tuple[Array, Array]:

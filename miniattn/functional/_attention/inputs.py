@@ -8,6 +8,8 @@ import numpy as np
 from miniattn import _checks
 from miniattn._memory import empty
 from miniattn._typing import Array, Shape
+from miniattn.functional._attention.context import Normalizer
+from miniattn.kernels.attention.problem import NORMALIZERS
 from miniattn.kernels.compile.tables import strided
 from miniattn.scores import Score
 from miniattn.scores._ready import as_softcap
@@ -106,6 +108,17 @@ def checked_sink(sink: object, q: Array) -> Array | None:
     _checks.same_dtype(q=q, sink=checked)
     _checks.shape("sink", checked, "H", {"H": (1, 1, *q.shape)[-3]})
     return checked
+
+
+def checked_normalizer(normalizer: object, sink: Array | None) -> Normalizer:
+    """Return the name of a normalizer, which has to have a place for sinks where there are some."""
+    name: Normalizer = _checks.choice("normalizer", normalizer, NORMALIZERS)  # type: ignore[assignment]
+    if name == "sigmoid" and sink is not None:
+        raise ValueError(
+            "sink: expected None under normalizer='sigmoid', whose weights share no sum that a "
+            f"sink could take part in, got {_checks.shown(sink)}"
+        )
+    return name
 
 
 # --- Operands ------------------------------------------------------------------------------------

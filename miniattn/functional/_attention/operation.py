@@ -1,6 +1,5 @@
 """Attention, forward and backward: arguments checked, laid out, and handed to the kernels."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,9 @@ from miniattn.functional._attention.context import (
     AttentionContext,
     AttentionGrads,
     Input,
+    Normalizer,
     ScoredAttentionGrads,
+    check_lse,
     grads_of,
 )
 from miniattn.functional._attention.inputs import (
@@ -22,6 +23,7 @@ from miniattn.functional._attention.inputs import (
     check_keys,
     check_values,
     checked_bias,
+    checked_normalizer,
     checked_scale,
     checked_score,
     checked_sink,
@@ -30,9 +32,11 @@ from miniattn.functional._attention.inputs import (
     empty_like,
     four_axes,
 )
+from miniattn.functional._attention.sinks import sink_gradient
 from miniattn.functional._attention_calls import Besides, Options
 from miniattn.functional._doubles import run, run_in_doubles
 from miniattn.functional._scores import gradients, learned
+from miniattn.kernels.attention.problem import NORMALIZERS
 from miniattn.kernels.compile.tables import strided
 from miniattn.masks._array import borrowed
 from miniattn.scores import Score
@@ -49,6 +53,7 @@ def attention_forward(
     softcap: float | None = None,
     score: Score | None = None,
     sink: Array | None = None,
+    normalizer: Normalizer = "softmax",
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> tuple[Array, AttentionContext]:
@@ -56,7 +61,7 @@ def attention_forward(
 
     Parameters
     ----------
-    q, k, v, mask, bias, scale, softcap, score, sink, dropout, rng
+    q, k, v, mask, bias, scale, softcap, score, sink, normalizer, dropout, rng
         As in `attention`.
 
     Returns
@@ -64,7 +69,8 @@ def attention_forward(
     out : (B, H, T, Dv) array
         Laid out in memory like q: heads interleaved where q's are.
     ctx : AttentionContext
-        ``ctx.lse`` (B, H, T) is the log-sum-exp of each row of scores, -inf for an empty row.
+        ``ctx.lse`` (B, H, T) is the log-sum-exp of each row of scores, -inf for an empty row, and
+        NaN under another normalizer than softmax.
         `merge_attention` combines attention over disjoint sets of keys.
         The context holds q, k, v, bias, sink and out themselves: before the backward, write to a
         copy.
@@ -91,6 +97,7 @@ def attention_forward(
             softcap=softcap,
             score=score,
             sink=sink,
+            normalizer=normalizer,
             dropout=dropout,
             rng=rng,
         )
@@ -103,6 +110,7 @@ def attention_forward(
     scale, softcap = checked_scale(scale, q), checked_softcap(softcap)
     score, softcap = checked_score(score, softcap, q)
     sink = checked_sink(sink, q)
+    normalizer = checked_normalizer(normalizer, sink)
     dropout = _checks.probability("dropout", dropout)
     if dropout or rng is not None:
         rng = _checks.generator("rng", rng)
@@ -112,11 +120,17 @@ def attention_forward(
     four_q, four_k, four_v = four_axes(q), four_axes(k), four_axes(v)
     out = empty_like(four_q, v.shape[-1])
     lse, stats = np.empty(out.shape[:3], q.dtype), np.empty((2, *out.shape[:3]), q.dtype)
-    arrays = {"q": four_q, "k": four_k, "v": four_v, "out": out, "lse": lse, "stats": stats}
+    arrays = {"q": four_q, "k": four_k, "v": four_v, "out": out, "stats": stats}
+    written = ["out", "stats"]
+    if normalizer == "softmax":
+        arrays["lse"] = lse
+        written.append("lse")
+    else:
+        lse[...] = np.nan
     add_bias(arrays, bias)
     add_sink(arrays, sink)
-    options = Options(scale, softcap, dropout)
-    used = run("forward", arrays, ["out", "lse", "stats"], options, Besides(mask, seed, score))
+    options = Options(scale, softcap, dropout, normalizer=NORMALIZERS.index(normalizer))
+    used = run("forward", arrays, written, options, Besides(mask, seed, score))
     ctx = AttentionContext(
         q,
         k,
@@ -132,6 +146,7 @@ def attention_forward(
         seed,
         score,
         sink,
+        normalizer,
     )
     return ctx.out, ctx
 
@@ -149,9 +164,10 @@ def attention_backward(
 
         dv = P^T dout    dS = P * (dout v^T - delta)    dq = scale dS k    dk = scale dS^T q
 
-    and dbias the sum of dS over what was broadcast (dS before the softcap's slope; dropout keeps
-    in P^T dout and dout v^T what it kept in the forward direction). Where lse was used, too, dS
-    gets ``P * dlse`` on top.
+    under softmax, and dbias the sum of dS over what was broadcast (dS before the softcap's slope;
+    dropout keeps in P^T dout and dout v^T what it kept in the forward direction). Where lse was
+    used, too, dS gets ``P * dlse`` on top. For the dS of other normalizers see
+    docs/derivations/attention.md.
 
     Parameters
     ----------
@@ -177,7 +193,8 @@ def attention_backward(
     ------
     TypeError, ValueError
         If dout has not the dtype and the shape of out, or dlse those of lse, or ``needs`` are not
-        names of inputs; if the score has no backward half.
+        names of inputs; if the score has no backward half; if dlse is given of another normalizer
+        than softmax, which has no lse.
 
     Notes
     -----
@@ -202,6 +219,7 @@ def attention_backward(
     of_q, of_k, of_v, of_bias, of_sink, of_score = _checks.needs(needs, INPUTS)
     dout = _checks.gradient("dout", dout, ctx.out.shape, ctx.out.dtype)
     if dlse is not None:
+        check_lse("dlse", ctx)
         dlse = _checks.gradient("dlse", dlse, ctx.lse.shape, ctx.lse.dtype)
     tracer = _tracing.current()
     if tracer is not None:
@@ -215,7 +233,6 @@ def attention_backward(
         "k": k,
         "v": v,
         "out": four_axes(ctx.out),
-        "lse": ctx.lse.reshape(q.shape[:-1]),
         "stats": ctx.stats,
         "dout": four_axes(dout),
     }
@@ -226,11 +243,17 @@ def attention_backward(
     if dlse is not None:
         arrays["dlse"] = strided(dlse.reshape(q.shape[:-1]))
     dbias, written = None, ["dq", "dk", "dv"]
+    if ctx.normalizer == "softmax":
+        arrays["lse"] = ctx.lse.reshape(q.shape[:-1])
+    elif ctx.sink is not None:
+        arrays["delta"] = np.empty(q.shape[:-1], q.dtype)
+        written.append("delta")
     if ctx.bias is not None and of_bias:
         dbias = zeros(ctx.bias.shape, q.dtype)
         arrays["dbias"] = dbias.reshape((1,) * (4 - dbias.ndim) + dbias.shape)
         written.append("dbias")
-    options = Options(ctx.scale, ctx.softcap, ctx.dropout)
+    numbers = ctx.scale, ctx.softcap, ctx.dropout
+    options = Options(*numbers, normalizer=NORMALIZERS.index(ctx.normalizer))
     way = run if ctx.stats.dtype == q.dtype else run_in_doubles
     besides = Besides(ctx.mask, ctx.seed, ctx.score)
     used = way("backward", arrays, written, options, besides)
@@ -244,21 +267,5 @@ def attention_backward(
         drop_axes(dv, missing) if of_v else None,
         dbias,
     )
-    dsink = _dsink(used) if of_sink and ctx.sink is not None else None
+    dsink = sink_gradient(used, ctx.normalizer) if of_sink and ctx.sink is not None else None
     return grads_of(ctx, of_inputs, dsink, dscore)
-
-
-def _dsink(arrays: dict[str, Array]) -> Array:
-    """Return ``dsink = sum_bi P_i (dlse_i - delta_i)``, P_i the weight of the sink itself.
-
-    It has no value: ``dP = 0``.
-    """
-    sink, stats = arrays["sink"].astype(np.float64)[:, None], arrays["stats"].astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        weight = np.exp((sink - stats[0]) - stats[1] * math.log(2))
-        delta = np.einsum("bhte,bhte->bht", arrays["dout"], arrays["out"], dtype=np.float64)
-        if "dlse" in arrays:
-            delta -= arrays["dlse"]
-        parts = np.where(weight == 0, 0, weight * -delta)
-        dsink: Array = parts.sum(axis=(0, 2)).astype(arrays["q"].dtype)
-    return dsink

@@ -6,6 +6,7 @@ import numpy as np
 
 from miniattn import _checks
 from miniattn._typing import Array, MaskLike
+from miniattn.functional._attention.context import Normalizer
 from miniattn.functional._attention.operation import attention_forward
 from miniattn.functional._attention.weights import weights_of
 from miniattn.scores import Score
@@ -20,6 +21,7 @@ class _Options(TypedDict, total=False):
     softcap: float | None
     score: Score | None
     sink: Array | None
+    normalizer: Normalizer
     dropout: float
     rng: np.random.Generator | None
 
@@ -58,11 +60,14 @@ def attention(
     softcap: float | None = None,
     score: Score | None = None,
     sink: Array | None = None,
+    normalizer: Normalizer = "softmax",
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
     return_weights: bool = False,
 ) -> Array | tuple[Array, Array]:
     r"""Attention: ``out = dropout(softmax(score(cap(scale * q @ k^T)) + bias + mask)) @ v``.
+
+    Or another ``normalizer`` in the place of softmax.
 
     Parameters
     ----------
@@ -86,7 +91,10 @@ def attention(
         own under ``@scores.function``.
     sink : (H,) array, optional
         Logits that take part in the softmax of their head and carry no value: weights then sum to
-        less than 1.
+        less than 1. Sigmoid has no place for one.
+    normalizer : str
+        What makes weights of scores: ``"softmax"``; ``"sparsemax"`` or ``"entmax15"``, under which
+        most weights may be exactly 0; ``"sigmoid"``, each score by itself.
     dropout : float in [0, 1)
         The probability that a weight is set to 0; the others are divided by ``1 - dropout``.
     rng : numpy.random.Generator
@@ -116,12 +124,19 @@ def attention(
     Finite numbers of every size give what float64 says, rounded. A float32 call with scores beyond
     1,024, or with numbers that float32 cannot hold on the way, is therefore done once more in
     float64. A bias of -1e9 for all keys of a query makes it one; a mask doesn't. Derivation and
-    kernel: docs/derivations/attention.md, docs/kernel.md.
+    kernel: docs/derivations/attention.md, docs/kernel.md; of the other normalizers:
+    docs/derivations/attention.md#other-normalizers.
+
+    Weights of a sigmoid sum to about S / 2 at first. Ramapuram et al. add -log(S) to every score:
+    ``bias=np.array(-np.log(S), q.dtype)``.
 
     References
     ----------
     Vaswani et al. "Attention Is All You Need" (2017), section 3.2.1.
     Ainslie et al. "GQA" (2023), section 2.2 (grouped heads).
+    Martins, Astudillo. "From softmax to sparsemax" (2016), section 2.
+    Peters, Niculae, Martins. "Sparse sequence-to-sequence models" (2019), section 3 (entmax-1.5).
+    Ramapuram et al. "Theory, analysis, and best practices for sigmoid self-attention" (2024).
 
     Examples
     --------
@@ -133,6 +148,10 @@ def attention(
     array([[1.  , 0.  ],
            [0.33, 0.67],
            [0.75, 0.75]])
+    >>> attention(4 * x, x, x, normalizer="sparsemax").round(2)
+    array([[1.  , 0.5 ],
+           [0.5 , 1.  ],
+           [1.  , 1.  ]])
     """
     return_weights = _checks.flag("return_weights", return_weights)
     out, ctx = attention_forward(
@@ -145,6 +164,7 @@ def attention(
         softcap=softcap,
         score=score,
         sink=sink,
+        normalizer=normalizer,
         dropout=dropout,
         rng=rng,
     )

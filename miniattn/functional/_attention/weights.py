@@ -6,11 +6,12 @@ from typing import NamedTuple
 from miniattn import _checks
 from miniattn._memory import zeros
 from miniattn._typing import Array, MaskLike
-from miniattn.functional._attention.context import AttentionContext
+from miniattn.functional._attention.context import AttentionContext, Normalizer
 from miniattn.functional._attention.inputs import (
     add_bias,
     add_sink,
     checked_bias,
+    checked_normalizer,
     checked_scale,
     checked_score,
     checked_sink,
@@ -21,6 +22,7 @@ from miniattn.functional._attention.inputs import (
 )
 from miniattn.functional._attention_calls import Besides, Options
 from miniattn.functional._doubles import run
+from miniattn.kernels.attention.problem import NORMALIZERS
 from miniattn.masks._array import borrowed
 from miniattn.scores import Score
 
@@ -35,19 +37,22 @@ def attention_weights(
     softcap: float | None = None,
     score: Score | None = None,
     sink: Array | None = None,
+    normalizer: Normalizer = "softmax",
 ) -> Array:
     """Return the weights of `attention`: ``softmax(score(cap(scale * q @ k^T)) + bias + mask)``.
 
+    Or of another ``normalizer`` than softmax.
+
     Parameters
     ----------
-    q, k, mask, bias, scale, softcap, score, sink
+    q, k, mask, bias, scale, softcap, score, sink, normalizer
         As in `attention`.
 
     Returns
     -------
     (B, H, T, S) array
-        Each row sums to 1, less the share of a sink, or is 0 where the query sees nothing. Weights
-        are those before dropout.
+        Each row sums to 1, less the share of a sink, or is 0 where the query sees nothing; under
+        sigmoid it sums to anything. Weights are those before dropout.
 
     Raises
     ------
@@ -68,12 +73,13 @@ def attention_weights(
     """
     q, k = queries_and_keys(q, k)
     bins = (q.shape[-2], k.shape[-2])
-    return _pooled(q, k, _Weighing(mask, bias, scale, softcap, score, sink), bins)
+    return _pooled(q, k, _Weighing(mask, bias, scale, softcap, score, sink, normalizer), bins)
 
 
 def weights_of(ctx: AttentionContext) -> Array:
     """Return the weights of the call that made a context, before dropout."""
-    weighing = _Weighing(ctx.mask, ctx.bias, ctx.scale, ctx.softcap, ctx.score, ctx.sink)
+    given = ctx.mask, ctx.bias, ctx.scale, ctx.softcap, ctx.score, ctx.sink, ctx.normalizer
+    weighing = _Weighing(*given)
     return _pooled(ctx.q, ctx.k, weighing, (ctx.q.shape[-2], ctx.k.shape[-2]))
 
 
@@ -87,6 +93,7 @@ def attention_map(
     softcap: float | None = None,
     score: Score | None = None,
     sink: Array | None = None,
+    normalizer: Normalizer = "softmax",
     bins: Sequence[int] = (256, 256),
 ) -> Array:
     """Return the weights pooled to at most ``bins`` (rows, columns), without the whole matrix.
@@ -96,7 +103,7 @@ def attention_map(
 
     Parameters
     ----------
-    q, k, mask, bias, scale, softcap, score, sink
+    q, k, mask, bias, scale, softcap, score, sink, normalizer
         As in `attention`.
     bins : (int, int)
         Numbers of bins, at least 1; what exceeds T or S is cut to it. Bin r holds the queries
@@ -105,7 +112,8 @@ def attention_map(
     Returns
     -------
     (B, H, rows, columns) array
-        Each row sums to 1, less the share of its queries that see nothing.
+        Each row sums to 1, less the share of its queries that see nothing; under sigmoid to
+        anything.
 
     Raises
     ------
@@ -134,7 +142,7 @@ def attention_map(
     if not isinstance(bins, Sequence) or len(bins) != 2:
         raise TypeError(f"bins: expected (rows, columns), got {bins!r}")
     rows, columns = (_checks.integer("bins", n, least=1) for n in bins)
-    weighing = _Weighing(mask, bias, scale, softcap, score, sink)
+    weighing = _Weighing(mask, bias, scale, softcap, score, sink, normalizer)
     return _pooled(q, k, weighing, (min(rows, q.shape[-2]), min(columns, k.shape[-2])))
 
 
@@ -147,6 +155,7 @@ class _Weighing(NamedTuple):
     softcap: float | None
     score: Score | None
     sink: Array | None
+    normalizer: Normalizer
 
 
 def _pooled(q: Array, k: Array, given: _Weighing, bins: tuple[int, int]) -> Array:
@@ -156,7 +165,9 @@ def _pooled(q: Array, k: Array, given: _Weighing, bins: tuple[int, int]) -> Arra
     pooled = zeros((*four_q.shape[:2], *bins), q.dtype)
     arrays = {"q": four_q, "k": four_k, "out": pooled}
     add_bias(arrays, checked_bias(given.bias, q, k))
-    add_sink(arrays, checked_sink(given.sink, q))
-    besides = Besides(borrowed(given.mask), score=score)
-    run("map", arrays, ["out"], Options(scale, softcap, bins=bins), besides)
+    sink = checked_sink(given.sink, q)
+    add_sink(arrays, sink)
+    normalizer = NORMALIZERS.index(checked_normalizer(given.normalizer, sink))
+    options = Options(scale, softcap, bins=bins, normalizer=normalizer)
+    run("map", arrays, ["out"], options, Besides(borrowed(given.mask), score=score))
     return drop_axes(pooled, 4 - q.ndim)

@@ -17,15 +17,18 @@ from miniattn.kernels.registers import address
 # axis of length 1.
 OPERANDS = (
     *("q", "k", "v", "out", "lse", "stats", "bias", "dout", "dq", "dk", "dv", "dbias", "sums"),
-    *("bounds", "tiles", "words", "dlse", "sink", "score", "dtables"),
+    *("bounds", "tiles", "words", "dlse", "sink", "score", "dtables", "delta"),
 )
 Q, K, V, OUT, LSE, STATS, BIAS, DOUT, DQ, DK, DV, DBIAS, SUMS = range(13)
-BOUNDS, TILES, WORDS, DLSE, SINK, SCORE, DTABLES = range(13, 20)
+BOUNDS, TILES, WORDS, DLSE, SINK, SCORE, DTABLES, DELTA = range(13, 21)
 SEED = len(OPERANDS)
 UNFIT = SEED + 1
 PLACE = SEED + 2
 STRIDES = PLACE + 5
 AXES = 4
+
+NORMALIZERS = ("softmax", "sigmoid", "sparsemax", "entmax15")
+SOFTMAX, SIGMOID, SPARSEMAX, ENTMAX15 = range(4)
 
 
 class Place(NamedTuple):
@@ -53,6 +56,8 @@ class Problem(NamedTuple):
     columns: int
     scored: int
     """Whether a function of the user's has a say in scores."""
+    normalizer: int
+    """Which one makes weights of scores: the place of its name in NORMALIZERS."""
     scale: float
     measure: float
     """What finished scores are to be multiplied by: the scale, where that is left to be done."""
@@ -78,6 +83,7 @@ def problem_of(sizes, factors):
         sizes[8],
         sizes[9],
         sizes[10],
+        sizes[11],
         factors[0],
         factors[1],
         factors[2],

@@ -20,7 +20,7 @@ from miniattn.kernels.attention.decode import backward as decode_backward
 from miniattn.kernels.attention.decode import forward as decode_forward
 from miniattn.kernels.attention.matrix import backward as matrix_backward
 from miniattn.kernels.attention.matrix import forward as matrix_forward
-from miniattn.kernels.attention.problem import Problem
+from miniattn.kernels.attention.problem import SOFTMAX, Problem
 from miniattn.kernels.attention.scalar import backward as scalar_backward
 from miniattn.kernels.attention.scalar import forward as scalar_forward
 from miniattn.kernels.attention.scalar import weights as scalar_weights
@@ -28,6 +28,9 @@ from miniattn.kernels.attention.vector import backward as vector_backward
 from miniattn.kernels.attention.vector import bias as vector_bias
 from miniattn.kernels.attention.vector import forward as vector_forward
 from miniattn.kernels.attention.vector import sums as vector_sums
+from miniattn.kernels.attention.whole import backward as whole_backward
+from miniattn.kernels.attention.whole import forward as whole_forward
+from miniattn.kernels.attention.whole import weights as whole_weights
 from miniattn.kernels.compile.target import LANES, UNIT
 from miniattn.kernels.registers.matrix_unit import CHUNK
 
@@ -75,6 +78,10 @@ def _always(problem: Problem, lanes: int) -> bool:
     return True
 
 
+def _has_softmax(problem: Problem, lanes: int) -> bool:
+    return problem.normalizer == SOFTMAX
+
+
 def _never(problem: Problem, lanes: int) -> bool:
     return False
 
@@ -84,7 +91,8 @@ def _never(problem: Problem, lanes: int) -> bool:
 
 def _has_matrix_unit(problem: Problem, lanes: int) -> bool:
     few = problem.T <= FEW_QUERIES
-    return UNIT.used and lanes == LANES and not (few or problem.scored)
+    usual = problem.normalizer == SOFTMAX and not problem.scored
+    return UNIT.used and lanes == LANES and usual and not few
 
 
 def _pays_to_split(problem: Problem, lanes: int) -> bool:
@@ -113,7 +121,8 @@ def _matrix_backward(problem: Problem, lanes: int, bias: Shape | None) -> Outlin
 
 
 def _has_few_queries(problem: Problem, lanes: int) -> bool:
-    return problem.T <= FEW_QUERIES and not problem.scored
+    usual = problem.normalizer == SOFTMAX and not problem.scored
+    return problem.T <= FEW_QUERIES and usual
 
 
 def _decode_forward(problem: Problem, lanes: int) -> Outline:
@@ -201,6 +210,33 @@ def _scalar_weights(problem: Problem, lanes: int) -> Outline:
     return Outline(problem, [(scalar_weights.attention_map, scalar_weights.plan(problem, lanes))])
 
 
+# --- Whole rows of scores ------------------------------------------------------------------------
+
+
+def _has_another(problem: Problem, lanes: int) -> bool:
+    return problem.normalizer != SOFTMAX
+
+
+def _whole_forward(problem: Problem, lanes: int) -> Outline:
+    return Outline(problem, [(whole_forward.forward, whole_forward.plan(problem, lanes))])
+
+
+def _whole_backward(problem: Problem, lanes: int, bias: Shape | None) -> Outline:
+    """Runs of queries are dealt, and sums of parts added, as in the vector unit."""
+    outline = _vector_backward(problem, lanes, bias)
+    outline.parts[0] = whole_backward.backward, whole_backward.plan(outline.problem, lanes)
+    if bias is not None:
+        outline.parts[-1] = (
+            whole_backward.bias_backward,
+            whole_backward.plan_bias(outline.problem, lanes, bias),
+        )
+    return outline
+
+
+def _whole_weights(problem: Problem, lanes: int) -> Outline:
+    return Outline(problem, [(whole_weights.attention_map, whole_weights.plan(problem, lanes))])
+
+
 # --- The list ------------------------------------------------------------------------------------
 
 UNITS = (
@@ -214,8 +250,9 @@ UNITS = (
         "vector",
     ),
     Unit("decode", _has_few_queries, _always, _decode_forward, _decode_backward, _vector_weights),
-    Unit("vector", _always, _always, _vector_forward, _vector_backward, _vector_weights),
-    Unit("scalar", _always, _never, _scalar_forward, _scalar_backward, _scalar_weights),
+    Unit("vector", _has_softmax, _always, _vector_forward, _vector_backward, _vector_weights),
+    Unit("scalar", _has_softmax, _never, _scalar_forward, _scalar_backward, _scalar_weights),
+    Unit("whole", _has_another, _always, _whole_forward, _whole_backward, _whole_weights),
 )
 
 

@@ -56,19 +56,27 @@ def attention_map(sizes, factors, operands, queue, scratch):
     ``problem.columns``, are at most T and S; bin r holds the queries
     ``r * T // rows <= i < (r + 1) * T // rows``. Arguments: as in `vector.forward.forward`.
     """
-    each_piece(queue, _add_rows, Call(problem_of(sizes, factors), operands, scratch))
+    call = Call(problem_of(sizes, factors), operands, scratch)
+    each_piece(queue, add_rows, Way(call, _add_weights))
+
+
+class Way(NamedTuple):
+    """A call, and what adds the weights of a run of its queries to their bins."""
+
+    call: Call
+    add_weights: Any
 
 
 @inner
-def _add_rows(call, piece):
+def add_rows(way, piece):
     """Add the weights of the queries of some rows of bins."""
-    problem, bins = call.problem, _bins(call.problem)
+    problem, bins = way.call.problem, _bins(way.call.problem)
     groups = (problem.rows + bins - 1) // bins
     b, h = piece // groups // problem.H, piece // groups % problem.H
     first = piece % groups * bins
     stop = min(problem.rows, first + bins) * problem.T // problem.rows
     for i0 in range(first * problem.T // problem.rows, stop, QUERIES):
-        _add_weights(call, Run(b, h, i0, min(QUERIES, stop - i0)))
+        way.add_weights(way.call, Run(b, h, i0, min(QUERIES, stop - i0)))
 
 
 @inner
@@ -79,8 +87,13 @@ def _bins(problem):
 
 def plan(problem: Problem, lanes: int) -> tuple[int, int]:
     """Return the pieces of work of a call, and the elements of scratch memory of a thread."""
-    pieces = problem.B * problem.H * -(-problem.rows // _bins(problem))
-    return pieces, lay_out(problem, QUERIES, lanes, 0).end
+    return pieces_of(problem), lay_out(problem, QUERIES, lanes, 0).end
+
+
+def pieces_of(problem: Problem) -> int:
+    """Return the pieces of work of a map."""
+    bins: int = _bins(problem)
+    return problem.B * problem.H * -(-problem.rows // bins)
 
 
 class Room(NamedTuple):
@@ -144,11 +157,11 @@ def _add_weights(call, run):
                 exponentiate(s, head, tile, top, total, room.decay)
                 continue
             _weigh(s, head, tile, top, total)
-            _add_to_bins(problem, tile, s, room.sums, out)
+            add_to_bins(problem, tile, s, room.sums, out)
 
 
 @inner
-def _add_to_bins(problem, tile, s, sums, out):
+def add_to_bins(problem, tile, s, sums, out):
     """Add the weights of a tile to the map, one bin of keys after the other."""
     T, S, rows, columns = problem.T, problem.S, problem.rows, problem.columns
     start, stop = tile.j0, tile.j0 + tile.m

@@ -71,44 +71,55 @@ def _add_run(call, run, sums, start):
     """Write dq of a run of queries, and add what it gives to dk and dv."""
     problem, operands, _ = call
     queries = prepare(problem, operands, run, start)
-    part = run.i0 // QUERIES % problem.parts
-    piece = (run.b * problem.G + key_head(problem, run.h)) * problem.parts + part
-    _add_gradients(problem, queries, sums, dtables_of(operands, piece))
+    _add_gradients(problem, queries, sums, dtables_of(operands, piece_of(problem, run)))
     dq = lines_of(operands, DQ, run.b, run.h, run.i0, start)
     if not write_rows(dq, queries.room.dq, run.n, problem.D, problem.scale):
         operands[UNFIT] = 1
 
 
 @inner
+def piece_of(problem, run):
+    """Return the number of the piece of work that a run of queries belongs to."""
+    part = run.i0 // QUERIES % problem.parts
+    return (run.b * problem.G + key_head(problem, run.h)) * problem.parts + part
+
+
+@inner
 def _add_gradients(problem, queries, sums, dtables):
     """Add what some queries give to dk and dv, and leave the sums of their dq in their room."""
-    room, D, head = queries.room, problem.D, queries.head
-    rule, dq = head.rule, room.dq
-    fill(dq.start, room.width * dq.step, 0.0)
+    dq = queries.room.dq
+    fill(dq.start, queries.room.width * dq.step, 0.0)
     stop = last_tile(problem, queries)
     for j0 in range(first_tile(queries), stop, KEYS):
-        m = min(KEYS, stop - j0)
-        tile = query_tile(queries, j0, m)
+        tile = query_tile(queries, j0, min(KEYS, stop - j0))
         if tile.kind == HIDDEN:
             continue
         score_gradients(problem, queries, tile)
-        if head.scored:
-            score_by_function_backward(room.ds, room.before, head.door, rule, tile, dtables)
-        if head.softcap > 0.0:
-            multiply_elements(room.ds, room.slopes, m * room.width)
-        k, own = lines_from(queries.k, j0), _sums_from(sums, j0)
-        if tile.kind == PARTIAL and not (queries.is_finite and is_finite(k, m, D)):
-            _add_visible(problem, queries, tile, k, own)
-            continue
-        if room.k.step != D:
-            pack(room.k, k, m, D)
-            k = room.k
-        # tiled: dv[tile] += weight.T @ dout[rows]
-        add_to_keys(own.dv, room.s, queries.dout, rule, tile)
-        # tiled: dk[tile] += scale * (ds.T @ q[rows])
-        add_to_keys(own.dk, room.ds, queries.q, rule, tile)
-        # tiled: dq[rows] += scale * (ds @ k[tile])
-        multiply_queries(dq, room.ds, k, rule, tile, True)
+        add_tile(problem, queries, tile, sums, dtables)
+
+
+@inner
+def add_tile(problem, queries, tile, sums, dtables):
+    """Add what a tile's weights and dscores give to dk, dv and dq, and to tables' gradients."""
+    room, D, head, m = queries.room, problem.D, queries.head, tile.m
+    rule = head.rule
+    if head.scored:
+        score_by_function_backward(room.ds, room.before, head.door, rule, tile, dtables)
+    if head.softcap > 0.0:
+        multiply_elements(room.ds, room.slopes, m * room.width)
+    k, own = lines_from(queries.k, tile.j0), _sums_from(sums, tile.j0)
+    if tile.kind == PARTIAL and not (queries.is_finite and is_finite(k, m, D)):
+        _add_visible(problem, queries, tile, k, own)
+        return
+    if room.k.step != D:
+        pack(room.k, k, m, D)
+        k = room.k
+    # tiled: dv[tile] += weight.T @ dout[rows]
+    add_to_keys(own.dv, room.s, queries.dout, rule, tile)
+    # tiled: dk[tile] += scale * (ds.T @ q[rows])
+    add_to_keys(own.dk, room.ds, queries.q, rule, tile)
+    # tiled: dq[rows] += scale * (ds @ k[tile])
+    multiply_queries(room.dq, room.ds, k, rule, tile, True)
 
 
 @inner

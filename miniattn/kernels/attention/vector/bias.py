@@ -1,5 +1,7 @@
 """The gradient of a bias: dscores, summed over everything that the bias was broadcast to."""
 
+from typing import Any, NamedTuple
+
 from miniattn.kernels.attention.masking import GROUP, HIDDEN, keys_seen
 from miniattn.kernels.attention.problem import (
     DBIAS,
@@ -42,7 +44,16 @@ def bias_backward(sizes, factors, operands, queue, scratch):
     dbias, and walks over everything that was broadcast from it, in order. That takes the first two
     products of `backward` again, only where a bias was given.
     """
-    each_piece(queue, _add_piece, Call(problem_of(sizes, factors), operands, scratch))
+    call = Call(problem_of(sizes, factors), operands, scratch)
+    each_piece(queue, add_piece, Way(call, prepare, score_gradients))
+
+
+class Way(NamedTuple):
+    """A call, and how its dscores are made: by these two functions of `queries`, or their like."""
+
+    call: Call
+    prepare: Any
+    score_gradients: Any
 
 
 def plan(problem: Problem, lanes: int, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -52,9 +63,9 @@ def plan(problem: Problem, lanes: int, shape: tuple[int, ...]) -> tuple[int, int
 
 
 @inner
-def _add_piece(call, piece):
+def add_piece(way, piece):
     """Add what a piece of dbias was broadcast to."""
-    problem, operands, scratch = call
+    problem, operands, scratch = way.call
     batch = problem.B if step_of(operands, DBIAS, 0) != 0 else 1
     heads = problem.H if step_of(operands, DBIAS, 1) != 0 else 1
     all_runs = runs_of(problem, QUERIES)
@@ -65,11 +76,12 @@ def _add_piece(call, piece):
             dbias = grid_of(operands, DBIAS, b, h, scratch)
             for n in range(number, all_runs, runs):
                 run = run_of(problem, b, h, n, QUERIES)
-                _add_run(problem, prepare(problem, operands, run, scratch), dbias)
+                queries = way.prepare(problem, operands, run, scratch)
+                _add_run(problem, queries, dbias, way.score_gradients)
 
 
 @inner
-def _add_run(problem, queries, dbias):
+def _add_run(problem, queries, dbias, score_gradients):
     """Add the dscores of some queries to dbias."""
     w = lanes(dbias.start)
     stop = last_tile(problem, queries)

@@ -197,7 +197,7 @@ def _attend(call, piece):
             _rescale(o, n, decay)
         if head.dropout > 0.0:
             drop(s, head, tile)
-        _add_values(problem, room, head.rule, tile, lines_from(v, j0), fresh)
+        add_values(problem, room, s, head.rule, tile, lines_from(v, j0), fresh)
         fresh = False
     if fresh:
         fill(o.start, width * o.step, 0.0)
@@ -210,9 +210,9 @@ def _attend(call, piece):
 
 
 @inner
-def _add_values(problem, room, rule, tile, v, fresh):
-    """Add a tile's values, by their weights, to o, or begin it where it is ``fresh``."""
-    o, s, Dv = room.o, room.s, problem.Dv
+def add_values(problem, room, s, rule, tile, v, fresh):
+    """Add a tile's values, by their weights ``s``, to o, or begin it where it is ``fresh``."""
+    o, Dv = room.o, problem.Dv
     if tile.kind == PARTIAL and not is_finite(v, tile.m, Dv):
         if fresh:
             fill(o.start, tile.width * o.step, 0.0)

@@ -204,14 +204,32 @@ def score_gradients(problem, queries, tile):
     dscores are those of the scores after softcap, function and bias. Rows up to the next row group
     are 0; what the bounds of the mask leave out is left alone.
     """
-    width, m = tile.width, tile.m
-    room, rule = queries.room, queries.head.rule
+    scores_and_dweights(problem, queries, tile)
+    _weigh(queries.room, queries.head, tile)
+    pad_keys(queries.room, tile)
+
+
+@inner
+def scores_and_dweights(problem, queries, tile):
+    """Leave a tile's scores in ``room.s``, and its dweights, with dropout, in ``room.ds``."""
+    room, head, width = queries.room, queries.head, tile.width
     k, v = lines_from(queries.k, tile.j0), lines_from(queries.v, tile.j0)
     # tiled: s = scores(q[rows], k[tile], seen, scale)
-    multiply_keys(room.s, k, room.q_turned, problem.D, rule, tile)
+    multiply_keys(room.s, k, room.q_turned, problem.D, head.rule, tile)
     # tiled: dweight = dout[rows] @ v[tile].T
-    multiply_keys(room.ds, v, room.dout_turned, problem.Dv, rule, tile)
-    _weigh(room, queries.head, tile)
+    multiply_keys(room.ds, v, room.dout_turned, problem.Dv, head.rule, tile)
+    cap_scores(room.s, head, tile, room.slopes)
+    if head.scored:
+        pack(Lines(room.before, width), Lines(room.s, width), tile.m, width)
+    finish_capped(room.s, head, tile)
+    if head.dropout > 0.0:
+        drop(room.ds, head, tile)
+
+
+@inner
+def pad_keys(room, tile):
+    """Set weights and dscores behind a tile's last key to 0, up to a whole row group."""
+    width, m = tile.width, tile.m
     padding = (round_up(m, ROW_GROUP) - m) * width
     fill(room.s + m * width, padding, 0.0)
     fill(room.ds + m * width, padding, 0.0)
@@ -219,15 +237,9 @@ def score_gradients(problem, queries, tile):
 
 @inner
 def _weigh(room, head, tile):
-    """Turn products q·k into weights, and products dout·v into dscores."""
+    """Turn scores into weights, and dweights into dscores."""
     s, ds, w, width = room.s, room.ds, lanes(room.s), tile.width
     masked = tile.kind == PARTIAL or head.scored
-    cap_scores(s, head, tile, room.slopes)
-    if head.scored:
-        pack(Lines(room.before, width), Lines(s, width), tile.m, width)
-    finish_capped(s, head, tile)
-    if head.dropout > 0.0:
-        drop(ds, head, tile)
     for c in range(0, width, w):
         start, stop = keys_seen(head.rule, tile, c // GROUP * GROUP, GROUP)
         base, log_sum, delta = stats_from(room.stats, c)
