@@ -96,7 +96,7 @@ class Parallel:
         # Counts may be sums of weights: added up as if exactly, in whatever order ranks have them.
         everyone = gather(self.comm, [count for piece in counts for count in piece])
         total = math.fsum(count for own in everyone for count in own) or 1
-        seed = _seed(trainer._drawn_from)
+        seed = seed_of(trainer._drawn_from)
         trainer.model.zero_grad()
         self._sums.begin()
         self._fine = True
@@ -180,7 +180,7 @@ def _ranks_of(model: Module) -> Ranks | None:
     return found[0] if found else None
 
 
-def _seed(drawn_from: dict[str, Any] | None) -> int:
+def seed_of(drawn_from: dict[str, Any] | None) -> int:
     """Return a number that depends on the state from which an epoch's order was drawn.
 
     Nothing is drawn for it: without dropout, the order of the next epoch is that of one process.

@@ -28,9 +28,10 @@ from miniattn.optim import Optimizer, clip_grad_norm, constant
 from miniattn.optim._gradients import refuse_infinite
 from miniattn.optim._schedules import Schedule
 from miniattn.training import _saving
+from miniattn.training._augmented import Augment, Augmented
 from miniattn.training._callbacks import Callback, PathLike
 from miniattn.training._history import History
-from miniattn.training._parallel import Parallel, check_all_have
+from miniattn.training._parallel import Parallel, check_all_have, seed_of
 from miniattn.training._progress import Bar, interrupt_stops
 
 Collate: TypeAlias = Callable[[Sequence[tuple[Any, Any]]], Batch]
@@ -67,6 +68,10 @@ class Trainer:
     callbacks : sequence of Callback
     progress : bool, default True
         Show a progress bar.
+    augment : callable (x, rng) -> x, optional
+        Changes an example of the training data before it is collated: returns another x. ``rng``
+        follows from the epoch and the example alone, so that a resumed training, and one on any
+        number of ranks, sees the same.
     mask, bias : optional
         Handed to the model with every batch, for models whose ``forward`` takes them, as
         `models.GPT` does. A mask has to fit batches of every length that there are.
@@ -128,6 +133,7 @@ class Trainer:
         schedule: Schedule | None = None,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
+        augment: Augment | None = None,
         mask: MaskLike | Sequence[MaskLike] = None,
         bias: Array | None = None,
         comm: Comm | None = None,
@@ -147,6 +153,7 @@ class Trainer:
         self.schedule = _checks.function("schedule", constant() if schedule is None else schedule)
         self.callbacks = tuple(_checks.sequence("callbacks", callbacks, "callbacks"))
         self.progress = _checks.flag("progress", progress)
+        self.augment = None if augment is None else _checks.function("augment", augment)
         given = {"mask": mask, "bias": bias}
         self._options = {name: x for name, x in given.items() if x is not None}
         self._check_options()
@@ -274,6 +281,8 @@ class Trainer:
     def _update(self, train: Dataset, step: Sequence[Array]) -> None:
         """Make one step: the gradient of the mean over all targets that count, and an update."""
         started = time.perf_counter()
+        if self.augment is not None:
+            train = Augmented(train, self.augment, seed_of(self._drawn_from))
         if self._parallel is None:
             loss, tokens = self._gradient(train, step)
         else:

@@ -6,7 +6,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from miniattn import nn, optim, plot, training
+from miniattn import distributed, nn, optim, plot, training
 from miniattn.data import Batch
 from miniattn.training import CSVLog, EarlyStopping, TensorBoard, Trainer, WeightAveraging
 
@@ -37,6 +37,9 @@ class Squares:
     def metrics(self, outputs, targets):
         return {}
 
+    def __repr__(self):
+        return "Squares()"
+
 
 def collate(examples):
     return Batch((np.array([x for x, _ in examples]),), np.array([y for _, y in examples]))
@@ -58,10 +61,10 @@ class Seen(training.Callback):
         self.evaluations.append(float(trainer.model.weight.data[0]))
 
 
-def make(*callbacks):
+def make(*callbacks, **more):
     model = Line()
     optimizer = optim.SGD(model.named_parameters(), lr=0.2)
-    settings = {"loss": Squares(), "collate": collate, "batch_size": 2, "progress": False}
+    settings = {"loss": Squares(), "collate": collate, "batch_size": 2, "progress": False, **more}
     return Trainer(model, optimizer, rng=np.random.default_rng(0), callbacks=callbacks, **settings)
 
 
@@ -177,6 +180,7 @@ def test_seeds_and_their_spread():
         (lambda: training.seeds(lambda rng: None, 1), "run: expected a History from it"),
         (lambda: training.seeds(lambda rng: None, 0), "seeds: expected an int >= 1"),
         (lambda: training.seeds(lambda rng: None, []), "seeds: expected at least one"),
+        (lambda: make(augment=3), "augment: expected a function"),
         (lambda: WeightAveraging(1.0), "decay: expected"),
         (lambda: WeightAveraging(start=-1), "start: expected an int >= 0"),
         (lambda: CSVLog(3), "path: expected"),
@@ -203,3 +207,42 @@ def test_several_validation_sets():
         trainer.fit(EXAMPLES, valid={"a b": far}, steps=3)
     with pytest.raises(TypeError, match=r"valid\['far'\]: expected a sequence of examples"):
         trainer.fit(EXAMPLES, valid={"far": 3}, steps=3)
+
+
+def test_augmentation_is_another_in_every_epoch_and_the_same_after_a_resume(tmp_path):
+    def given(steps, path=None, start=None):
+        seen = []
+
+        def augment(x, rng):
+            noisy = x + rng.normal(0, 0.1, x.shape)
+            seen.append((float(x[0]), float(noisy[0])))
+            return noisy
+
+        trainer = make(augment=augment)
+        if start is not None:
+            trainer.load(start)
+        trainer.fit(EXAMPLES, valid=EXAMPLES, steps=steps, save_to=path)
+        return seen, trainer.model.weight.data[0]
+
+    whole, weight = given(8)  # an epoch is 4 steps of 2
+    first, second = dict(whole[:8]), dict(whole[8:])
+    assert len(whole) == 16  # none at evaluations
+    assert first.keys() == second.keys() == {float(x[0]) for x, _ in EXAMPLES}
+    assert all(first[x] != second[x] for x in first)
+    half, _ = given(3, tmp_path / "half.safetensors")
+    rest, resumed = given(8, start=tmp_path / "half.safetensors")
+    assert half + rest == whole
+    assert resumed == weight
+
+
+def test_augmentation_is_the_same_on_any_number_of_ranks():
+    def noisy(x, rng):
+        return x + rng.normal(0, 0.1, x.shape)
+
+    def run(comm):
+        trainer = make(augment=noisy, comm=comm, pieces=2)
+        trainer.fit(EXAMPLES, steps=6)
+        return float(trainer.model.weight.data[0])
+
+    alone, both = (distributed.simulate(n).run(run) for n in (1, 2))
+    assert both == alone * 2
