@@ -1,11 +1,14 @@
 """Numbers that people read off attention maps, and off weights. Each has its paper.
 
 ``weights`` is a map (..., T, S) as `functional.attention_weights` gives it: rows are queries, each
-sums to 1, or to 0 where a query may attend to nothing. Such an empty row has no entropy and no
-distance: it gives NaN, which ``np.nanmean`` passes over.
+>= 0 and of any sum: 1 after softmax, less with a learned sink, anything with a sigmoid. What needs
+shares divides by the sum and says so; `row_totals` has the sums. Where a query may attend to
+nothing the row is 0. Such an empty row has no entropy and no distance: it gives NaN, which
+``np.nanmean`` passes over.
 """
 
 from miniattn import _lazy
+from miniattn.analysis._averages import Words, mean_over_heads, merge_words, word_groups
 from miniattn.analysis._circuits import (
     HeadWeights,
     composition_score,
@@ -33,7 +36,7 @@ from miniattn.analysis._patching import (
     heads_of,
     tokens_of,
 )
-from miniattn.analysis._rows import distance, entropy, sink_mass
+from miniattn.analysis._rows import distance, entropy, row_totals, sink_mass
 from miniattn.analysis._stream import (
     ResidualStream,
     StreamParts,
@@ -53,6 +56,7 @@ __all__ = [
     "ResidualStream",
     "StreamParts",
     "Sublayer",
+    "Words",
     "ablation",
     "activation_patching",
     "attribution_patching",
@@ -71,17 +75,21 @@ __all__ = [
     "induction_score",
     "logit_attribution",
     "logit_lens",
+    "mean_over_heads",
+    "merge_words",
     "ov_circuit",
     "path_patching",
     "previous_token_score",
     "qk_circuit",
     "residual_stream",
     "rollout",
+    "row_totals",
     "sink_mass",
     "stream_parts",
     "tokens_of",
     "top_links",
     "weight_gradients",
+    "word_groups",
 ]
 
 __dir__ = _lazy.listed(__name__, __all__)

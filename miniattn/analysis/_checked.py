@@ -21,6 +21,13 @@ def square_map(name: str, weights: object, letters: str = "..., T, T") -> Array:
     return array
 
 
+def shares_of(weights: Array) -> Array:
+    """Return each weight as a share of its row; 0 in a row that attends to nothing."""
+    totals = weights.sum(axis=-1, keepdims=True)
+    shares: Array = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
+    return shares
+
+
 def unless_empty(weights: Array, values: Array) -> Array:
     """Return ``values`` (..., T), NaN for rows that attend to nothing."""
     return np.where(weights.sum(axis=-1) > 0, values, np.nan).astype(weights.dtype)

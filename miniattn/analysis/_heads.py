@@ -5,14 +5,14 @@ from numpy.typing import ArrayLike
 
 from miniattn import _checks
 from miniattn._typing import Array
-from miniattn.analysis._checked import square_map, weight_map
+from miniattn.analysis._checked import shares_of, square_map, weight_map
 
 
 def head_similarity(weights: Array) -> Array:
     """How alike heads attend: 1 − the mean Jensen-Shannon divergence of their rows, in bits.
 
     1 is the same map, 0 no key in common in any row. Rows that are empty in either head do not
-    count.
+    count. Rows of any positive sum are compared by their shares, w / Σ w.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def head_similarity(weights: Array) -> Array:
     for a in range(H):
         for b in range(a):  # a pair at a time: all at once would take H times the memory
             both = (rows[a].sum(axis=-1) > 0) & (rows[b].sum(axis=-1) > 0)
-            p, q = rows[a, both], rows[b, both]
+            p, q = shares_of(rows[a, both]), shares_of(rows[b, both])
             middle = (p + q) / 2
             bits = (_bits(p, middle) + _bits(q, middle)) / 2
             similarity[a, b] = similarity[b, a] = 1 - bits.mean() if bits.size else np.nan
@@ -66,7 +66,8 @@ def previous_token_score(weights: Array) -> Array:
     Returns
     -------
     (...) array
-        Between 0 and 1; NaN for T = 1, where no token has one before it.
+        Between 0 and 1, or the greatest sum of a row; NaN for T = 1, where no token has one before
+        it.
 
     Raises
     ------

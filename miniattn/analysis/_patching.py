@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -213,9 +214,6 @@ def activation_patching(
     (2, 3)
     """
     values = _values(model, source, names, options, argument="source")
-    _, here = run(model, inputs, options, keep=names)
-    for name in names:
-        _same_shape(name, values[name], here[name])
     return _each(model, inputs, metric, names, places, values, options)
 
 
@@ -381,12 +379,25 @@ def _each(
     out = np.empty((len(names), len(places)))
     for i, name in enumerate(names):
         for j, place in enumerate(places):
-            what = edit[name][place] if isinstance(edit, Mapping) else edit(name)
-            if isinstance(what, np.generic):
-                what = np.asarray(what)
-            y, _ = run(model, inputs, options, edits={name: trace.at[place](what)})
+            if isinstance(edit, Mapping):
+                what: Any = (partial(_put, name, edit[name], place), _nothing_passes)
+            else:
+                what = trace.at[place](edit(name))
+            y, _ = run(model, inputs, options, edits={name: what})
             out[i, j] = metric(y)
     return out
+
+
+def _put(name: str, there: Array, place: Any, here: Array) -> tuple[Array, None]:
+    """Return ``here`` with what the other run has at a place, and no context."""
+    _same_shape(name, there, here)
+    patched = here.copy()
+    patched[place] = there[place]
+    return patched, None
+
+
+def _nothing_passes(dy: Array, ctx: None) -> Array:
+    raise RuntimeError("a patched run has no backward")
 
 
 def _same_shape(name: str, there: Array, here: Array) -> None:

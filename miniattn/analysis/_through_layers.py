@@ -12,7 +12,11 @@ from miniattn.analysis._checked import square_map
 
 
 def rollout(
-    weights: Sequence[Array], *, residual: float = 0.5, heads: Literal["mean", "max"] = "mean"
+    weights: Sequence[Array],
+    *,
+    residual: float = 0.5,
+    heads: Literal["mean", "max"] = "mean",
+    normalize: bool = True,
 ) -> Array:
     """Attention through all layers: R = A_L ⋯ A_1, A_l = residual · I + (1 − residual) · W_l.
 
@@ -23,7 +27,11 @@ def rollout(
     residual : float in [0, 1)
         The share of the residual connection.
     heads : {"mean", "max"}
-        How W_l is made of a layer's heads; rows are brought back to a sum of 1.
+        How W_l is made of a layer's heads.
+    normalize : bool
+        Whether the rows of A_l are brought back to a sum of 1, as in the paper. Where weights have
+        other sums, as those of a sink or a sigmoid, False keeps them: what a sink has taken is
+        then lost on the way.
 
     Returns
     -------
@@ -48,7 +56,7 @@ def rollout(
     array([[1.    , 0.    ],
            [0.4375, 0.5625]])
     """
-    layers = _layers(weights, residual, heads)
+    layers = _layers(weights, residual, heads, normalize)
     joint: Array = layers[0]
     for layer in layers[1:]:
         joint = layer @ joint
@@ -60,6 +68,7 @@ def flow(
     *,
     residual: float = 0.5,
     heads: Literal["mean", "max"] = "mean",
+    normalize: bool = True,
     queries: ArrayLike | None = None,
 ) -> Array:
     """Attention flow: the most that can run from an output token down to an input token.
@@ -71,7 +80,7 @@ def flow(
     ----------
     weights : sequence of L arrays (H, T, T)
         Self-attention maps, from the first layer to the last.
-    residual, heads
+    residual, heads, normalize
         As in `rollout`.
     queries : ints (n,), optional
         The output tokens to compute; all by default. Each takes T maximum flows.
@@ -98,7 +107,7 @@ def flow(
     array([[1.  , 0.  ],
            [0.5 , 0.75]])
     """
-    layers = _layers(weights, residual, heads)
+    layers = _layers(weights, residual, heads, normalize)
     if layers.ndim != 3:
         raise ValueError(
             f"weights: expected arrays (H, T, T), got layers of shape {np.shape(weights[0])}"
@@ -113,8 +122,8 @@ def flow(
     return out
 
 
-def _layers(weights: Sequence[Array], residual: float, heads: str) -> Array:
-    """Return A (L, ..., T, T): heads joined, the residual added, rows summing to 1."""
+def _layers(weights: Sequence[Array], residual: float, heads: str, normalize: bool) -> Array:
+    """Return A (L, ..., T, T): heads joined, the residual added, rows summing to 1 if asked to."""
     residual = _checks.probability("residual", residual)
     join: Any = {"mean": np.mean, "max": np.max}[_checks.choice("heads", heads, ("mean", "max"))]
     if len(_checks.sequence("weights", weights, "maps")) == 0:
@@ -126,7 +135,9 @@ def _layers(weights: Sequence[Array], residual: float, heads: str) -> Array:
                 f"weights: expected one shape in all layers, got {maps[0].shape} and {w.shape}"
             )
     joined = np.stack([join(w.astype(np.float64), axis=-3) for w in maps])
-    mixed = residual * np.eye(joined.shape[-1]) + (1 - residual) * joined
+    mixed: Array = residual * np.eye(joined.shape[-1]) + (1 - residual) * joined
+    if not _checks.flag("normalize", normalize):
+        return mixed
     total = mixed.sum(axis=-1, keepdims=True)
     shares: Array = np.divide(mixed, total, out=np.zeros_like(mixed), where=total > 0)
     return shares

@@ -14,12 +14,13 @@ if TYPE_CHECKING:  # imported at their first use, and matplotlib with them
     from miniattn.plot._flow import gradient_flow
     from miniattn.plot._gradient import gradient_map
     from miniattn.plot._history import history
-    from miniattn.plot._html import Page, html
+    from miniattn.plot._html import html
     from miniattn.plot._image import attention_on_image
     from miniattn.plot._layers import attention_layers, head_summary
     from miniattn.plot._lines import attention_lines
     from miniattn.plot._maps import attention_heads, attention_map
     from miniattn.plot._mask import mask
+    from miniattn.plot._page import Page
     from miniattn.plot._softmax import masked_weights, temperatures
     from miniattn.plot._steps import attention_steps
     from miniattn.plot._stream import patching, residual_stream
@@ -63,6 +64,7 @@ _HOMES = (
     "_lines",
     "_maps",
     "_mask",
+    "_page",
     "_softmax",
     "_steps",
     "_stream",

@@ -10,7 +10,7 @@ import numpy as np
 from miniattn import _checks
 from miniattn._typing import Array, MaskLike
 from miniattn.masks import as_mask
-from miniattn.plot._html import Page, as_json, asset, filled, in_ascii, policy
+from miniattn.plot._page import Page, as_json, asset, filled, in_ascii, policy
 
 SCRIPTS = ("backprop/lines.js", "backprop/start.js")
 MOST = 8

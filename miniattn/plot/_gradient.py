@@ -19,9 +19,6 @@ from miniattn.trace import Trace
 
 _BAR = 1.5  # inches that a colour bar and its labels take
 _LARGEST = 5.0  # inches of a side of either map
-_MANY = 1_600  # cells up to which the negative ones are marked
-_SIGNED: dict[str, Any] = {"signed": True, "name": "dweights"}
-_FAINT = 0.02  # of the greatest gradient: what is smaller is not marked
 
 
 class GradientOptions(TypedDict, total=False):
@@ -125,7 +122,7 @@ def gradient_map(
     options: dict[str, Any] = {"mask": mask, "batch": batch, "extent": extent}
     given = one_layer(weights, layer, tokens=tokens, key_tokens=key_tokens, **options)
     one = one_head(given, head)
-    [panel] = _grid.panels(_beside(one, real("dweights", dweights, ["T, S"])), **_SIGNED)
+    [panel] = _grid.panels(_beside(one, real("dweights", dweights, ["T, S"])), name="dweights")
     labels = both_labels(one.tokens, one.key_tokens, panel.shape)
     if ax is not None:
         _gradient(ax, panel, labels, diverging)
@@ -162,7 +159,8 @@ def _beside(weights: Layer, dweights: Array) -> Layer:
     if dweights.shape != shape:
         raise ValueError(f"dweights: expected the shape of weights, {shape}, got {dweights.shape}")
     own = np.ma.getmaskarray(dweights)
-    return weights._replace(weights=np.ma.getdata(dweights)[None], hidden=[weights.hidden[0] | own])
+    hidden = [weights.hidden[0] | own]
+    return weights._replace(weights=np.ma.getdata(dweights)[None], hidden=hidden, value="gradient")
 
 
 def _gradient(
@@ -171,34 +169,9 @@ def _gradient(
     labels: tuple[list[str] | None, list[str] | None],
     cmap: str | Colormap,
 ) -> None:
-    norm = _grid.centred([panel])
-    image = _grid.draw(ax, panel, norm, cmap=cmap, signed=True)
+    image = _grid.draw(ax, panel, _grid.norm([panel], "linear"), cmap=cmap)
     label_axes(ax, *labels, panel.shape)
     ax.set_xlabel("key")
-    if panel.values.size <= _MANY and panel.values.shape == panel.shape:
-        _minus_signs(ax, panel.values)
-    _grid.colour_bar(
-        image,
-        [ax],
-        [panel],
-        _grid.what("linear", [panel], "gradient"),
-        below=room(*labels, panel.shape)[1] + 0.1,
-    )
-
-
-def _minus_signs(ax: Axes, values: Array) -> None:
-    """Mark negative cells in black or white, whichever shows."""
-    top = float(np.fmax.reduce(np.abs(values), axis=None, initial=0.0)) or 1.0
-    box = ax.get_position()
-    cell = 72 * ax.figure.get_size_inches()[1] * box.height / max(values.shape)  # type: ignore[union-attr]
-    for dark, colour in ((values < -0.6 * top, "white"), (values >= -0.6 * top, "black")):
-        rows, cols = np.nonzero(dark & (values < -_FAINT * top))
-        ax.plot(
-            cols,
-            rows,
-            marker="_",
-            linestyle="",
-            color=colour,
-            markersize=min(0.3 * cell, 7),
-            markeredgewidth=0.8,
-        )
+    _grid.marks(ax, panel)
+    below = room(*labels, panel.shape)[1] + 0.1
+    _grid.colour_bar(image, [ax], [panel], _grid.what("linear", [panel]), below=below)

@@ -1,13 +1,13 @@
 """From heads to panels: pooling, scales, masked cells and empty rows, the colour bar."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import CenteredNorm, Colormap, LogNorm, Normalize
+from matplotlib.colors import CenteredNorm, Colormap, LogNorm, Normalize, SymLogNorm
 from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path
 
@@ -17,7 +17,8 @@ from miniattn.plot._canvas import framed, ink, lays_out, legend_beside, points, 
 from miniattn.plot._cells import NOT_FINITE, Cells, furthest, greatest, pooled
 from miniattn.plot._scales import SCALES as SCALES
 from miniattn.plot._scales import Scale as Scale
-from miniattn.plot._source import Layer, heads
+from miniattn.plot._source import Head, Layer, heads
+from miniattn.plot._values import NAMES, Reading, Value
 
 MOST_CELLS = 1024
 """Cells kept per side; more than a page shows, and a bound on the memory of a figure."""
@@ -28,13 +29,22 @@ DECADES = 4
 CROSSED = 2_000
 """Cells that are not finite are crossed as well as coloured if no more boxes hold them all."""
 
+MARKED = 1_600
+"""Cells up to which the negative ones are marked, and those that are exactly 0."""
 
-class MapOptions(TypedDict, total=False):
+FAINT = 0.02
+"""Of the greatest: negative numbers that are nearer to 0 are not marked."""
+
+DIVERGING = "RdBu_r"
+"""Colours of numbers with a sign."""
+
+
+class MapOptions(Reading, total=False):
     """What the functions that draw maps share."""
 
     mask: MaskLike
     layer: str | int | None
-    head: int | None
+    head: int | Literal["mean"] | None
     batch: int
     scale: Scale
     cmap: str | Colormap | None
@@ -57,33 +67,41 @@ class Panel(NamedTuple):
     """(T, S) before any pooling, which is what the axes count."""
     given: tuple[int, int]
     """The shape of the map as it came: that of the sums and means that `extent` speaks of."""
-    sums: bool
-    """Whether each row sums to 1 or to 0."""
+    unusual: tuple[float, float] | None = None
+    """The least and the greatest sum of a row, where not each sums to 1 or to 0."""
+    value: Value = "weights"
+    """Whether these are weights, or numbers with a sign."""
 
 
 def panels(
-    layer: Layer,
-    most: int = MOST_CELLS,
-    *,
-    scale: Scale = "linear",
-    signed: bool = False,
-    name: str = "weights",
+    layer: Layer, most: int = MOST_CELLS, *, scale: Scale = "linear", name: str = "weights"
 ) -> list[Panel]:
     """Return a panel for each head of the layer, at most ``most`` cells a side."""
     drawn = []
-    for head in heads(layer, name, signed=signed):
+    signed = layer.value != "weights"
+    for head in heads(layer, name):
         values = _shares(head.values) if scale == "row" else head.values
         reduce = furthest if signed else greatest
         values, hidden = pooled(values, head.hidden, most, reduce)
         empty = np.asarray(hidden.all(axis=1))
         given = (head.values.shape[0], head.values.shape[1])
-        drawn.append(Panel(values, hidden, empty, layer.shape, given, head.sums))
+        unusual = unusual_sums([head])
+        drawn.append(Panel(values, hidden, empty, layer.shape, given, unusual, layer.value))
     return drawn
 
 
+def unusual_sums(drawn: Iterable[Head]) -> tuple[float, float] | None:
+    """Return the least and greatest sum of the rows that attend, if not all of them are 1."""
+    all_of = list(drawn)
+    if all(head.sums for head in all_of):
+        return None
+    totals = np.concatenate([head.totals[~head.hidden.all(axis=1)] for head in all_of])
+    return float(np.fmin.reduce(totals)), float(np.fmax.reduce(totals))
+
+
 def _shares(values: Array) -> Array:
-    """Return each weight relative to the greatest of its row; what is not finite stays so."""
-    top = np.fmax.reduce(values, axis=1, keepdims=True, initial=0.0)
+    """Return each number relative to the greatest of its row; what is not finite stays so."""
+    top = np.fmax.reduce(np.abs(values), axis=1, keepdims=True, initial=0.0)
     shares: Array = np.divide(values, top, out=values.copy(), where=top > 0)
     return shares
 
@@ -95,18 +113,17 @@ def _greatest(drawn: Sequence[Panel]) -> float:
 
 
 def norm(drawn: Sequence[Panel], scale: Scale, vmax: float | None = None) -> Normalize:
-    """Return the one colour scale that all the panels share."""
+    """Return the one colour scale that all the panels share; 0 is in the middle if they differ."""
+    signed = drawn[0].value != "weights"
     if scale == "row":
-        return Normalize(0.0, 1.0)
+        return CenteredNorm(0.0, 1.0) if signed else Normalize(0.0, 1.0)
     top = (_greatest(drawn) if vmax is None else _checks.positive("vmax", vmax)) or 1.0
+    least = top * 10.0**-DECADES
     if scale == "log":
-        return LogNorm(top * 10.0**-DECADES, top, clip=True)
-    return Normalize(0.0, top)
-
-
-def centred(drawn: Sequence[Panel]) -> CenteredNorm:
-    """Return a scale with zero in the middle, for signed values."""
-    return CenteredNorm(0.0, _greatest(drawn) or 1.0)
+        if signed:
+            return SymLogNorm(least, vmin=-top, vmax=top, clip=True)
+        return LogNorm(least, top, clip=True)
+    return CenteredNorm(0.0, top) if signed else Normalize(0.0, top)
 
 
 def draw(
@@ -115,16 +132,17 @@ def draw(
     norm: Normalize,
     *,
     cmap: str | Colormap | None,
-    signed: bool = False,
+    signed: bool | None = None,
     hatched: bool | None = None,
     crossed: bool = True,
     **options: Any,
 ) -> Cells:
     """Draw a panel: cells in colour, masked cells left open over a hatched ground.
 
-    ``hatched`` is by default whether any cell is masked.
+    ``hatched`` is by default whether any cell is masked, ``signed`` what the panel says.
     """
     T, S = panel.shape
+    signed = panel.value != "weights" if signed is None else signed
     steady(ax)
     framed(ax)
     # The hatch lies below the image and shows through the holes: one rectangle for any mask.
@@ -138,7 +156,7 @@ def draw(
         ax,
         shown(panel),
         norm=norm,
-        cmap=open_where_bad(cmap),
+        cmap=open_where_bad(DIVERGING if cmap is None and panel.value != "weights" else cmap),
         extent=(-0.5, S - 0.5, T - 0.5, -0.5),
         reduce=furthest if signed else greatest,
         **options,
@@ -172,15 +190,17 @@ def open_where_bad(cmap: str | Colormap | None) -> Colormap:
     return mpl.colormaps.get_cmap(named).with_extremes(bad=(0, 0, 0, 0))
 
 
-def what(scale: Scale, drawn: Sequence[Panel], name: str = "attention weight") -> str:
+def what(scale: Scale, drawn: Sequence[Panel]) -> str:
     """Return what the colours mean, in words."""
     panel = drawn[0]
     notes = []
     if panel.given != panel.shape:
         rows, cols = (-(-n // m) for n, m in zip(panel.shape, panel.given, strict=True))
         notes.append(f"mean of {rows} queries, sum of {cols} keys")
-    if name == "attention weight" and not all(p.sums for p in drawn):
-        notes.append(UNUSUAL_SUMS)
+    if unusual := [p.unusual for p in drawn if p.unusual is not None]:
+        least, most = zip(*unusual, strict=True)
+        notes.append(unusual_note((min(least), max(most))))
+    name = NAMES[panel.value]
     name = f"{name} / greatest of its row" if scale == "row" else name
     return "\n".join([name, *(f"({note})" for note in notes)])
 
@@ -188,8 +208,38 @@ def what(scale: Scale, drawn: Sequence[Panel], name: str = "attention weight") -
 BAD = "NaN or infinite"
 """What the legend of every figure calls numbers that are not finite."""
 
-UNUSUAL_SUMS = "rows do not sum to 1"
-"""What a figure says of maps that are no distributions over the keys."""
+ZERO = "exactly 0"
+"""What the legend of a figure calls weights that are seen, and nothing."""
+
+
+def unusual_note(sums: tuple[float, float]) -> str:
+    """Return what a figure says of maps that are no distributions over the keys."""
+    least, most = (f"{total:.3g}" for total in sums)
+    return f"rows do not sum to 1, but to {least}" + ("" if least == most else f" to {most}")
+
+
+def marks(ax: Axes, panel: Panel) -> None:
+    """Mark the cells of a small map that colours don't tell: those below 0, and exact zeros."""
+    if panel.values.size > MARKED or panel.values.shape != panel.shape:
+        return
+    if panel.value == "weights":
+        zero = (panel.values == 0) & ~panel.hidden
+        if zero.any():
+            _points(ax, zero, ".", ink(0.5, ax), 0.16)
+        return
+    top = float(np.fmax.reduce(np.abs(panel.values), axis=None, initial=0.0)) or 1.0
+    # In black or white, whichever shows.
+    strong, faint = panel.values < -0.6 * top, panel.values < -FAINT * top
+    _points(ax, strong & faint, "_", "white", 0.3)
+    _points(ax, faint & ~strong, "_", "black", 0.3)
+
+
+def _points(ax: Axes, cells: Array, marker: str, colour: Any, share: float) -> None:
+    """Put a marker into cells, that share of a cell wide."""
+    rows, cols = np.nonzero(cells)
+    cell = 72 * root(ax).get_size_inches()[1] * ax.get_position().height / max(cells.shape)
+    options: dict[str, Any] = {"markersize": min(share * cell, 7), "markeredgewidth": 0.8}
+    ax.plot(cols, rows, marker=marker, linestyle="", color=colour, **options)
 
 
 def masked_style(ax: Axes | None = None) -> dict[str, Any]:

@@ -2,31 +2,35 @@
 
 import base64
 import html as _markup
-import json
-import re
-import zlib
 from collections.abc import Mapping, Sequence
-from functools import cache
-from hashlib import sha256
-from importlib import resources
 from itertools import takewhile
 from os import PathLike
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
-from miniattn._disk import replacing
-from miniattn._typing import Array, MaskLike
-from miniattn.plot._cells import HIDDEN, greatest
-from miniattn.plot._source import Given, Head, Layer, heads, layers
+from miniattn._typing import MaskLike
+from miniattn.plot._packed import as_text, flags, lower, packed, small
+from miniattn.plot._page import Page, as_json, asset, filled, in_ascii, policy
+from miniattn.plot._source import Given, Head, Layer, Slopes, heads, layers
 from miniattn.plot._text import Tokens, checked, text_of, visible
+from miniattn.plot._values import VALUES, Groups, Value, as_value, pieces
 
-Labels: TypeAlias = tuple[tuple[str, ...], dict[int, str]]
+
+class Labels(NamedTuple):
+    """The tokens of one side of a layer."""
+
+    raw: tuple[str, ...]
+    """What is searched."""
+    starts: tuple[int, ...]
+    """At which token each word begins."""
+    words: tuple[str, ...]
+    """Of each word, its pieces together."""
+
 
 SCRIPTS = (
     "weights.js",
+    "values.js",
     "colours.js",
     "text.js",
     "stage.js",
@@ -35,46 +39,25 @@ SCRIPTS = (
     "beside.js",
     "chooser.js",
     "pointing.js",
+    "svg.js",
+    "picture.js",
     "keys.js",
     "start.js",
 )
 """One subject each, joined in this order into the one script of the page."""
 
-THUMBNAIL = 24
-"""Cells per side of the small maps by which a head is chosen."""
 
+class PageReading(TypedDict, total=False):
+    """What the page shows beside the weights."""
 
-class Page:
-    """A self-contained HTML page, as text. A notebook shows it in a frame.
-
-    Attributes
-    ----------
-    text : str
-        The page. Pure ASCII, so that no encoding can spoil it.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the page to ``path``: the file is whole or, if writing fails, as it was."""
-        with replacing(Path(path)) as file:
-            file.write(self.text.encode("ascii"))
-
-    def _repr_html_(self) -> str:
-        # Without allow-same-origin, the page can reach nothing of the notebook that shows it.
-        return (
-            f'<iframe srcdoc="{_markup.escape(self.text)}" sandbox="allow-scripts" '
-            'title="attention" style="width: 100%; height: 640px; border: 0"></iframe>'
-        )
-
-    def __repr__(self) -> str:
-        return f"Page({len(self.text) / 1e6:.2f} MB)"
+    gradients: Slopes
+    words: Groups
+    key_words: Groups
 
 
 class _Layer(NamedTuple):
     name: str
-    heads: list[Head]
+    heads: dict[Value, list[Head]]
     tokens: Labels
     key_tokens: Labels
     masked: bool
@@ -90,12 +73,14 @@ def html(
     batch: int = 0,
     bits: int = 8,
     title: str = "Attention",
+    **reading: Unpack[PageReading],
 ) -> Page:
     """Make an interactive page of attention: choose a head, point at a token, see what it reads.
 
     The page is one file that needs nothing else: it opens from disk, in a notebook, in a lesson
-    without a network. It has a view of lines, a view of the map, and is worked by mouse or keyboard
-    (``?`` lists the keys).
+    without a network. It has a view of lines, a view of the map, shows heads or their mean, pieces
+    or words, weights or their gradients, saves what is seen as SVG or PNG, and is worked by mouse
+    or keyboard (``?`` lists the keys).
 
     Parameters
     ----------
@@ -119,6 +104,12 @@ def html(
         Weights are stored in that many bits, relative to the greatest of their row.
     title : str
         Title of the page.
+    gradients : trace.Gradients, or layers like weights, optional
+        d loss / d each weight, ``t.gradients(dy)`` of the trace: the page then goes from weights to
+        gradients to weights x gradients.
+    words, key_words : bool or sequences of T and of S ints, optional
+        Which tokens are one word, which the page brings together when asked to, as
+        `miniattn.analysis.merge_words` does: by default found by the marks of the tokens.
 
     Returns
     -------
@@ -151,8 +142,10 @@ def html(
         raise ValueError(f"bits: expected 8 or 16, got {bits!r}")
     if not isinstance(title, str):
         raise TypeError(f"title: expected a str, got {type(title).__name__}")
-    given = layers(weights, mask=mask, batch=batch, tokens=tokens, key_tokens=key_tokens)
-    page = Page(_page([_layer(layer) for layer in given], bits, title))
+    how: dict[str, Any] = {"tokens": tokens, "key_tokens": key_tokens} | reading
+    words = how.pop("words", None), how.pop("key_words", None)
+    given = layers(weights, mask=mask, batch=batch, **how)
+    page = Page(_page([_layer(layer, *words) for layer in given], bits, title))
     if path is not None:
         page.save(path)
     return page
@@ -161,79 +154,36 @@ def html(
 # ------------------------------------------------------------------------------- arguments
 
 
-def _layer(layer: Layer) -> _Layer:
-    rows, columns = ("tokens", layer.tokens), ("key_tokens", layer.key_tokens)
+def _layer(layer: Layer, words: Groups, key_words: Groups) -> _Layer:
+    rows, columns = ("tokens", layer.tokens, words), ("key_tokens", layer.key_tokens, key_words)
     if layer.key_tokens is None or layer.name.endswith("self_attn"):
         columns = rows
     elif layer.name.startswith("encoder"):
         rows = columns
     T, S = layer.shape
-    masked = any(hidden.any() for hidden in layer.hidden)
+    shown = VALUES if layer.gradients is not None else VALUES[:1]
     return _Layer(
         layer.name,
-        heads(layer),
+        {value: heads(as_value(layer, value)) for value in shown},
         _labels(layer.name, *rows, "T", T),
         _labels(layer.name, *columns, "S", S),
-        masked,
+        any(hidden.any() for hidden in layer.hidden),
     )
 
 
-def _labels(layer: str, argument: str, tokens: Tokens, letter: str, count: int) -> Labels:
-    """Return what is searched, and what is shown where that differs, by place."""
-    checked(argument, tokens, f"{letter} = {count} tokens as {layer} has", count)
-    given = range(count) if tokens is None else tokens
-    raw = [text_of(token) for token in given]
+def _labels(
+    layer: str, argument: str, tokens: Tokens, words: Groups, letter: str, n: int
+) -> Labels:
+    checked(argument, tokens, f"{letter} = {n} tokens as {layer} has", n)
+    raw = [text_of(token) for token in (range(n) if tokens is None else tokens)]
+    found = pieces("words", (tokens is not None) if words is None else words, raw, n)
+    return Labels(tuple(raw), tuple(found.starts.tolist()), found.texts)
+
+
+def _differing(raw: Sequence[str]) -> dict[int, str]:
+    """Return what is shown of tokens where that is not what is searched, by place."""
     shown = [visible(token) for token in raw]
-    return tuple(raw), {i: b for i, (a, b) in enumerate(zip(raw, shown, strict=True)) if a != b}
-
-
-# ------------------------------------------------------------------- weights as compact text
-
-
-def quantise(rows: Array, bits: int) -> tuple[Array, NDArray[np.float32]]:
-    """Return ((T, S) unsigned codes, (T,) greatest weights): weight = code / most · greatest.
-
-    Relative to its row, because a diffuse row would vanish beside one that looks at a single key.
-    """
-    most = 2**bits - 1
-    greatest = rows.max(axis=1).astype(np.float32)
-    # In double precision, in which most / greatest cannot overflow.
-    scale = np.divide(most, greatest, out=np.zeros(len(rows)), where=greatest > 0, dtype=np.float64)
-    codes = np.rint(rows * scale[:, None]).clip(0, most)
-    return codes.astype("<u1" if bits == 8 else "<u2"), greatest
-
-
-def _packed(rows: Array, bits: int, triangle: bool) -> str:
-    """Return one head as text: greatest weights, then the codes, deflated, in base64.
-
-    Of a causal map only the lower triangle travels, aligned to the end.
-    """
-    codes, greatest = quantise(rows, bits)
-    kept = codes[_triangle(*rows.shape)] if triangle else codes
-    return _text(greatest.astype("<f4").tobytes() + kept.tobytes())
-
-
-def _triangle(T: int, S: int) -> NDArray[np.bool_]:
-    return np.tri(T, S, S - T, dtype=np.bool_)
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(zlib.compress(data, 6)).decode()
-
-
-def _thumbnail(head: Head) -> Array:
-    """Return at most THUMBNAIL x THUMBNAIL blocks: 0 hidden, 255 not finite, else 1 + 253 w / most.
-
-    A block shows its greatest weight, as the cells of a figure do.
-    """
-    rows = np.where(head.hidden, HIDDEN, head.values)
-    for axis, n in enumerate(rows.shape):
-        if n > THUMBNAIL:
-            rows = greatest(rows, np.arange(THUMBNAIL) * n // THUMBNAIL, axis)
-    hidden, bad = rows == HIDDEN, np.isnan(rows)
-    rows = np.where(hidden | bad, 0.0, rows)
-    codes = 1 + np.rint(rows * (253 / (rows.max() or 1.0)))
-    return np.where(hidden, 0, np.where(bad, 255, codes)).astype(np.uint8)
+    return {i: b for i, (a, b) in enumerate(zip(raw, shown, strict=True)) if a != b}
 
 
 # ------------------------------------------------------------------------------- the page
@@ -241,17 +191,21 @@ def _thumbnail(head: Head) -> Array:
 
 def _page(layers: Sequence[_Layer], bits: int, title: str) -> str:
     blobs: dict[str, str] = {}
-    lists: dict[tuple[str, ...], int] = {}
+    lists: dict[Labels, int] = {}
     short = differing([layer.name for layer in layers])
     index = [
         _describe(i, layer, bits, blobs, lists) | {"short": name}
         for i, (layer, name) in enumerate(zip(layers, short, strict=True))
     ]
-    shown: list[dict[int, str]] = [{} for _ in lists]
-    for layer in layers:
-        for raw, different in (layer.tokens, layer.key_tokens):
-            shown[lists[raw]] = different
-    data = {"title": title, "bits": bits, "tokens": list(lists), "shown": shown, "layers": index}
+    data = {
+        "title": title,
+        "bits": bits,
+        "tokens": [side.raw for side in lists],
+        "shown": [_differing(side.raw) for side in lists],
+        "starts": [side.starts if len(side.starts) < len(side.raw) else None for side in lists],
+        "words": [[visible(word) for word in side.words] for side in lists],
+        "layers": index,
+    }
     style, script = asset("page.css"), "".join(map(asset, SCRIPTS))
     return filled(
         asset("page.html"),
@@ -267,29 +221,48 @@ def _page(layers: Sequence[_Layer], bits: int, title: str) -> str:
 
 
 def _describe(
-    i: int, layer: _Layer, bits: int, blobs: dict[str, str], lists: dict[tuple[str, ...], int]
+    i: int, layer: _Layer, bits: int, blobs: dict[str, str], lists: dict[Labels, int]
 ) -> dict[str, Any]:
     """Return what the page must know of a layer; add its weights and masks to ``blobs``."""
-    values = [np.nan_to_num(head.values, nan=0.0) for head in layer.heads]
-    triangle = len(values[0]) > 1 and not any(v[~_triangle(*v.shape)].any() for v in values)
+    of = layer.heads["weights"]
+    values = [np.nan_to_num(head.values, nan=0.0) for head in of]
+    outside = ~lower(*values[0].shape)
+    slopes = [np.nan_to_num(head.values, nan=0.0) for head in layer.heads.get("gradient", [])]
+    triangle = len(values[0]) > 1 and not any(v[outside].any() for v in values + slopes)
     for h, rows in enumerate(values):
-        blobs[f"weights-{i}-{h}"] = _packed(rows, bits, triangle)
-    bad = [np.isnan(head.values) for head in layer.heads]
-    small = [_thumbnail(head) for head in layer.heads]
+        blobs[f"weights-{i}-{h}"] = packed(rows, bits, triangle)
+    for h, rows in enumerate(slopes):
+        blobs[f"gradient-{i}-{h}"] = packed(rows, bits, triangle, signed=True)
     return {
         "name": layer.name,
         "heads": len(values),
-        "queries": lists.setdefault(layer.tokens[0], len(lists)),
-        "keys": lists.setdefault(layer.key_tokens[0], len(lists)),
+        "queries": lists.setdefault(layer.tokens, len(lists)),
+        "keys": lists.setdefault(layer.key_tokens, len(lists)),
         "triangle": triangle,
-        "sums": all(head.sums for head in layer.heads),
-        "masks": [_mask(~head.hidden, blobs) for head in layer.heads] if layer.masked else None,
-        "bad": [_mask(cells, blobs) if cells.any() else None for cells in bad],
+        "masks": [flags(~head.hidden, blobs) for head in of] if layer.masked else None,
+        "totals": None if all(head.sums for head in of) else [_totals(head) for head in of],
+        "values": {value: _value(value, shown, blobs) for value, shown in layer.heads.items()},
+    }
+
+
+def _value(value: Value, shown: Sequence[Head], blobs: dict[str, str]) -> dict[str, Any]:
+    """Return what the page must know of the weights of a layer's heads, or of their gradients."""
+    bad = [np.isnan(head.values) for head in shown]
+    nothing = [(head.values == 0) & ~head.hidden for head in shown]
+    pictures = [small(head, signed=value != "weights") for head in shown]
+    return {
+        "bad": [flags(cells, blobs) if cells.any() else None for cells in bad],
+        "zero": [flags(cells, blobs) if cells.any() else None for cells in nothing],
         "small": {
-            "shape": small[0].shape,
-            "codes": base64.b64encode(np.stack(small).tobytes()).decode(),
+            "shape": pictures[0].shape,
+            "codes": base64.b64encode(np.stack(pictures).tobytes()).decode(),
         },
     }
+
+
+def _totals(head: Head) -> str:
+    """Return what each row sums to, in single precision; NaN where that is not known."""
+    return as_text(head.totals.astype("<f4").tobytes())
 
 
 def differing(names: Sequence[str]) -> list[str]:
@@ -305,48 +278,3 @@ def differing(names: Sequence[str]) -> list[str]:
         return [".".join(part[common:]) for part in parts]
     kept = [i for i, column in enumerate(zip(*parts, strict=True)) if len(set(column)) > 1]
     return [".".join(part[i] for i in kept) for part in parts] if kept else list(names)
-
-
-def _mask(cells: Array, blobs: dict[str, str]) -> str:
-    """Return the name of the blob with these flags, one bit a cell; heads mostly share one."""
-    bits = np.packbits(cells, axis=None, bitorder="little").tobytes()
-    name = f"mask-{sha256(bits + repr(cells.shape).encode()).hexdigest()[:16]}"
-    if name not in blobs:
-        blobs[name] = _text(bits)
-    return name
-
-
-def as_json(data: object) -> str:
-    """Return JSON in ASCII that cannot end the script element that it stands in."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-def in_ascii(text: str) -> str:
-    """Return markup with every other character as a reference."""
-    return text.encode("ascii", "xmlcharrefreplace").decode()
-
-
-def policy(style: str, script: str) -> str:
-    """Return the policy of a page that loads nothing, and runs this script and style alone."""
-    return (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
-
-
-def filled(template: str, **parts: str) -> str:
-    """Replace every ``{{name}}`` in one pass, so that no part can bring in a placeholder."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
-
-
-@cache
-def asset(name: str) -> str:
-    """Return a file of the page's folder."""
-    text = resources.files(__package__).joinpath("page", name).read_text(encoding="utf-8")
-    text.encode("ascii")  # the page is ASCII: see Page.text
-    return text

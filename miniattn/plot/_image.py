@@ -114,7 +114,7 @@ def attention_on_image(
     [panel] = _grid.panels(given)
     rows, cols = panel.shape
     # No row of an image is a query without keys, and nothing has to sum to 1.
-    panel = panel._replace(empty=np.zeros(len(panel.values), bool), sums=True)
+    panel = panel._replace(empty=np.zeros(len(panel.values), bool), unusual=None)
     if scale == "row":
         top = float(np.fmax.reduce(panel.values, axis=None, initial=0.0)) or 1.0
         panel = panel._replace(values=panel.values / top)

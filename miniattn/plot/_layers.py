@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import matplotlib as mpl
 import numpy as np
@@ -16,11 +16,19 @@ from miniattn._typing import Array, MaskLike
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, figure, ink, legend_beside, points
 from miniattn.plot._numbers import write
-from miniattn.plot._source import Given, Head, heads, layers
+from miniattn.plot._source import Given, Head, layers
+from miniattn.plot._source import heads as _heads
 from miniattn.plot._text import em
+from miniattn.plot._values import Reading, read
 from miniattn.trace import Trace
 
 MOST_CELLS = 256  # a side of one of many small maps
+
+
+class LayersReading(Reading, total=False):
+    """How the maps of layers are read."""
+
+    heads: Literal["mean"] | None
 
 
 def attention_layers(
@@ -33,6 +41,7 @@ def attention_layers(
     vmax: float | None = None,
     extent: tuple[int, int] | None = None,
     title: str | None = None,
+    **reading: Unpack[LayersReading],
 ) -> Figure:
     """Draw every head of every layer as a small map: a row for each layer, a column for each head.
 
@@ -42,8 +51,13 @@ def attention_layers(
         The layers may differ in H, T and S if they come as a sequence, a mapping or a trace.
     batch : int, default 0
         The batch row to draw, of a trace.
+    heads : "mean", optional
+        Draw the mean of each layer's heads instead.
+    gradients : trace.Gradients, or layers like weights, optional
     mask, scale, cmap, vmax, extent
         As in `attention_map`; one mask, which broadcasts to (H, T, S), for all layers.
+    value, words, key_words
+        As in `attention_map`; the same tokens make a word in all layers.
     title : str, optional
         Title of the figure.
 
@@ -66,7 +80,13 @@ def attention_layers(
     ['head 0', 'head 1', 'head 2', 'head 3']
     """
     _checks.choice("scale", scale, _grid.SCALES)
-    given = layers(weights, mask=mask, batch=batch, extent=extent)
+    options: dict[str, Any] = {"mask": mask, "batch": batch, "extent": extent}
+    how: dict[str, Any] = dict(reading)
+    options["gradients"] = how.pop("gradients", None)
+    heads = how.pop("heads", None)
+    if heads is not None:
+        _checks.choice("heads", heads, ("mean",))
+    given = [read(x, mean=heads is not None, **how) for x in layers(weights, **options)]
     names = [layer.name for layer in given]
     drawn = [_grid.panels(layer, MOST_CELLS, scale=scale) for layer in given]
     everything = [panel for row in drawn for panel in row]
@@ -87,7 +107,8 @@ def attention_layers(
             first = layer == 0 or head >= max(map(len, drawn[:layer]))
             ax.set_in_layout(first or head == 0)  # the others have no text that needs room
             if first:
-                ax.set_title(f"head {head}" if columns <= 8 else str(head), fontsize="medium")
+                name = f"head {head}" if columns <= 8 else str(head)
+                ax.set_title("mean of heads" if heads else name, fontsize="medium")
     _grid.colour_bar(image, [whole], everything, _grid.what(scale, everything))
     if columns > 8:
         fig.supxlabel("query: down, key: right; columns: heads", fontsize="medium")
@@ -145,7 +166,7 @@ def head_summary(
     given = [layers(weights, batch=b) for b in range(len(next(iter(batch), [0])))]
     names = [layer.name for layer in given[0]]
     # A layer's maps of every row of the batch: by row, by head.
-    maps = [[heads(layer) for layer in rows] for rows in zip(*given, strict=True)]
+    maps = [[_heads(layer) for layer in rows] for rows in zip(*given, strict=True)]
     sink_name = "sink mass" if sinks == 1 else f"mass on the first {sinks} keys"
     measures: dict[str, Callable[[Array], Array]] = {
         "entropy (nats)": analysis.entropy,
@@ -171,8 +192,9 @@ def head_summary(
     ]
     if swatches := [Patch(label=label, **look) for label, look, used in looks if used]:
         legend_beside(axes[-1], swatches, below=0.0)
-    if not all(head.sums for rows in maps for each in rows for head in each):
-        fig.supxlabel(_grid.UNUSUAL_SUMS, fontsize="medium")
+    unusual = _grid.unusual_sums(head for rows in maps for each in rows for head in each)
+    if unusual is not None:
+        fig.supxlabel(_grid.unusual_note(unusual), fontsize="medium")
     if title is not None:
         fig.suptitle(title)
     return fig
@@ -182,7 +204,7 @@ def _numbers(ax: Axes, table: Any, cmap: str | Colormap | None, *, wide: bool) -
     """Draw a table as colours, each cell with its number where there is room."""
     shape, mask = table.shape, np.ma.getmaskarray(table)
     empty = np.zeros(len(table), np.bool_)
-    panel = _grid.Panel(table.data, mask, empty, shape, shape, sums=True)
+    panel = _grid.Panel(table.data, mask, empty, shape, shape)
     image = _grid.draw(ax, panel, _grid.norm([panel], "linear"), cmap=cmap)
     ax.set_aspect("auto")
     ax.get_figure().colorbar(image, ax=ax, location="bottom", aspect=30, pad=0.03)  # type: ignore[union-attr]

@@ -1,7 +1,7 @@
 """Attention as maps: one head, the heads of a layer."""
 
 from collections.abc import Sequence
-from typing import Any, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
@@ -15,6 +15,7 @@ from miniattn.plot._grid import MapOptions, Scale
 from miniattn.plot._source import Layer, one_head, one_layer, real
 from miniattn.plot._text import Tokens, labels
 from miniattn.plot._ticks import label_axes, room
+from miniattn.plot._values import Reading, read
 from miniattn.trace import Trace
 
 _BAR = 1.3  # inches that the colour bar and its labels take
@@ -50,7 +51,7 @@ def attention_map(
     ax: Axes | None = None,
     mask: MaskLike = None,
     layer: str | int | None = None,
-    head: int | None = None,
+    head: int | Literal["mean"] | None = None,
     batch: int = 0,
     scale: Scale = "linear",
     cmap: str | Colormap | None = None,
@@ -58,6 +59,7 @@ def attention_map(
     extent: tuple[int, int] | None = None,
     colorbar: bool = True,
     title: str | None = None,
+    **reading: Unpack[Reading],
 ) -> Figure | Axes:
     """Draw one head's map: a row for each query, a column for each key, the weight as colour.
 
@@ -68,7 +70,8 @@ def attention_map(
     ----------
     weights : (T, S) array or trace.Trace
         Weights of one head, or a map pooled by `miniattn.functional.attention_map`. What a masked
-        array hides counts as hidden by the mask. Of a trace, one head is drawn.
+        array hides counts as hidden by the mask. Of a trace, one head is drawn, and so of an array
+        (H, T, S) with ``head``.
     tokens, key_tokens : sequences of T and of S tokens, optional
         Labels: strings, bytes, numbers, anything with a ``str``. Without ``key_tokens``, a square
         map takes the queries' labels for both; without either, those of the trace, or else
@@ -80,10 +83,21 @@ def attention_map(
         True = may attend. What it hides is hatched, beside what the masks of a trace hide.
     layer : str or int, optional
         Which layer of a trace, by name or place. Not needed where there is one.
-    head : int, optional
-        Which head of a trace. Not needed where there is one.
+    head : int or "mean", optional
+        Which head, or the mean of all. Not needed where there is one.
     batch : int, default 0
         Which batch row of a trace.
+    gradients : trace.Gradients, or arrays like weights, optional
+        d loss / d each weight: ``t.gradients(dy)`` of the trace.
+    value : {"weights", "gradient", "weights*gradient"}
+        What is drawn. The last is what each link does to the loss, to first order; numbers with a
+        sign have colours centred at 0, and in small maps a minus sign.
+    words : bool or sequence of T ints, optional
+        Bring the pieces of words together, as `miniattn.analysis.merge_words` does: True by the
+        marks of the tokens, or the number of its word for each. Of a gradient, the mean over the
+        pieces.
+    key_words : bool or sequence of S ints, optional
+        The same of the keys, where they are not the queries.
     scale : {"linear", "log", "row"}
         Colour by the weight, by its logarithm (four decades), or by the weight relative to the
         greatest of its row.
@@ -117,7 +131,8 @@ def attention_map(
     heavy is lost. At most 1,024 cells a side are kept, the greatest of more.
     The cells are an image also in SVG and PDF: pass ``dpi=300`` to ``savefig`` for print.
     Numbers that are NaN or infinite have a colour of their own, and are crossed. Rows that do not
-    sum to 1 are drawn as they are, and the colour bar says so.
+    sum to 1 are drawn as they are, and the colour bar says what they sum to. In small maps a weight
+    that is seen and exactly 0 has a dot.
 
     Examples
     --------
@@ -127,11 +142,16 @@ def attention_map(
     """
     _checks.choice("scale", scale, _grid.SCALES)
     if not isinstance(weights, Trace):
-        weights = real("weights", weights, ["T, S"])
+        weights = real("weights", weights, ["T, S"] if head is None else ["T, S", "H, T, S"])
     options: dict[str, Any] = {"mask": mask, "batch": batch, "extent": extent}
-    given = one_layer(weights, layer, tokens=tokens, key_tokens=key_tokens, **options)
+    options |= {"tokens": tokens, "key_tokens": key_tokens}
+    how: dict[str, Any] = dict(reading)
+    options["gradients"] = how.pop("gradients", None)
     colorbar = _checks.flag("colorbar", colorbar)
-    one = one_head(given, head)
+    one = one_layer(weights, layer, **options)
+    if head != "mean":
+        one = one_head(one, head)
+    one = read(one, mean=head == "mean", **how)
     drawn = _grid.panels(one, scale=scale)
     norm = _grid.norm(drawn, scale, vmax)
     return one_map(one, drawn, norm, ax, scale, cmap, colorbar=colorbar, title=title)
@@ -157,6 +177,7 @@ def one_map(
     hatched = any(p.hidden.any() for p in drawn)
     image = _grid.draw(ax, panel, norm, cmap=cmap, hatched=hatched, crossed=len(drawn) == 1)
     label_axes(ax, q_labels, k_labels, panel.shape)
+    _grid.marks(ax, panel)
     ax.set(xlabel="key", ylabel="query", title=title)
     if colorbar:
         _grid.colour_bar(image, [ax], drawn, _grid.what(scale, drawn), below=below + 0.1)
@@ -178,6 +199,7 @@ def attention_heads(
     columns: int | None = None,
     titles: Sequence[object] | None = None,
     title: str | None = None,
+    **reading: Unpack[Reading],
 ) -> Figure:
     """Draw the maps of a layer's heads side by side, on one colour scale.
 
@@ -188,6 +210,8 @@ def attention_heads(
         the heads of one layer.
     tokens, key_tokens, mask, layer, batch, scale, cmap, vmax, extent
         As in `attention_map`; the mask broadcasts to (H, T, S).
+    gradients, value, words, key_words
+        As in `attention_map`.
     columns : int, optional
         Panels in a row.
     titles : sequence of H titles, optional
@@ -216,7 +240,10 @@ def attention_heads(
     if not isinstance(weights, Trace):
         weights = real("weights", weights, ["H, T, S"])
     options: dict[str, Any] = {"mask": mask, "batch": batch, "extent": extent}
-    given = one_layer(weights, layer, tokens=tokens, key_tokens=key_tokens, **options)
+    options |= {"tokens": tokens, "key_tokens": key_tokens}
+    how: dict[str, Any] = dict(reading)
+    options["gradients"] = how.pop("gradients", None)
+    given = read(one_layer(weights, layer, **options), **how)
     drawn = _grid.panels(given, scale=scale)
     names = panel_titles(titles, len(drawn), "head")
     shape = drawn[0].shape
@@ -228,6 +255,7 @@ def attention_heads(
     for ax, panel, name in zip(axes, drawn, names, strict=True):
         image = _grid.draw(ax, panel, norm, cmap=cmap)
         label_axes(ax, q_labels, k_labels, shape)
+        _grid.marks(ax, panel)
         ax.set(xlabel="key", ylabel="query", title=name)
     label_outer(axes)
     _grid.colour_bar(image, axes, drawn, _grid.what(scale, drawn))

@@ -4,8 +4,8 @@ One rule for figures, the command line and the page:
 
 - What a mask, a masked array or the masks of a trace hide is drawn as hidden, whatever it is.
 - A visible number that is not finite is drawn as such, in a colour of its own.
-- A visible number below 0 is an error that says where it is.
-- Rows need not sum to 1; where they do not, the figure says so.
+- A visible weight below 0 is an error that says where it is; gradients have both signs.
+- Rows need not sum to 1; where they do not, the figure says so, and to what.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,13 @@ from numpy.typing import ArrayLike
 from miniattn import _checks, masks
 from miniattn._typing import Array, MaskLike
 from miniattn.plot._text import Tokens
+from miniattn.plot._values import Value
 from miniattn.plot._visible import visible_cells
-from miniattn.trace import Trace
+from miniattn.trace import Gradients, Trace
 
 Given: TypeAlias = Trace | ArrayLike | Mapping[str, ArrayLike] | Sequence[ArrayLike]
+Slopes: TypeAlias = Gradients | ArrayLike | Mapping[str, ArrayLike] | Sequence[ArrayLike] | None
+"""The gradients of the loss by the weights."""
 
 SUM = 2e-3
 """How far the sum of a row may be from 1: more than rounding, also of half precision."""
@@ -38,6 +41,10 @@ class Layer(NamedTuple):
     """(T, S): what the axes count. More than (rows, cols) where the maps are pooled."""
     tokens: Tokens
     key_tokens: Tokens
+    gradients: Array | None = None
+    """(H, rows, cols): d loss / d each weight, where it was given."""
+    value: Value = "weights"
+    """What ``weights`` are now: the weights, their gradient, or both multiplied."""
 
 
 class Head(NamedTuple):
@@ -47,6 +54,8 @@ class Head(NamedTuple):
     """(rows, cols): 0 where hidden, NaN where not finite, else >= 0 (unless signed)."""
     hidden: Array
     """(rows, cols) bool."""
+    totals: Array
+    """(rows,) what each row sums to; NaN where a number is not finite."""
     sums: bool
     """Whether each row sums to 1, or to 0 (or, of pooled maps, to something between)."""
 
@@ -54,7 +63,7 @@ class Head(NamedTuple):
 def real(name: str, x: object, letters: Sequence[str]) -> Array:
     """Return ``x`` as a float array whose shape fits one of ``letters``; a masked one stays so."""
     expected = " or ".join(f"({spelling})" for spelling in letters)
-    if isinstance(x, Trace | Mapping):
+    if isinstance(x, Trace | Gradients | Mapping):
         raise TypeError(
             f"{name}: expected an array {expected}, got a {type(x).__name__}; "
             "choose one of its layers"
@@ -90,6 +99,7 @@ def layers(
     extent: tuple[int, int] | None = None,
     tokens: Tokens = None,
     key_tokens: Tokens = None,
+    gradients: Slopes = None,
 ) -> list[Layer]:
     """Return every layer of what was given, of one row of the batch."""
     batch = _checks.integer("batch", batch, least=0)
@@ -101,8 +111,11 @@ def layers(
     masked = mask if isinstance(mask, Mapping) else dict.fromkeys(named, mask)
     if unknown := [name for name in masked if name not in named]:
         raise ValueError(f"mask: expected masks of the layers {list(named)}, got {unknown[0]!r}")
+    slopes = _slopes(gradients, named)
     return [
-        _layer(name, w, [own.get(name), masked.get(name)], batch, extent, tokens, key_tokens)
+        _layer(
+            name, w, [own.get(name), masked.get(name)], batch, extent, tokens, key_tokens
+        )._replace(gradients=None if name not in slopes else _row(slopes[name], batch))
         for name, w in named.items()
     ]
 
@@ -134,20 +147,48 @@ def one_head(layer: Layer, head: int | None = None) -> Layer:
     number = 0 if head is None else _checks.integer("head", head)
     if not 0 <= number < count:
         raise ValueError(f"head: expected an index in [0, {count}), got {head}")
+    chosen = slice(number, number + 1)
     return layer._replace(
-        weights=layer.weights[number : number + 1], hidden=layer.hidden[number : number + 1]
+        weights=layer.weights[chosen],
+        hidden=layer.hidden[chosen],
+        gradients=None if layer.gradients is None else layer.gradients[chosen],
     )
 
 
+def _slopes(gradients: Slopes, named: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the gradients of each layer that has any, of the shapes of their weights."""
+    if gradients is None:
+        return {}
+    found = _maps("gradients", gradients)
+    for name, dw in found.items():
+        if name not in named:
+            raise ValueError(f"gradients: expected those of the layers {list(named)}, got {name!r}")
+        if dw.shape != named[name].shape:
+            raise ValueError(
+                f"gradients: expected the shape of the weights, {named[name].shape}, "
+                f"got {dw.shape} in {name}"
+            )
+    return found
+
+
+def _row(maps: Array, batch: int) -> Array:
+    """Return (H, rows, cols) of one row of the batch."""
+    full = maps.reshape((1,) * (4 - maps.ndim) + maps.shape)
+    return np.asarray(full[batch])
+
+
+def _maps(argument: str, given: Any) -> dict[str, Array]:
+    """Return the maps of each layer, with two to four axes (B, H, T, S), by name."""
+    if not isinstance(given, Trace | Gradients | Mapping):
+        return _numbered(argument, given)
+    maps: Mapping[str, Any] = given if isinstance(given, Mapping) else given.weights
+    shapes = ["T, S", "H, T, S", "B, H, T, S"]
+    return {str(name): real(f"{argument}[{name!r}]", w, shapes) for name, w in maps.items()}
+
+
 def _named(given: Given) -> dict[str, Array]:
-    """Return the maps of each layer, with one to four axes (B, H, T, S), by name."""
-    if isinstance(given, Trace | Mapping):
-        kind = type(given).__name__
-        maps: Mapping[str, Any] = given.weights if isinstance(given, Trace) else given
-        shapes = ["T, S", "H, T, S", "B, H, T, S"]
-        named = {str(name): real(f"weights[{name!r}]", w, shapes) for name, w in maps.items()}
-    else:
-        kind, named = type(given).__name__, _numbered(given)
+    """Return the weights of each layer by name, at least one, none of them empty."""
+    kind, named = type(given).__name__, _maps("weights", given)
     if not named:
         raise ValueError(f"weights: expected at least one layer, got an empty {kind}")
     for name, w in named.items():
@@ -161,14 +202,14 @@ def _named(given: Given) -> dict[str, Array]:
     return named
 
 
-def _numbered(given: Any) -> dict[str, Array]:
+def _numbered(argument: str, given: Any) -> dict[str, Array]:
     """Return the layers of an array (T, S), (H, T, S) or (L, H, T, S), or of a list of layers."""
     if isinstance(given, Sequence) and _differ(given):
-        each = [real(f"weights[{i}]", w, ["T, S", "H, T, S"]) for i, w in enumerate(given)]
+        each = [real(f"{argument}[{i}]", w, ["T, S", "H, T, S"]) for i, w in enumerate(given)]
         return {f"layer {i}": w for i, w in enumerate(each)}
     if isinstance(given, Sequence) and not given:
         return {}
-    array = real("weights", given, ["T, S", "H, T, S", "L, H, T, S"])
+    array = real(argument, given, ["T, S", "H, T, S", "L, H, T, S"])
     if array.ndim < 4:
         return {"layer 0": array}
     return {f"layer {i}": layer for i, layer in enumerate(array)}
@@ -236,8 +277,9 @@ def edges(n: int, bins: int) -> Array:
 # -------------------------------------------------------------------------------------- heads
 
 
-def heads(layer: Layer, name: str = "weights", *, signed: bool = False) -> list[Head]:
+def heads(layer: Layer, name: str = "weights") -> list[Head]:
     """Return every head as it may be drawn, by the rule at the top of this file."""
+    signed = layer.value != "weights"
     return [
         _head(w, hidden, f"{name}: ", f"{layer.name}, head {h}, ", layer.shape, signed)
         for h, (w, hidden) in enumerate(zip(layer.weights, layer.hidden, strict=True))
@@ -257,9 +299,9 @@ def _head(
     finite = np.isfinite(weights)
     if not (finite.all() and not hidden.any()):
         weights = np.where(hidden, 0.0, np.where(finite, weights, np.nan)).astype(weights.dtype)
-    sums = np.nansum(weights, axis=1, dtype=np.float64)
+    totals = weights.sum(axis=1, dtype=np.float64)
     least = 0.0 if weights.shape != shape else 1.0
-    right = (sums <= 1 + SUM) & (sums >= least - SUM)
+    right = (totals <= 1 + SUM) & (totals >= least - SUM)
     # A query that reads nothing has a sum of 0; what a NaN would have added is not known.
-    right |= (sums == 0) | np.isnan(weights).any(axis=1)
-    return Head(weights, hidden, bool(right.all()))
+    right |= (totals == 0) | np.isnan(totals)
+    return Head(weights, hidden, totals, signed or bool(right.all()))

@@ -225,9 +225,7 @@ def _table(
     shape = (values.shape[0], values.shape[1])
     missing = np.isnan(values)
     empty = np.zeros(shape[0], np.bool_)
-    panel = _grid.Panel(
-        np.where(missing, norm.vmin or 0.0, values), missing, empty, shape, shape, True
-    )
+    panel = _grid.Panel(np.where(missing, norm.vmin or 0.0, values), missing, empty, shape, shape)
     image = _grid.draw(ax, panel, norm, cmap=cmap, signed=True, hatched=bool(missing.any()))
     ax.set_aspect("auto")
     label(ax.yaxis, rows, shape[0])

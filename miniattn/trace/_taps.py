@@ -95,9 +95,16 @@ class _Places:
             items: Iterable[tuple[Any, Any]] = vars(node).items()
         else:
             items = node.items() if isinstance(node, dict) else enumerate(node)
+        start = f"{path}." if path else ""
         for name, value in items:
-            if isinstance(value, _BRANCHES) and name != "_made_with":
-                self._visit(value, f"{path}.{name}" if path else str(name))
+            # Nearly all attributes are leaves: by their type that is known in no time.
+            if _is_branch(type(value)) and name != "_made_with":
+                self._visit(value, f"{start}{name}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_branch(kind: type) -> bool:
+    return issubclass(kind, _BRANCHES)
 
 
 @functools.lru_cache(maxsize=64)

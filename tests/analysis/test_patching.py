@@ -51,6 +51,16 @@ def test_patching_everything_is_running_the_other_input(model):
     np.testing.assert_allclose(grid[:, 0], METRIC(model(CLEAN)), rtol=1e-12)
 
 
+def test_patching_runs_no_more_than_it_must(model, monkeypatch):
+    """Once for the source, and once for each name and place."""
+    calls = []
+    forward = type(model).forward
+    monkeypatch.setattr(type(model), "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    names, places = ["blocks.layers.0", "blocks.layers.1"], analysis.tokens_of(2)
+    analysis.activation_patching(model, CLEAN, CORRUPTED, METRIC, names, places=places)
+    assert len(calls) == 1 + 2 * 2
+
+
 def test_patching_by_places_is_an_edit_by_hand(model):
     grid = analysis.activation_patching(
         model, CORRUPTED, CLEAN, METRIC, ATTENTION, places=analysis.heads_of(4)

@@ -1,26 +1,48 @@
 // ------------------------------------------------------------------------------ choosing
 
+let asked = 0;
+
 async function choose(l, h) {
   const before = head?.tokens;
   l = Math.max(0, Math.min(page.layers.length - 1, l));
   h = Math.max(0, Math.min(page.layers[l].heads - 1, h));
   Object.assign(state, { layer: l, head: h, cell: null });
-  const next = await loaded(l, h);
-  if (state.layer !== l || state.head !== h) return; // another was chosen meanwhile
-  head = next;
+  if (!page.layers[l].values[state.value]) state.value = "weights";
+  const turn = ++asked;
+  const next = await onShow(state);
+  if (turn !== asked) return; // another was chosen meanwhile
+  head = Object.assign(next, { name: turn });
   const same = before && before.query === head.tokens.query && before.key === head.tokens.key;
   if (before && !same) Object.assign(state, { token: null, pinned: false });
   update();
 }
 
+// Show something else of the head that is chosen.
+function set(change) {
+  Object.assign(state, change);
+  if ("value" in change) paintThumbnails();
+  return choose(state.layer, state.head);
+}
+
+const nextValue = () => {
+  const there = VALUES.filter((value) => page.layers[state.layer].values[value]);
+  return set({ value: there[(there.indexOf(state.value) + 1) % there.length] });
+};
+
 function thumbnail(layer, h) {
-  const [rows, columns] = layer.small.shape;
-  const codes = layer.codes.subarray(h * rows * columns, (h + 1) * rows * columns);
+  const value = layer.values[state.value] ? state.value : "weights";
+  const { codes, shape: [rows, columns] } = layer.values[value].small;
+  layer.codes ??= {};
+  layer.codes[value] ??= bytes(codes);
+  const part = layer.codes[value].subarray(h * rows * columns, (h + 1) * rows * columns);
   const data = new ImageData(columns, rows);
   const pixels = new Uint32Array(data.data.buffer);
+  const colour = HAS_SIGN[value]
+    ? (code) => theme.signed[Math.round(127.5 + ((code - 128) * 127.5) / 126)]
+    : (code) => theme.ramp[Math.round(((code - 1) * 255) / 253)];
   // 0 is hidden and stays open, 255 is no finite number.
-  codes.forEach((code, n) => {
-    if (code) pixels[n] = code === 255 ? theme.brokenPixel : theme.ramp[Math.round(((code - 1) * 255) / 253)];
+  part.forEach((code, n) => {
+    if (code) pixels[n] = code === 255 ? theme.brokenPixel : colour(code);
   });
   return data;
 }
@@ -45,7 +67,6 @@ function chooser() {
   for (const h of span(wide)) top.append(element("th", String(h), { scope: "col" }));
   table.append(top);
   page.layers.forEach((layer, l) => {
-    layer.codes = bytes(layer.small.codes);
     const row = element("tr");
     const name = element("th", "", { scope: "row", title: layer.name });
     name.append(isolated(layer.short)); // what tells it from the others
@@ -56,7 +77,7 @@ function chooser() {
       button.dataset.head = h;
       button.setAttribute("aria-label", `${layer.name}, head ${h}`);
       button.title = `${layer.name}, head ${h}`;
-      const [height, width] = layer.small.shape;
+      const [height, width] = layer.values.weights.small.shape;
       button.append(Object.assign(document.createElement("canvas"), { width, height }));
       const cell = element("td");
       cell.append(button);
@@ -67,6 +88,7 @@ function chooser() {
   nav.replaceChildren(table);
   nav.addEventListener("click", (event) => {
     const button = event.target.closest("button");
+    if (button) state.mean = false;
     if (button) choose(Number(button.dataset.layer), Number(button.dataset.head));
   });
   nav.addEventListener("keydown", (event) => {

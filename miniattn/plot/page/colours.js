@@ -5,6 +5,11 @@ const RAMPS = {
   light: [[250, 249, 246], [203, 221, 236], [116, 166, 208], [40, 98, 165], [12, 30, 80]],
   dark: [[25, 28, 34], [27, 58, 102], [43, 116, 166], [116, 187, 203], [251, 245, 216]],
 };
+// Of numbers with a sign: below 0, 0, above. Lightness runs away from 0 on both sides.
+const SIGNED = {
+  light: [[10, 50, 105], [55, 125, 190], [250, 249, 246], [222, 110, 50], [120, 40, 0]],
+  dark: [[190, 225, 255], [60, 130, 195], [25, 28, 34], [205, 105, 40], [255, 220, 175]],
+};
 const dark = matchMedia("(prefers-color-scheme: dark)");
 let theme = {};
 
@@ -19,8 +24,8 @@ function readTheme() {
     probe.style.color = `var(--${variable})`;
     return getComputedStyle(probe).color;
   };
-  theme = { name, ramp: ramp(RAMPS[name]), font: style.fontFamily };
-  for (const v of ["paper", "ink", "quiet", "rule", "query", "key", "found", "broken"]) theme[v] = colour(v);
+  theme = { name, ramp: ramp(RAMPS[name]), signed: ramp(SIGNED[name]), font: style.fontFamily };
+  for (const v of ["paper", "ink", "quiet", "rule", "query", "key", "found", "broken", "up", "down"]) theme[v] = colour(v);
   probe.remove();
   theme.hatch = hatch(theme.quiet);
   const [r, g, b] = theme.broken.match(/\d+/g).map(Number);
@@ -56,16 +61,19 @@ function line(pen, x1, y1, x2, y2) {
   pen.stroke();
 }
 
-// Where on the colour scale a weight lies, 0 to 1.
+// Where on the colour scale a number lies: 0 to 1, with a sign -1 to 1.
 function shade(weight, i) {
-  const top = state.scale === "row" ? head.unit[i] * most : head.peak;
+  const top = state.scale === "row" ? head.tops[i] : head.peak;
   if (!(top > 0)) return 0;
-  return state.scale === "log" ? Math.max(0, 1 + Math.log10(weight / top) / 4) : weight / top;
+  if (state.scale !== "log") return weight / top;
+  return Math.sign(weight) * Math.max(0, 1 + Math.log10(Math.abs(weight) / top) / 4);
 }
+
+// The colour of a shade.
+const pixel = (t) => (head.signed ? theme.signed[Math.round(127.5 * (1 + t))] : theme.ramp[Math.round(255 * t)]);
 
 // The picture of the map, at most so many pixels high and wide. Where a pixel holds several cells
 // it shows the greatest: a single heavy column of a long map must not be lost or thinned.
-const HIDDEN = -1;
 const BROKEN = 2;
 
 function image(high, wide) {
@@ -74,21 +82,20 @@ function image(high, wide) {
   const canvas = Object.assign(document.createElement("canvas"), { width: columns, height: rows });
   const pen = canvas.getContext("2d");
   const data = pen.createImageData(columns, rows);
-  const tops = new Float32Array(rows * columns).fill(HIDDEN);
+  const tops = new Float32Array(rows * columns).fill(NaN);
   for (let i = 0; i < T; i++) {
     const row = Math.floor((i * rows) / T) * columns;
     for (let j = 0; j < S; j++) {
       if (!head.seen(i, j)) continue; // stays transparent: the hatch below shows
       const t = broken(i, j) ? BROKEN : kept(i, j) ? shade(head.weight(i, j), i) : 0;
       const n = row + Math.floor((j * columns) / S);
-      if (t > tops[n]) tops[n] = t;
+      if (!(Math.abs(t) <= Math.abs(tops[n]))) tops[n] = t;
     }
   }
   const pixels = new Uint32Array(data.data.buffer);
   tops.forEach((t, n) => {
-    if (t !== HIDDEN) pixels[n] = t === BROKEN ? theme.brokenPixel : theme.ramp[Math.round(255 * t)];
+    if (!Number.isNaN(t)) pixels[n] = t === BROKEN ? theme.brokenPixel : pixel(t);
   });
   pen.putImageData(data, 0, 0);
   return canvas;
 }
-

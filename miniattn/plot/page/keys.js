@@ -9,6 +9,11 @@ const KEYS = [
   ["Esc", "let go of the token"],
   ["q", "point at queries or at keys"],
   ["v", "lines or map"],
+  ["h", "lines downwards or across"],
+  ["m", "one head, or the mean of the layer's heads"],
+  ["w", "tokens or words"],
+  ["g", "weights, gradient, weights \u00d7 gradient"],
+  ["s p", "save the picture as SVG, as PNG"],
   ["/", "search; then Enter, Shift Enter: next, previous"],
   ["+ \u2212 0", "zoom in, out, back"],
   ["t", "light or dark"],
@@ -26,6 +31,12 @@ const ACTIONS = {
   Escape: () => pin(null),
   q: () => point(state.side === "query" ? "key" : "query"),
   v: () => view(state.view === "lines" ? "map" : "lines"),
+  h: () => state.view === "lines" && turn(),
+  m: () => press("mean"),
+  w: () => press("words"),
+  g: () => nextValue(),
+  s: () => save("svg"),
+  p: () => save("png"),
   t: () => switchTheme(),
   "/": () => $("search").focus(),
   "?": () => $("help").showModal(),
@@ -34,6 +45,9 @@ const ACTIONS = {
   "-": () => zoom(0.8),
   0: () => zoom(1 / state.zoom),
 };
+
+// Do what a button does, if the page has it.
+const press = (id) => $(id).hidden || $(id).click();
 
 function keydown(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open || !head) return;

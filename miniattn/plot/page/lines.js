@@ -13,16 +13,17 @@ function placeLines(W) {
   const gap = Math.max(90, Math.min(420, W - left - right - 2 * numbers - 48));
   const start = Math.max(24, (W - left - gap - right) / 2);
   box = { step, size, room, x1: start + left, x2: start + left + gap, left, right };
-  resizeExtent(0, TOP + step * Math.max(head.T, head.S) + 16);
+  const long = TOP + step * Math.max(head.T, head.S) + 16;
+  resizeExtent(...(state.across ? [long, 0] : [0, long]));
 }
 
-const lineY = (i) => TOP + (i + 0.5) * box.step - stage.scrollTop;
+const gone = () => (state.across ? scroll.left : scroll.top);
+const lineY = (i) => TOP + (i + 0.5) * box.step - gone();
 
 function drawLines(W, H) {
-  placeLines(W);
   const { x1, x2, step } = box;
-  const first = Math.max(0, Math.floor((stage.scrollTop - TOP) / step));
-  const last = Math.ceil((stage.scrollTop + H - TOP) / step);
+  const first = Math.max(0, Math.floor((gone() - TOP) / step));
+  const last = Math.ceil((gone() + H - TOP) / step);
   drawCurves(first, last);
   drawTokens("query", first, last);
   drawTokens("key", first, last);
@@ -41,7 +42,8 @@ function drawLines(W, H) {
 const SHADES = 24;
 
 function drawCurves(first, last) {
-  const paths = Array.from({ length: SHADES }, () => new Path2D());
+  const path = () => pen.newPath?.() ?? new Path2D();
+  const [paths, below] = [1, -1].map(() => Array.from({ length: SHADES }, path));
   const { x1, x2 } = box;
   const [a, b] = [x1 + 7, x2 - 7];
   const grade = (t) => Math.min(SHADES - 1, Math.floor(t * SHADES));
@@ -51,16 +53,29 @@ function drawCurves(first, last) {
     path.bezierCurveTo((a + b) / 2, y1, (a + b) / 2, y2, b, y2);
   };
   const inside = (n) => n >= first && n < last;
-  const bad = new Path2D();
+  const bad = path();
   const top = reach();
   for (const i of state.token !== null && state.side === "query" ? [state.token] : span(head.T)) {
     for (const j of state.token !== null && state.side === "key" ? [state.token] : span(head.S)) {
       if (!inside(i) && !inside(j)) continue;
-      if (kept(i, j)) curve(paths[grade(head.weight(i, j) / top)], i, j);
+      const weight = head.weight(i, j);
+      if (kept(i, j)) curve((weight < 0 ? below : paths)[grade(Math.abs(weight) / top)], i, j);
       if (broken(i, j)) curve(bad, i, j);
     }
   }
-  pen.strokeStyle = state.token === null ? theme.query : theme[state.side];
+  const usual = state.token === null ? theme.query : theme[state.side];
+  strokeShades(paths, head.signed ? theme.up : usual);
+  pen.setLineDash([7, 4]); // below 0: told apart in grey, too
+  strokeShades(below, theme.down);
+  pen.strokeStyle = theme.broken;
+  pen.lineWidth = 1.2;
+  pen.setLineDash([2, 4]);
+  pen.stroke(bad);
+  pen.setLineDash([]);
+}
+
+function strokeShades(paths, colour) {
+  pen.strokeStyle = colour;
   pen.lineCap = "round";
   paths.forEach((path, k) => {
     const t = (k + 0.5) / SHADES;
@@ -69,11 +84,6 @@ function drawCurves(first, last) {
     pen.stroke(path);
   });
   pen.globalAlpha = 1;
-  pen.strokeStyle = theme.broken;
-  pen.lineWidth = 1.2;
-  pen.setLineDash([2, 4]);
-  pen.stroke(bad);
-  pen.setLineDash([]);
 }
 
 const span = (n) => Array.from({ length: n }, (_, i) => i);
@@ -82,11 +92,13 @@ const span = (n) => Array.from({ length: n }, (_, i) => i);
 function reach() {
   if (state.token === null) return head.peak || 1;
   const count = state.side === "query" ? head.S : head.T;
-  return span(count).reduce((a, n) => Math.max(a, linkWeight(n)), 0) || 1;
+  return span(count).reduce((a, n) => Math.max(a, linkSize(n)), 0) || 1;
 }
 
 const linkCell = (n) => (state.side === "query" ? [state.token, n] : [n, state.token]);
 const linkWeight = (n) => head.weight(...linkCell(n));
+const linkSize = (n) => Math.abs(linkWeight(n));
+const linkColour = (weight) => theme[!head.signed ? state.side : weight < 0 ? "down" : "up"];
 
 function drawTokens(side, first, last) {
   const tokens = head.tokens[side];
@@ -104,7 +116,7 @@ function drawTokens(side, first, last) {
     const hidden = other && !head.seen(...linkCell(n));
     const bad = other && broken(...linkCell(n));
     if (matches(tokens[n])) bar(x, y, away * wide, theme.found, 1);
-    if (shown) bar(x, y, away * wide, theme[state.side], 0.06 + 0.34 * (shown / top));
+    if (shown) bar(x, y, away * wide, linkColour(shown), 0.06 + 0.34 * (Math.abs(shown) / top));
     if (own) bar(x, y, away * wide, theme[side], 1);
     if (hidden) bar(x, y, away * wide, theme.hatch, 0.8);
     if (bad) bar(x, y, away * wide, theme.broken, 0.3);
@@ -130,10 +142,10 @@ function drawTokens(side, first, last) {
   }
 }
 
-function disc(x, y, colour) {
+function disc(x, y, colour, radius = 3) {
   pen.fillStyle = colour;
   pen.beginPath();
-  pen.arc(x, y, 3, 0, 7);
+  pen.arc(x, y, radius, 0, 2 * Math.PI);
   pen.fill();
 }
 

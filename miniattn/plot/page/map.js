@@ -3,7 +3,7 @@
 let drawn = { canvas: null, of: null };
 
 function picture(high, wide) {
-  const of = [state.layer, state.head, state.scale, state.mass.map, theme.name, high, wide].join();
+  const of = [head.name, state.scale, state.mass.map, theme.name, high, wide].join();
   if (drawn.of !== of) drawn = { of, canvas: image(high, wide) };
   return drawn.canvas;
 }
@@ -16,19 +16,19 @@ function placeMap(W, H) {
   const rows = widest(pen, labels.query, Math.min(150, W * 0.25));
   const columns = widest(pen, labels.key, Math.min(120, H * 0.25));
   const [x, y] = [rows + 40, columns + 40];
-  const fit = Math.min((W - x - 24) / S, (H - y - 16) / T, LARGEST);
+  const beside = head.totals ? 44 : 24; // what rows sum to
+  const fit = Math.min((W - x - beside) / S, (H - y - 16) / T, LARGEST);
   const wanted = Math.max(fit, 1.5) * state.zoom;
   const cell = wanted > 3 ? Math.floor(wanted) : wanted; // whole pixels: no uneven cells
-  const spare = Math.max(0, (W - x - S * cell - 24) / 2);
+  const spare = Math.max(0, (W - x - S * cell - beside) / 2);
   box = { x: x + spare, y, cell, rows, columns };
-  resizeExtent(box.x + S * cell + 24, y + T * cell + 16);
+  resizeExtent(box.x + S * cell + beside, y + T * cell + 16);
 }
 
 function drawMap(W, H) {
-  placeMap(W, H);
   const { x, y, cell } = box;
   const { T, S } = head;
-  const [left, top] = [x - stage.scrollLeft, y - stage.scrollTop];
+  const [left, top] = [x - scroll.left, y - scroll.top];
   pen.save();
   pen.beginPath();
   pen.rect(x, y, W - x, H - y);
@@ -42,6 +42,7 @@ function drawMap(W, H) {
   const [high, wide] = [T, S].map((n) => (pixels < 1 ? Math.floor(n * pixels) : n));
   pen.drawImage(picture(high, wide), left, top, S * cell, T * cell);
   if (cell >= 12) separate(left, top, W, H);
+  if (cell >= 12) markCells(left, top, W, H);
   pen.strokeStyle = theme.rule;
   pen.lineWidth = 1;
   pen.strokeRect(left - 0.5, top - 0.5, S * cell + 1, T * cell + 1);
@@ -49,6 +50,7 @@ function drawMap(W, H) {
   pen.restore();
   labelRows(top, H);
   labelColumns(left, W);
+  drawTotals(left, top, W, H);
 }
 
 function separate(left, top, W, H) {
@@ -69,6 +71,39 @@ function separate(left, top, W, H) {
     pen.lineTo(left + head.S * cell, at);
   }
   pen.stroke();
+}
+
+// Cells that colour does not tell: a minus where a number is below 0, a dot where it is exactly 0.
+function markCells(left, top, W, H) {
+  const { cell } = box;
+  const seen = (from, n, room) => from + (n + 1) * cell > 0 && from + n * cell < room;
+  const [rows, columns] = [span(head.T).filter((i) => seen(top, i, H)), span(head.S).filter((j) => seen(left, j, W))];
+  for (const i of rows) {
+    for (const j of columns) {
+      const [x, y] = [left + (j + 0.5) * cell, top + (i + 0.5) * cell];
+      const t = head.signed && kept(i, j) ? shade(head.weight(i, j), i) : 0;
+      if (t < -0.02) {
+        pen.fillStyle = t < -0.6 ? theme.paper : theme.ink;
+        pen.fillRect(x - 0.15 * cell, y - 0.75, 0.3 * cell, 1.5);
+      } else if (head.zero(i, j)) {
+        disc(x, y, theme.quiet, 1.2);
+      }
+    }
+  }
+}
+
+// What rows sum to, at their ends, where that is not 1.
+function drawTotals(left, top, W, H) {
+  if (!head.totals || box.cell < 12) return;
+  pen.textAlign = "left";
+  pen.font = `11px ${theme.font}`;
+  pen.fillStyle = theme.quiet;
+  const x = left + head.S * box.cell + 7;
+  span(head.T).forEach((i) => {
+    const y = top + (i + 0.5) * box.cell;
+    if (y > box.y && y < H) pen.fillText(number(head.totals[i]), x, y);
+  });
+  if (top >= box.y - box.cell) axis("sum", theme.quiet, x + 13, box.y - 10, 0);
 }
 
 // A frame around the row or column of the token, and around the cell under the pointer.

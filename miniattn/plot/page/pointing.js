@@ -3,9 +3,10 @@
 // What lies at a point of the stage: {side, token} or {cell}.
 function at(event) {
   const rect = canvas.getBoundingClientRect();
-  const [px, py] = [event.clientX - rect.left, event.clientY - rect.top];
+  let [px, py] = [event.clientX - rect.left, event.clientY - rect.top];
   if (state.view === "lines") {
-    const token = Math.floor((py + stage.scrollTop - TOP) / box.step);
+    if (state.across) [px, py] = [rect.height - py, px];
+    const token = Math.floor((py + gone() - TOP) / box.step);
     const middle = (box.x1 + box.x2) / 2;
     const side = px < middle ? "query" : "key";
     const near = px < box.x1 + 24 || px > box.x2 - 24;
@@ -44,6 +45,13 @@ function view(name) {
   if (state.token !== null) requestAnimationFrame(reveal);
 }
 
+function turn() {
+  state.across = !state.across;
+  stage.scrollTo(0, 0);
+  update();
+  if (state.token !== null) requestAnimationFrame(reveal);
+}
+
 function point(side) {
   const other = state.side !== side;
   Object.assign(state, { side, cell: null });
@@ -70,7 +78,8 @@ function reveal() {
   if (state.token === null) return;
   if (state.view === "lines") {
     const y = state.token * box.step;
-    into("scrollTop", y, y + box.step, stage.clientHeight - TOP - 16);
+    if (state.across) into("scrollLeft", y, y + box.step, stage.clientWidth - TOP - 16);
+    else into("scrollTop", y, y + box.step, stage.clientHeight - TOP - 16);
   } else {
     const near = state.token * box.cell;
     if (state.side === "query") into("scrollTop", near, near + box.cell, stage.clientHeight - box.y - 16);

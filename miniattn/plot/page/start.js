@@ -18,6 +18,12 @@ function listen() {
   $("map").onclick = () => view("map");
   $("of-query").onclick = () => point("query");
   $("of-key").onclick = () => point("key");
+  $("across").onclick = turn;
+  $("mean").onclick = () => set({ mean: !state.mean });
+  $("words").onclick = () => set({ words: !state.words });
+  $("value").onchange = (event) => set({ value: event.target.value });
+  $("svg").onclick = () => save("svg");
+  $("png").onclick = () => save("png");
   $("theme").onclick = switchTheme;
   $("ask").onclick = () => $("help").showModal();
   $("mass").oninput = (event) => {

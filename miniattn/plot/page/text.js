@@ -35,5 +35,8 @@ const widest = (pen, labels, limit) =>
 const matches = (token) =>
   state.search !== "" && token.toLowerCase().includes(state.search.toLowerCase());
 
-const number = (w) => (w === 0 ? "0" : w < 0.001 ? w.toExponential(0) : w.toFixed(w < 0.1 ? 3 : 2));
-
+function number(w) {
+  const size = Math.abs(w);
+  const text = size === 0 ? "0" : size < 0.001 ? size.toExponential(0) : size.toFixed(size < 0.1 ? 3 : 2);
+  return w < 0 ? `\u2212${text}` : text;
+}
