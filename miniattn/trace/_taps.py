@@ -48,7 +48,15 @@ class _Eye:
         self.attention_backward = looker.attention_backward
 
 
-_BRANCHES = (Module, list, tuple, dict)
+class _Branches(dict[type, bool]):
+    """Whether objects of a type may hold modules."""
+
+    def __missing__(self, kind: type) -> bool:
+        self[kind] = issubclass(kind, Module | list | tuple | dict)
+        return self[kind]
+
+
+_IS_BRANCH = _Branches()
 _lock = threading.Lock()
 _tapped: dict[int, int] = {}  # how many calls look at a module
 
@@ -98,13 +106,8 @@ class _Places:
         start = f"{path}." if path else ""
         for name, value in items:
             # Nearly all attributes are leaves: by their type that is known in no time.
-            if _is_branch(type(value)) and name != "_made_with":
+            if _IS_BRANCH[type(value)] and name != "_made_with":
                 self._visit(value, f"{start}{name}")
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_branch(kind: type) -> bool:
-    return issubclass(kind, _BRANCHES)
 
 
 @functools.lru_cache(maxsize=64)
