@@ -1,6 +1,6 @@
 """Attention as what it is made of: q kᵀ, softmax, times v, each as a matrix."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -148,11 +148,11 @@ def _draw(ax: Axes, matrix: _Matrix, cell: float) -> None:
     values, hidden = matrix.values, matrix.hidden
     shape = (values.shape[0], values.shape[1])
     weights = matrix.name == "weights"
-    panel = _grid.Panel(values, hidden, np.asarray(hidden.all(axis=1)), shape, shape, weights)
+    panel = _grid.Panel(values, hidden, np.asarray(hidden.all(axis=1)), shape, shape)
+    panel = panel._replace(value="weights" if weights else "gradient")
     shown = panel._replace(values=np.where(hidden, 0.0, values))
-    norm = _grid.norm([panel], "linear", 1.0) if weights else _grid.centred([shown])
-    look: dict[str, Any] = {"cmap": None if weights else SIGNED, "signed": not weights}
-    image = _grid.draw(ax, panel, norm, **look)
+    norm = _grid.norm([panel], "linear", 1.0) if weights else _grid.norm([shown], "linear")
+    image = _grid.draw(ax, panel, norm, cmap=None if weights else SIGNED)
     ax.set_aspect("equal")
     label(ax.yaxis, matrix.rows, shape[0])
     upright = matrix.columns is not None and max(map(len, matrix.columns)) > 2
