@@ -13,8 +13,9 @@ from miniattn import _checks, nn
 from miniattn._context import context
 from miniattn._typing import Array, MaskLike
 from miniattn.models import _parts
+from miniattn.models._pooling import AttentionPooling, Flatten
 
-Pooling = Literal["mean", "first"]
+Pooling = Literal["mean", "first", "attention", "flatten"]
 
 
 @context
@@ -25,7 +26,8 @@ class SequenceClassifierContext(NamedTuple):
     positions: Any
     dropout: F.DropoutContext | None
     encoder: nn.TransformerEncoderContext
-    pooling: Array
+    pooling: Any
+    """What each step counts in the pooled vector (B, T), or the context of the pooling layer."""
     head: F.LinearContext
 
 
@@ -47,12 +49,14 @@ class SequenceClassifier(nn.Module):
         Width E, heads H, and the number of encoder layers.
     ffn_dim : int, optional
         Width F of the feed-forward; 4 E by default.
-    pooling : {"mean", "first"}
-        The mean over the real steps, or the first step.
+    pooling : {"mean", "first", "attention", "flatten"}
+        The mean over the real steps; the first step; their mean weighted by a softmax of their
+        products with a learned query; or all steps one after the other, each with weights of its
+        own in the head, for sequences of at most ``max_length`` steps.
     positions : {"sinusoidal", "learned", "rotary", "alibi"}, optional
         How the order is told; None treats the sequence as a set.
     max_length : int
-        Longest sequence of learned positions.
+        Longest sequence of learned positions, and of flattened ones.
     dropout : float
         On the embedded sequence and as in `TransformerEncoderLayer`; applied where ``rng`` is
         given to ``forward``.
@@ -139,7 +143,13 @@ class SequenceClassifier(nn.Module):
             dtype=dtype,
             **_parts.layer_options(positions, layers),
         )
-        self.head = nn.Linear(embed_dim, num_classes, rng=rng, dtype=dtype)
+        self.pool: AttentionPooling | Flatten | None = None
+        if self.pooling == "attention":
+            self.pool = AttentionPooling(embed_dim, dtype=dtype)
+        elif self.pooling == "flatten":
+            self.pool = Flatten(max_length)
+        width = embed_dim * (max_length if self.pooling == "flatten" else 1)
+        self.head = nn.Linear(width, num_classes, rng=rng, dtype=dtype)
 
     def forward(
         self,
@@ -177,8 +187,7 @@ class SequenceClassifier(nn.Module):
         x, positions = _parts.add_positions(self.positions, x)
         x, dropout = self.dropout.drop(x, rng)
         x, encoder = self.encoder.forward(x, mask=mask, rng=rng)
-        pooling = self._pooling_weights(lengths, steps).astype(x.dtype)
-        x = np.matmul(pooling[:, None, :], x)[:, 0]
+        x, pooling = self._pooled(x, lengths)
         logits, head = self.head.forward(x)
         ctx = SequenceClassifierContext(embed, positions, dropout, encoder, pooling, head)
         return logits, ctx
@@ -189,8 +198,11 @@ class SequenceClassifier(nn.Module):
         # logits = head(x)
         with _checks.renamed(dy="dlogits"):
             dx = self.head.backward(dlogits, ctx.head)
-        # x = Σ over t of pooling[:, t] · x[:, t]
-        dx = ctx.pooling[:, :, None] * dx[:, None, :]
+        # x = pooled(x), or x = Σ over t of pooling[:, t] · x[:, t]
+        if self.pool is not None:
+            dx = self.pool.backward(dx, ctx.pooling)
+        else:
+            dx = ctx.pooling[:, :, None] * dx[:, None, :]
         # x = encoder(x)
         dx = self.encoder.backward(dx, ctx.encoder)
         # x = dropout(x)
@@ -214,6 +226,16 @@ class SequenceClassifier(nn.Module):
             _checks.like("inputs", inputs, self.embed.weight.dtype, "the model's parameters")
             _checks.shape("inputs", inputs, "B, T, input_dim", sizes)
         return inputs
+
+    def _pooled(self, x: Array, lengths: Array) -> tuple[Array, Any]:
+        """Return one vector for each sequence, and what its backward needs."""
+        steps = x.shape[1]
+        if (self.pool is None) != (self.pooling in ("mean", "first")):
+            raise ValueError(f"pooling: expected what the model was made with, got {self.pooling}")
+        if self.pool is not None:
+            return self.pool.forward(x, np.arange(steps) < lengths[:, None])
+        pooling = self._pooling_weights(lengths, steps).astype(x.dtype)
+        return np.matmul(pooling[:, None, :], x)[:, 0], pooling
 
     def _pooling_weights(self, lengths: Array, steps: int) -> Array:
         """Return what each step counts in the pooled vector (B, T); 0 in the padding."""

@@ -13,6 +13,8 @@ CONFIGS = {
     "mean, tokens": {"vocab_size": 7, "positions": "sinusoidal"},
     "first, tokens": {"vocab_size": 7, "pooling": "first", "positions": "learned"},
     "alibi, post-norm": {"input_dim": 3, "positions": "alibi", "norm_first": False},
+    "attention, features": {"input_dim": 3, "pooling": "attention"},
+    "flatten, tokens": {"vocab_size": 7, "pooling": "flatten", "max_length": 6},
     "dropout": {"input_dim": 3, "dropout": 0.2, "activation": "swiglu"},
 }
 
@@ -64,13 +66,34 @@ def test_without_lengths_every_step_is_real(rng):
     np.testing.assert_allclose(model(inputs), model(inputs, [5, 5, 5]), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["mean, features", "first, tokens"])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "dropout"])
 def test_an_empty_sequence_gets_the_bias_of_the_head(name, rng):
     model, inputs = make(name, rng), batch(name, rng)
     logits, ctx = model.forward(inputs, [0, 3, 0])
     np.testing.assert_array_equal(logits[0], model.head.bias.data)
     model.backward(np.ones_like(logits), ctx)
     assert all(np.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_pooling_by_attention_starts_as_the_mean_and_by_hand_is_a_weighted_one(rng):
+    inputs = batch("attention, features", rng)
+    model = models.SequenceClassifier(4, input_dim=3, pooling="attention", rng=rng, **SMALL)
+    seen = []
+    model.head.forward = lambda x: (seen.append(x), (x[:, :4], None))[1]
+    y, _ = model.encoder.forward(model.embed(inputs), mask=masks.padding(LENGTHS))
+    for query in (0.0, rng.standard_normal(8)):
+        model.pool.query.data[...] = query
+        model.forward(inputs, LENGTHS)
+        for row, pooled, length in zip(y, seen.pop(), LENGTHS, strict=True):
+            weights = np.exp(row[:length] @ model.pool.query.data)
+            expected = weights @ row[:length] / weights.sum()
+            np.testing.assert_allclose(pooled, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_flattened_sequences_have_a_longest(rng):
+    model = make("flatten, tokens", rng)
+    with pytest.raises(ValueError, match="inputs: expected at most max_length = 6 steps"):
+        model(rng.integers(0, 7, (1, 7)))
 
 
 def test_a_set_has_no_order_and_a_sequence_has(rng):
