@@ -13,7 +13,7 @@ from test_gradcheck import MODULES, PAIRS
 
 import miniattn
 import miniattn.functional as F
-from miniattn import models, nn, optim, reference
+from miniattn import lab, models, nn, optim, plot, reference
 
 DERIVATIONS = Path(__file__).parents[1] / "docs" / "derivations"
 SECTIONS = ("Parameters", "Returns", "Raises", "Examples")
@@ -132,3 +132,22 @@ def test_every_export_is_documented():
             thing = getattr(home, name)
             if inspect.isfunction(thing) or inspect.isclass(thing):
                 assert (thing.__doc__ or "").strip(), name
+
+
+def test_every_figure_is_in_the_gallery():
+    """As a thumbnail and as a section; pages of their own have one."""
+    docs = DERIVATIONS.parent
+    text = (docs / "gallery.md").read_text(encoding="utf-8")
+    figures = {n for n in plot.__all__ if inspect.isfunction(getattr(plot, n))}
+    assert set(re.findall(r"^## `(\w+)`$", text, re.M)) == figures - {"html", "backprop"}
+    assert set(re.findall(r"^:alt: (\w+)$", text, re.M)) == figures - {"html", "backprop"}
+    for name, page in {"html": "interactive", "backprop": "backprop"}.items():
+        assert f"`plot.{name}`" in (docs / f"{page}.md").read_text(encoding="utf-8")
+
+
+def test_every_exercise_is_in_the_book_or_in_a_derivation():
+    """Chapters and derivations end with the exercises that belong to them."""
+    chapters = [*DERIVATIONS.parent.glob("*.md"), *DERIVATIONS.glob("*.md")]
+    ends = [page.read_text(encoding="utf-8").rpartition("## Exercises")[2] for page in chapters]
+    named = {name for end in ends for name in re.findall(r"\*(\w+)\*", end)}
+    assert {exercise.name for exercise in lab.exercises()} <= named
