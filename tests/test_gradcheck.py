@@ -46,6 +46,20 @@ def _(ds, s, b, h, i, j):
     return ds * ((1 + 0.1 * h) + 0.6 * s / (1 + b + abs(i - j)))
 
 
+@scores.function
+def tilted(s, b, h, i, j, table, most):
+    """A score that its table bends, by place and by what it is."""
+    return s * table[h, 0] + table[h, 1] * s * s / (most + i - j)
+
+
+@tilted.backward
+def _(ds, s, b, h, i, j, table, most, dtable):
+    dtable[h, 0] += ds * s
+    dtable[h, 1] += ds * s * s / (most + i - j)
+    return ds * (table[h, 0] + 2 * table[h, 1] * s / (most + i - j))
+
+
+SCORES = {"s": normal(1, 2, 3, 3)}
 LONG = {"B": 1, "H": 2, "G": 1, "T": 67, "S": 131}
 
 PAIRS = {
@@ -351,6 +365,12 @@ MODULES = {
         (heads(dropout=0.3), {"query": normal(2, 3, 8)}, {}),
         (heads(rotary=nn.Rotary(), num_kv_heads=2), {"query": normal(2, 3, 8)}, {"mask": RAGGED}),
         (heads(alibi=True, window=(1, 0), sinks=1), {"query": normal(2, 4, 8)}, {}),
+        (heads(alibi=True), {"query": normal(1, 6, 8)}, {"positions": np.arange(6)[::-1]}),
+        (
+            heads(score=tilted(np.ones((4, 2)), 9.0), sink=True, softcap=2.0),
+            {"query": normal(2, 5, 8)},
+            {"mask": masks.padding([5, 2])},
+        ),
         (frozen(heads(), "q_proj", "v_proj.bias"), {"query": normal(2, 3, 8)}, {}),
         (heads(head_dim=3, num_kv_heads=2, scale=0.4, bias=("q", "v")), CROSS_8, FEW),
         (heads(qk_norm="head", gate="head", rotary=nn.Rotary(dim=2), head_dim=4), QUERY, FEW),
@@ -361,7 +381,21 @@ MODULES = {
             FEW,
         ),
     ],
+    "LearnedScore": [
+        (lambda: nn.LearnedScore(tilted(np.full((2, 2), 0.5), 9.0)), SCORES, {}),
+        (frozen(lambda: nn.LearnedScore(tilted(np.ones((2, 2)), 9.0)), "tables.table"), SCORES, {}),
+    ],
+    "ALiBi": [(lambda: nn.ALiBi(2, dtype=np.float64), SCORES, {})],
+    "T5Bias": [
+        (lambda: nn.T5Bias(2, buckets=6, max_distance=3, dtype=np.float64), SCORES, {}),
+    ],
+    "RelativeBias": [(lambda: nn.RelativeBias(2, 1, 2, dtype=np.float64), SCORES, {})],
     "DifferentialAttention": [
+        (
+            other(nn.DifferentialAttention, sink=True, score=tilted(np.ones((4, 2)), 9.0)),
+            QUERY,
+            FEW,
+        ),
         (other(nn.DifferentialAttention), QUERY, {"mask": RAGGED, **FEW}),
         (
             other(nn.DifferentialAttention, lambda_init=0.3, num_kv_heads=2, rotary=nn.Rotary()),

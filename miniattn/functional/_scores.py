@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -21,12 +22,16 @@ from miniattn.kernels.attention.functions import (
 from miniattn.kernels.compile.tables import address_of
 from miniattn.kernels.compile.user import Code, Frozen, compiled, frozen, table_type
 from miniattn.kernels.registers import WORDS, Pointer
-from miniattn.scores import Score
+from miniattn.scores import Score, ScoreFunction
 from miniattn.scores._function import Table
 
 _OPTIONS = {"boundscheck": True}  # an index out of range is an error, and never somebody's memory
 _SUMS = _OPTIONS | {"fastmath": {"reassoc", "contract", "nsz"}}  # gradients of tables, in any order
 _SUM = np.dtype(np.float64)  # of the gradients of tables, which add up over all pairs
+
+
+_known: WeakKeyDictionary[ScoreFunction, dict[Any, list[Code]]] = WeakKeyDictionary()
+"""What has been compiled of functions."""
 
 
 def backward_half(score: Score) -> Callable[..., Any]:
@@ -133,11 +138,12 @@ def _codes(score: Score, dtype: np.dtype[Any], tables: list[Any], backward: bool
     kinds = tuple((x.dtype.char, x.ndim) if isinstance(x, np.ndarray) else type(x) for x in tables)
     few = sum(x.size for x in learned(score)) <= FEW
     key = dtype, few, kinds, tuple(f.fingerprint for f in now)
-    codes: list[Code] | None = function.compiled.get(key)
+    known = _known.setdefault(function, {})
+    codes = known.get(key)
     if codes is None:
         given = [_kind(x, dtype) for x in tables]
         each = 1 if function.bias is None else 2
-        codes = function.compiled[key] = _compile(now, given, dtype, few, each)
+        codes = known[key] = _compile(now, given, dtype, few, each)
     return codes
 
 

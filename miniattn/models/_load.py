@@ -12,6 +12,8 @@ from miniattn.checkpoint import CheckpointError, PathLike
 from miniattn.models.hugging_face import load_folder
 from miniattn.nn import _config, _init
 from miniattn.nn._module import replace_parts, walk
+from miniattn.scores import Score
+from miniattn.scores._ready import READY
 
 Known = Mapping[str, Callable[..., Any]]
 
@@ -103,7 +105,7 @@ def _known(classes: Collection[Callable[..., Any]]) -> Known:
     layers: list[Any] = [
         cls for cls in ours if isinstance(cls, type) and issubclass(cls, nn.Module)
     ]
-    own = {f"{c.__module__}.{c.__qualname__}": c for c in classes}
+    own = {_config.function_name(c): c for c in (*classes, *READY)}
     return {_config.class_name(cls): cls for cls in (*layers, *classes)} | own
 
 
@@ -171,7 +173,20 @@ def _decoded(name: str, value: Any, known: Known, dtype: np.dtype[Any] | None) -
             return _made(cls, arguments, known, dtype)
         case {"function": function} if function in known:
             return known[function]
+        case {"score": function, "tables": tables} if function in known:
+            score: Score = known[function](*(_table(x, dtype) for x in tables))
+            return score
     raise ValueError(f"{name}: expected an argument that a file can hold, got {value}")
+
+
+def _table(said: Any, dtype: np.dtype[Any] | None) -> Any:
+    """Return a table of a score: of floats one of zeros, for the state to fill."""
+    match said:
+        case {"dtype": kind, "shape": shape, "entries": entries}:
+            return np.array(entries, kind).reshape(shape)
+        case {"dtype": kind, "shape": shape}:
+            return np.zeros(shape, kind if dtype is None else dtype)
+    return said
 
 
 def _put(model: nn.Module, path: str, part: nn.Module) -> None:

@@ -13,6 +13,7 @@ from miniattn._typing import Array, MaskLike
 from miniattn.nn import _init
 from miniattn.nn._attention.ranks import Ranks
 from miniattn.nn._residual import norm_layer
+from miniattn.scores import Score
 
 Positions = Literal["sinusoidal", "learned", "rotary", "alibi"]
 PositionsLayer = nn.SinusoidalPositions | nn.LearnedPositions | None
@@ -110,8 +111,16 @@ def draw_as_gpt(model: nn.Module, num_layers: int, rng: np.random.Generator) -> 
     if not _init.drawing():
         return
     residual_std = 0.02 / max(1, 2 * num_layers) ** 0.5
+    tables = {
+        id(table)
+        for part in model.modules()
+        if isinstance(part, nn.LearnedScore)
+        for table in part.parameters()
+    }
     for name, parameter in model.named_parameters():
-        if parameter.data.ndim == 2 and not name.startswith(("tokens", "positions")):
+        if id(parameter) in tables or name.startswith(("tokens", "positions")):
+            continue
+        if parameter.data.ndim == 2:
             ends_sublayer = name.endswith(("out_proj.weight", "down.weight"))
             std = residual_std if ends_sublayer else 0.02
             parameter.data[...] = std * rng.standard_normal(parameter.shape)
@@ -137,6 +146,8 @@ class LayerOptions(TypedDict, total=False):
     rotary: nn.Rotary | None
     head_dim: int | None
     scale: float | None
+    score: Score | nn.LearnedScore | None
+    sink: bool
     qk_norm: Literal["head", "full"] | None
     qk_norm_eps: float
     gate: Literal["head", "full"] | None

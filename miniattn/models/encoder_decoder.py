@@ -13,6 +13,7 @@ from miniattn import _checks, masks, nn
 from miniattn._context import context
 from miniattn._typing import Array
 from miniattn.models import _generate, _parts
+from miniattn.scores import Score
 
 
 @context
@@ -52,6 +53,10 @@ class EncoderDecoder(nn.Module):
         How the order is told; rotary and ALiBi act in self-attention only.
     max_length : int
         Longest sequence of learned positions.
+    score, target_score : Score or LearnedScore, optional
+        Functions of scores of the encoder's self-attention, and of the decoder's.
+    sink : bool
+        Learned sinks in both (`nn.MultiHeadAttention`).
     dropout : float
         On embedded tokens and as in `nn.TransformerEncoderLayer`; applied where ``rng`` is given
         to ``forward``.
@@ -101,6 +106,9 @@ class EncoderDecoder(nn.Module):
         ffn_dim: int | None = None,
         positions: _parts.Positions | None = "sinusoidal",
         max_length: int = 512,
+        score: Score | nn.LearnedScore | None = None,
+        target_score: Score | nn.LearnedScore | None = None,
+        sink: bool = False,
         dropout: float = 0.0,
         norm_first: bool = True,
         norm: Literal["layer", "rms"] = "layer",
@@ -127,15 +135,20 @@ class EncoderDecoder(nn.Module):
             "activation": activation,
             "bias": bias,
             "dropout": dropout,
+            "sink": sink,
             **common,
             **_parts.attention_positions(positions),
         }
         self.source_tokens = _parts.tokens_layer(vocab_size, embed_dim, positions, **common)
         self.source_positions = _parts.positions_layer(positions, max_length, embed_dim, **common)
-        self.encoder = nn.TransformerEncoder(num_encoder_layers, embed_dim, num_heads, **options)
+        self.encoder = nn.TransformerEncoder(
+            num_encoder_layers, embed_dim, num_heads, score=score, **options
+        )
         self.target_tokens = _parts.tokens_layer(target_vocab_size, embed_dim, positions, **common)
         self.target_positions = _parts.positions_layer(positions, max_length, embed_dim, **common)
-        self.decoder = nn.TransformerDecoder(num_decoder_layers, embed_dim, num_heads, **options)
+        self.decoder = nn.TransformerDecoder(
+            num_decoder_layers, embed_dim, num_heads, score=target_score, **options
+        )
         self.head = nn.Linear(embed_dim, target_vocab_size, bias=False, **common)
         self.dropout = nn.Dropout(_checks.probability("dropout", dropout))
         if tied:

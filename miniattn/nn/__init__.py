@@ -80,10 +80,12 @@ from miniattn.nn._positions import (
     SinusoidalPositionsContext,
     alibi_bias,
 )
+from miniattn.nn._scores import ALiBi, LearnedScore, LearnedScoreContext, RelativeBias, T5Bias
 from miniattn.scores._ready import alibi_slopes
 
 __all__ = [
     "GELU",
+    "ALiBi",
     "Activation",
     "Adapter",
     "AdapterContext",
@@ -107,6 +109,8 @@ __all__ = [
     "LayerNorm",
     "LearnedPositions",
     "LearnedPositionsContext",
+    "LearnedScore",
+    "LearnedScoreContext",
     "Linear",
     "LoRA",
     "LoRAContext",
@@ -120,6 +124,7 @@ __all__ = [
     "QuickGELU",
     "RMSNorm",
     "ReLU",
+    "RelativeBias",
     "Rotary",
     "SelfAttention",
     "Sequential",
@@ -131,6 +136,7 @@ __all__ = [
     "Softcap",
     "Statistics",
     "SwiGLU",
+    "T5Bias",
     "TalkingHeadsAttention",
     "TalkingHeadsContext",
     "Tanh",

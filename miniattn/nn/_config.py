@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from miniattn.scores import Score
+
 if TYPE_CHECKING:
     from miniattn.nn._module import Module
     from miniattn.nn._parameter import Parameter
@@ -63,6 +65,8 @@ def encoded(value: Any) -> Any:
         return {"float": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, Score):
+        return {"score": function_name(value.function), "tables": [_table(x) for x in value.tables]}
     if isinstance(value, list | tuple):
         return [encoded(item) for item in value]
     if isinstance(value, dict):
@@ -74,8 +78,21 @@ def encoded(value: Any) -> Any:
     if isinstance(value, np.random.Generator):
         return {"generator": type(value.bit_generator).__name__}
     if callable(value) and hasattr(value, "__qualname__"):
-        return {"function": f"{value.__module__}.{value.__qualname__}"}
+        return {"function": function_name(value)}
     return {"other": type(value).__name__}
+
+
+def function_name(function: Any) -> str:
+    """Return where a function is found."""
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _table(table: Any) -> Any:
+    """Say what a table of a score looks like: of floats, which are in the state, without them."""
+    if not isinstance(table, np.ndarray):
+        return encoded(table)
+    said: dict[str, Any] = {"dtype": table.dtype.name, "shape": list(table.shape)}
+    return said if table.dtype.kind == "f" else {**said, "entries": table.ravel().tolist()}
 
 
 def arguments(module: Module) -> dict[str, Any]:

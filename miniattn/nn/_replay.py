@@ -63,6 +63,7 @@ ATTRIBUTES: dict[type[Module], frozenset[str]] = {
             *("num_heads", "num_kv_heads", "head_dim", "embed_dim", "ranks", "kdim", "vdim"),
             *("dropout", "softcap", "scale", "window", "sinks", "alibi", "rotary"),
             *("q_proj", "k_proj", "v_proj", "out_proj", "q_norm", "k_norm", "gate", "mix"),
+            *("score", "sink"),
         }
     ),
 }
@@ -318,4 +319,6 @@ def _is_known(node: Module | Parameter, dtype: np.dtype[np.floating]) -> bool:
 
 def _is_plain(attn: MultiHeadAttention) -> bool:
     """Return whether attention is launches alone."""
-    return not attn.alibi and all(part is None for part in (attn.ranks, attn.gate, attn.mix))
+    return not attn.alibi and all(
+        part is None for part in (attn.ranks, attn.gate, attn.mix, attn.score, attn.sink)
+    )

@@ -62,13 +62,14 @@ class ScoreFunction:
     def __init__(self, forward: Callable[..., Any]) -> None:
         self.forward = _checks.function("function", forward)
         self.name = str(getattr(forward, "__name__", "function"))
+        self.__name__ = self.name
+        self.__qualname__ = str(getattr(forward, "__qualname__", self.name))
+        self.__module__ = str(getattr(forward, "__module__", ""))
         self.__doc__ = forward.__doc__
         self.backward_half: Callable[..., Any] | None = None
         self.bias: Callable[..., Any] | None = None
         """What is added to s, of a function of head and distance."""
         self.bias_backward: Callable[..., Any] | None = None
-        self.compiled: dict[Any, Any] = {}
-        """What `functional` has had compiled of it."""
         self.table_names = _check_arguments(forward, self._first, "function")
         """What the function calls its tables."""
 

@@ -302,3 +302,7 @@ def as_softcap(score: Score | None, cap: float | None) -> tuple[Score | None, fl
     if score is not None and score.function is _softcap and cap is None:
         return None, float(score.tables[0])
     return score, cap
+
+
+READY = (_alibi, _alibi_at, _decay, _relative, _softcap, _t5_bias)
+"""What files of models may name."""

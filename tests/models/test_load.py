@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from samples import dice, fresh
 
-from miniattn import checkpoint, models, nn, optim
+from miniattn import checkpoint, models, nn, optim, scores
 from miniattn.checkpoint import CheckpointError
 from miniattn.training import Trainer
 
@@ -69,6 +69,15 @@ BUILT = {
         qk_norm="head",
         gate="full",
         value_residual=True,
+    ),
+    "gpt with scores": lambda: GPT(
+        9, 8, positions=None, score=nn.T5Bias(2, buckets=8), sink=True, num_layers=2, **SMALL
+    ),
+    "layers with scores of their own": lambda: nn.TransformerEncoder(
+        2, 8, 2, score=scores.relative(np.zeros((2, 5), np.float32), 2)
+    ),
+    "translator with scores": lambda: TRANSLATOR(
+        9, score=nn.RelativeBias(2, 3, 3), target_score=nn.ALiBi(2), sink=True, **SMALL
     ),
     "other attention": lambda: nn.Sequential(
         nn.DifferentialAttention(8, 2, lambda_init=0.3),

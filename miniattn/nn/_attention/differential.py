@@ -122,11 +122,15 @@ class DifferentialAttention(MultiHeadAttention):
         if self.lambdas.trainable:
             self._lambdas_back(-float(np.vdot(d1, ctx.out2)), ctx.exps)
         # out1, out2 = attention of the halves
-        dq1, dk1, dv1, dbias1 = attend_back(d1, ctx.first, with_bias=with_bias)
-        dq2, dk2, dv2, dbias2 = attend_back(d2, ctx.second, with_bias=with_bias)
-        dbias = None if dbias1 is None or dbias2 is None else dbias1 + dbias2
-        dq, dk = (np.concatenate(both, axis=-1) for both in ((dq1, dq2), (dk1, dk2)))
-        return MiddleGrads(dq, dk, dv1 + dv2, dbias)
+        one = attend_back(d1, ctx.first, with_bias=with_bias)
+        two = attend_back(d2, ctx.second, with_bias=with_bias)
+        dq, dk = (np.concatenate(both, axis=-1) for both in ((one.dq, two.dq), (one.dk, two.dk)))
+        dscore = None
+        if one.dscore is not None and two.dscore is not None:
+            dscore = tuple(_sum(a, b) for a, b in zip(one.dscore, two.dscore, strict=True))
+        return MiddleGrads(
+            dq, dk, one.dv + two.dv, _sum(one.dbias, two.dbias), _sum(one.dsink, two.dsink), dscore
+        )
 
     def _lambdas_back(self, dshare: float, exps: tuple[float, float]) -> None:
         # share = exp(q1 · k1) − exp(q2 · k2) + λ₀
@@ -150,3 +154,7 @@ class DifferentialAttention(MultiHeadAttention):
     def describe(self) -> str:
         """Return e.g. ``"64, heads=4, lambda_init=0.8"``."""
         return f"{super().describe()}, lambda_init={self.lambda_init:g}"
+
+
+def _sum(a: Array | None, b: Array | None) -> Array | None:
+    return None if a is None or b is None else a + b

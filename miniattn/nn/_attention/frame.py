@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -39,14 +39,22 @@ from miniattn.nn._attention.ranks import Split, alibi_function, checked_ranks
 from miniattn.nn._cache import KVCache
 from miniattn.nn._linear import Linear
 from miniattn.nn._module import Module
+from miniattn.nn._parameter import Parameter
 from miniattn.nn._positions import Rotary, alibi_bias
+from miniattn.nn._scores import LearnedScore, checked_score
+from miniattn.scores import Score
+from miniattn.scores._ready import alibi, alibi_at, alibi_slopes
 
 if TYPE_CHECKING:
     from miniattn.distributed import Comm
 
+FEW_QUERIES = 4  # up to which a call is done by the kernels for decoding
+
 
 class AttentionFrame(Module):
     """What `MultiHeadAttention` is made of; it says what the options mean."""
+
+    _fused: ClassVar[bool] = True  # whether the middle takes functions of scores, and sinks
 
     def __init__(
         self,
@@ -65,6 +73,8 @@ class AttentionFrame(Module):
         sinks: int = 0,
         softcap: float | None = None,
         scale: float | None = None,
+        score: Score | LearnedScore | None = None,
+        sink: bool = False,
         qk_norm: Width | None = None,
         qk_norm_eps: float = 1e-6,
         gate: Width | None = None,
@@ -116,6 +126,23 @@ class AttentionFrame(Module):
                 embed_dim, self.num_heads, self.head_dim, over=gate, rng=rng, dtype=dtype
             )
         self.mix = ValueMix(dtype=dtype) if _checks.flag("value_residual", value_residual) else None
+        self.score = checked_score(score, dtype)
+        self.sink = None
+        if _checks.flag("sink", sink):
+            self.sink = Parameter(np.zeros(self.num_heads, dtype))
+        self._check_scores()
+
+    def _check_scores(self) -> None:
+        """Raise for options of scores that do not go together, or not with this middle."""
+        name = "sink" if self.score is None else "score"
+        if self.score is None and self.sink is None:
+            return
+        if not self._fused:
+            raise ValueError(f"{name}: expected none for {type(self).__name__}, got one")
+        if self.ranks is not None:
+            raise ValueError(f"{name}: expected none for a layer with comm, got one")
+        if self.score is not None and self.alibi:
+            raise ValueError("score: expected None beside alibi, got a score")
 
     def _checked(
         self, query: Array, key: Array | KVCache | None, value: Array | None
@@ -205,12 +232,53 @@ class AttentionFrame(Module):
         return functools.reduce(operator.and_, given) if given else None
 
     def _bias(self, bias: Array | None, q_at: Array, k_at: Array, dtype: DTypeLike) -> Any:
-        if not self.alibi:
+        """Return the bias, with ALiBi's where that is no score."""
+        if not self.alibi or self._alibi_is_a_score(q_at):
             return bias
         if self.ranks is not None:  # no rank holds T x S of anything
             return alibi_function(self.num_heads, dtype)
         slopes = alibi_bias(self.num_heads, q_at, k_at, dtype)
         return slopes if bias is None else slopes + bias
+
+    def _score(self, q_at: Array, k_at: Array, dtype: DTypeLike, start: Array | None) -> Any:
+        """Return the function of scores of a call, None where there is none.
+
+        The queries and keys of a function count from the first token of the sequence; ALiBi's are
+        where they are said to be.
+        """
+        score = None
+        if self.score is not None:
+            score = self.score.value
+        elif self.alibi and self._alibi_is_a_score(q_at):
+            slopes = _paper_slopes(self.num_heads, np.dtype(dtype))
+            if not (_counts(q_at, start) and _counts(k_at, None)):
+                return alibi_at(slopes, q_at, k_at)
+            score = alibi(slopes)
+        return score if score is None or start is None else score.shifted(start)
+
+    def _alibi_is_a_score(self, q_at: Array) -> bool:
+        """Whether ALiBi is worked out in the kernels; for few queries an array takes less."""
+        return self._fused and self.ranks is None and q_at.shape[-1] > FEW_QUERIES
+
+    def _learn(self, grads: MiddleGrads) -> None:
+        """Add to the gradients of the sinks and of the score's tables."""
+        if self.sink is not None:
+            self.sink.accumulate(grads.dsink)
+        if self.score is not None:
+            self.score.accumulate(grads.dscore)
+
+
+def _counts(at: Array, start: Array | None) -> bool:
+    """Whether places are 0, 1, 2, ..., or go on from a start, as they do where none are given."""
+    return start is not None or np.array_equal(at, np.arange(at.shape[-1]))
+
+
+@functools.lru_cache(maxsize=64)
+def _paper_slopes(num_heads: int, dtype: np.dtype[Any]) -> Array:
+    """Return ALiBi's slopes, read-only because they are shared."""
+    slopes = alibi_slopes(num_heads).astype(dtype)
+    slopes.flags.writeable = False
+    return slopes
 
 
 def refuse(**given: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -22,6 +22,8 @@ from miniattn.nn._attention.middle import (
 from miniattn.nn._attention.multi_head import MultiHeadAttention
 from miniattn.nn._attention.options import MultiHeadOptions
 from miniattn.nn._parameter import Parameter
+
+_OF_THE_SEQUENCE: dict[str, Any] = {"mask": None, "bias": None, "score": None, "sink": None}
 
 
 @context
@@ -54,8 +56,8 @@ class MemoryAttention(MultiHeadAttention):
         M, keys and values of each of the G heads.
     bias, dropout, rng, dtype
     **options
-        As in `MultiHeadAttention`. A ``bias`` of the scores, ALiBi and rotary positions are for
-        the sequence alone.
+        As in `MultiHeadAttention`. A ``bias`` of the scores, ``score``, ALiBi and rotary positions
+        are for the sequence alone.
 
     Attributes
     ----------
@@ -100,7 +102,7 @@ class MemoryAttention(MultiHeadAttention):
         out1, sequence = attend(q, k, v, call)
         every = len(q), *self.memory_keys.shape
         keys, values = (np.broadcast_to(p.data, every) for p in self._memory())
-        out2, memory = attend(q, keys, values, call._replace(mask=None, bias=None))
+        out2, memory = attend(q, keys, values, call._replace(**_OF_THE_SEQUENCE))
         out, merged = F.merge_attention_forward([out1, out2], [sequence, memory])
         return out, MemoryContext(sequence, memory, merged)
 
@@ -108,13 +110,13 @@ class MemoryAttention(MultiHeadAttention):
         # out = merge(out1, out2)
         (d1, d2), (dlse1, dlse2) = F.merge_attention_backward(dout, ctx.merge)
         # out2 = attention(q, memory)
-        dq2, dkeys, dvalues, _ = attend_back(d2, ctx.memory, with_bias=False, dlse=dlse2)
+        dq2, dkeys, dvalues, *_ = attend_back(d2, ctx.memory, with_bias=False, dlse=dlse2)
         for parameter, grad in zip(self._memory(), (dkeys, dvalues), strict=True):
             if parameter.trainable:
                 parameter.accumulate(grad.sum(axis=0))
         # out1 = attention(q, k, v, bias)
-        dq, dk, dv, dbias = attend_back(d1, ctx.sequence, with_bias=with_bias, dlse=dlse1)
-        return MiddleGrads(dq + dq2, dk, dv, dbias)
+        grads = attend_back(d1, ctx.sequence, with_bias=with_bias, dlse=dlse1)
+        return grads._replace(dq=grads.dq + dq2)
 
     def _memory(self) -> tuple[Parameter, Parameter]:
         return self.memory_keys, self.memory_values

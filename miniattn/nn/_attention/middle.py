@@ -9,6 +9,7 @@ import numpy as np
 import miniattn.functional as F
 from miniattn._typing import Array
 from miniattn.masks import Mask
+from miniattn.scores import Score
 
 
 class Call(NamedTuple):
@@ -20,6 +21,8 @@ class Call(NamedTuple):
     softcap: float | None
     dropout: float
     rng: np.random.Generator | None
+    score: Score | None = None
+    sink: Array | None = None
 
 
 class MiddleGrads(NamedTuple):
@@ -29,6 +32,8 @@ class MiddleGrads(NamedTuple):
     dk: Array
     dv: Array
     dbias: Array | None
+    dsink: Array | None = None
+    dscore: tuple[Array | None, ...] | None = None
 
 
 def attend(q: Array, k: Array, v: Array, call: Call) -> tuple[Array, F.AttentionContext]:
@@ -40,14 +45,15 @@ def attend_back(
     dout: Array, ctx: F.AttentionContext, *, with_bias: bool, dlse: Array | None = None
 ) -> MiddleGrads:
     """Return the gradients of `attend`; ``dlse`` is what comes back to ``ctx.lse``."""
-    needs: list[Literal["q", "k", "v", "bias"]] = ["q", "k", "v"]
-    if with_bias:  # ALiBi's slopes are not learned
+    needs: list[Literal["q", "k", "v", "bias", "sink", "score"]] = ["q", "k", "v", "sink", "score"]
+    if with_bias:  # ALiBi's array is no input
         needs.append("bias")
     grads = F.attention_backward(dout, ctx, dlse=dlse, needs=needs)
     assert grads.dq is not None  # all three were asked for
     assert grads.dk is not None
     assert grads.dv is not None
-    return MiddleGrads(grads.dq, grads.dk, grads.dv, grads.dbias)
+    dsink, dscore = getattr(grads, "dsink", None), getattr(grads, "dscore", None)
+    return MiddleGrads(grads.dq, grads.dk, grads.dv, grads.dbias, dsink, dscore)
 
 
 def attention_map(ctx: F.AttentionContext) -> Array:

@@ -59,6 +59,13 @@ class MultiHeadAttention(AttentionFrame):
         Scores s become c · tanh(s / c).
     scale : float, optional
         What q kᵀ is multiplied by, instead of 1 / √D.
+    score : Score or LearnedScore, optional
+        A function of scores, ``f(table)`` of a ``@scores.function``, whose float tables become
+        parameters. Of a `Score` each layer has its own; a `LearnedScore` (`ALiBi`, `T5Bias`,
+        `RelativeBias`) may be shared. Its i and j count from the first token of the sequence,
+        with a cache too, whatever ``positions`` say.
+    sink : bool
+        A learned logit for each head that takes part in the softmax and carries no value [8]_.
     qk_norm : {"head", "full"}, optional
         Normalises q and k before they are turned, each head alone or all as one vector
         [5]_, by RMSNorm.
@@ -84,8 +91,10 @@ class MultiHeadAttention(AttentionFrame):
     ----------
     q_proj, k_proj, v_proj, out_proj : Linear
         ``weight`` (out, in) starts Glorot-uniform, ``bias`` at 0 (see `Linear`).
-    q_norm, k_norm, gate, mix : Module or None
-        What ``qk_norm``, ``gate`` and ``value_residual`` ask for.
+    q_norm, k_norm, gate, mix, score : Module or None
+        What ``qk_norm``, ``gate``, ``value_residual`` and ``score`` ask for.
+    sink : Parameter (H,) or None
+        Starts at 0, where ``sink`` asks for it.
 
     Notes
     -----
@@ -105,6 +114,7 @@ class MultiHeadAttention(AttentionFrame):
        section 2.
     .. [6] Qiu et al., "Gated Attention for Large Language Models", 2025, section 2.2.
     .. [7] Zhou et al., "Value Residual Learning", 2024, section 3.3.
+    .. [8] OpenAI, "gpt-oss-120b & gpt-oss-20b Model Card", 2025, section 2.2.
 
     Examples
     --------
@@ -205,6 +215,8 @@ class MultiHeadAttention(AttentionFrame):
             softcap=self.softcap,
             dropout=0.0 if rng is None else self.dropout,
             rng=rng,
+            score=self._score(q_at, k_at, q.dtype, start),
+            sink=None if self.sink is None else self.sink.data,
         )
         out, attention = self._attend(q, k, v, call)
         h, gate = (merge(out), None) if self.gate is None else self.gate.forward(merge(out), query)
@@ -241,10 +253,12 @@ class MultiHeadAttention(AttentionFrame):
         # y = out_proj(gate(merge(out), query))
         dh = self.out_proj.backward(dy, ctx.out_proj)
         dh, dgated = self._ungated(dh, parts.gate)
-        # out = attention(q, k, v, bias)
-        dq, dk, dv, dbias = self._attend_back(
+        # out = attention(q, k, v, bias, score, sink)
+        grads = self._attend_back(
             split(dh, self.num_heads), ctx.attention, with_bias=ctx.bias_shape is not None
         )
+        self._learn(grads)
+        dq, dk, dv, dbias = grads[:4]
         # v = mix(values, first_values)
         dv, dfirst = self._unmixed(dv, parts.mix)
         if dvalues is not None:
@@ -271,7 +285,8 @@ class MultiHeadAttention(AttentionFrame):
     def weights(ctx: MultiHeadAttentionContext) -> Array:
         """Return the exact attention map of the call that made ``ctx``, (B, H, T, S).
 
-        Before dropout: each row sums to 1, or is 0 where nothing may be attended to.
+        Before dropout: each row sums to 1, to less where there is a sink, or is 0 where nothing may
+        be attended to.
         """
         a = _checks.context(ctx, MultiHeadAttentionContext).attention
         if isinstance(a, F.AttentionContext):
@@ -312,6 +327,8 @@ class MultiHeadAttention(AttentionFrame):
             words.append(f"dropout={self.dropout:g}")
         if self.alibi:
             words.append("alibi")
+        if self.sink is not None:
+            words.append("sink")
         if self.window is not None:
             words.append(f"window={self.window}, sinks={self.sinks}")
         words += [

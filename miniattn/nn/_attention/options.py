@@ -10,6 +10,8 @@ from miniattn.nn._positions import Rotary
 
 if TYPE_CHECKING:
     from miniattn.distributed import Comm
+    from miniattn.nn._scores import LearnedScore
+    from miniattn.scores import Score
 
 Projection: TypeAlias = Literal["q", "k", "v", "out"]
 """A linear map of attention, by the name of what it makes."""
@@ -24,6 +26,8 @@ class AttentionOptions(TypedDict, total=False):
     num_kv_heads: int | None
     head_dim: int | None
     scale: float | None
+    score: "Score | LearnedScore | None"
+    sink: bool
     qk_norm: Width | None
     qk_norm_eps: float
     gate: Width | None

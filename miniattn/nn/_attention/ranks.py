@@ -46,7 +46,9 @@ class Ranks:
         forward = distributed.ring_attention_forward
         if self.split == "heads":
             forward = distributed.head_attention_forward  # type: ignore[assignment]
-        return forward(q, k, v, comm=self.comm, layout=self.layout, **call._asdict())
+        given = call._asdict()
+        del given["score"], given["sink"]  # which the layer refuses
+        return forward(q, k, v, comm=self.comm, layout=self.layout, **given)
 
     def attend_back(self, dout: Array, ctx: Any) -> MiddleGrads:
         """Return the gradients of `attend`."""

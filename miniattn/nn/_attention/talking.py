@@ -53,7 +53,7 @@ class TalkingHeadsAttention(MultiHeadAttention):
         Width E and query heads H.
     bias, dropout, rng, dtype
     **options
-        As in `MultiHeadAttention`; ``softcap`` there is none.
+        As in `MultiHeadAttention`; ``softcap``, ``score`` and ``sink`` there are none.
 
     Attributes
     ----------
@@ -79,6 +79,8 @@ class TalkingHeadsAttention(MultiHeadAttention):
     >>> attn.backward(np.ones_like(y), ctx).shape, attn.mix_scores.grad.shape
     ((1, 5, 16), (4, 4))
     """
+
+    _fused = False
 
     def __init__(
         self,
