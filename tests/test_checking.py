@@ -178,6 +178,7 @@ SHARED = {
     "layer_norm": ({"x": X, "weight": X[0], "bias": X[0]}, "x"),
     "rms_norm": ({"x": X, "weight": X[0]}, "weight"),
     "cross_entropy": ({"logits": X, "targets": np.arange(3)}, "targets"),
+    "linear_cross_entropy": ({"x": X, "weight": X, "targets": np.arange(3)}, "targets"),
 }
 
 

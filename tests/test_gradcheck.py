@@ -117,6 +117,21 @@ PAIRS = {
             },
         ),
     ],
+    "linear_cross_entropy": [
+        (
+            {"x": normal(3, 4), "weight": normal(5, 4), "bias": normal(5)},
+            {"targets": np.array([0, 4, 2])},
+        ),
+        (
+            {"x": normal(2, 3, 4), "weight": normal(4, 4)},
+            {"targets": np.array([[0, -1, 3], [-1, 1, 1]]), "ignore_index": -1},
+        ),
+        (
+            {"x": normal(2, 3), "weight": normal(300, 3), "bias": normal(300)},
+            {"targets": np.array([299, 7]), "label_smoothing": 0.2, "samples": 8},
+        ),
+        ({"x": normal(4), "weight": normal(3, 4)}, {"targets": np.array(2)}),
+    ],
     "mse": [({"pred": normal(3, 4)}, {"target": normal(3, 4)})],
     "linear": [
         ({"x": normal(3, 4), "weight": normal(2, 4), "bias": normal(2)}, {}),

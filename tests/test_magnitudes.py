@@ -27,7 +27,7 @@ EQUAL, MOST = "equal numbers", "as large as can be"
 
 # A matrix product adds up in its own precision: no partial sum may overflow. Nor may one of the
 # gradients that a parameter or a row collects.
-PARTIAL_SUMS = {"linear", "attention", "merge_attention"}
+PARTIAL_SUMS = {"linear", "linear_cross_entropy", "attention", "merge_attention"}
 COLLECT = PARTIAL_SUMS | {"batch_norm", "embedding", "layer_norm", "rms_norm", "log_softmax"}
 
 
@@ -104,11 +104,17 @@ def size(x):
     return x[np.isfinite(x)].max(initial=0)
 
 
-def has_scores(inputs, options):
-    """Whether the scores of attention are numbers of its dtype, and what they add up to is."""
-    q, k = (inputs[name].astype(np.longdouble) for name in "qk")
+# What is multiplied on the way, to numbers that the dtype has to hold. Where float32 cannot, the
+# loss of a linear map is that of float64.
+ON_THE_WAY = {"attention": ("q", "k"), "linear_cross_entropy": ("x", "weight")}
+
+
+def has_products(name, inputs, options):
+    """Whether what is multiplied on the way, and what that adds up to, are numbers of the dtype."""
+    a, b = (inputs[factor].astype(np.longdouble) for factor in ON_THE_WAY[name])
     scale = max(1.0, abs(options.get("scale", 1.0)))
-    return size(q) * size(k) * q.shape[-1] * scale < np.finfo(inputs["q"].dtype).max / 8
+    dtype = np.float64 if name == "linear_cross_entropy" else inputs["q"].dtype
+    return size(a) * size(b) * a.shape[-1] * scale < np.finfo(dtype).max / 8
 
 
 def four_axes(x):
@@ -204,7 +210,7 @@ def test_every_magnitude(name, inputs, options, dtype, monkeypatch):
         for what, changed, other, power in variants(inputs, options, dtype):
             if what.endswith(MOST) and name in (COLLECT if what.startswith("dy") else PARTIAL_SUMS):
                 continue
-            if name == "attention" and not has_scores(changed, other):
+            if name in ON_THE_WAY and not has_products(name, changed, other):
                 continue
             wrong = Case(name, changed, other, power, use).wrong(what.startswith(EQUAL))
             found += [f"{what}: {words}" for words in wrong]

@@ -197,6 +197,11 @@ LARGER = [
     ("entmax15", {"x": 0.5 * normal(7, 1000)}, {}),
     ("logsumexp", {"x": 5 * normal(7, 1000)}, {}),
     ("cross_entropy", {"logits": 5 * normal(50, 100)}, {"targets": np.arange(50)}),
+    (
+        "linear_cross_entropy",
+        {"x": normal(2, 20, 30), "weight": normal(1000, 30), "bias": normal(1000)},
+        {"targets": np.arange(40).reshape(2, 20) * 25, "label_smoothing": 0.1},
+    ),
     ("mse", {"pred": normal(50, 100)}, {"target": normal(50, 100)}),
     ("layer_norm", {"x": normal(9, 1000), "weight": normal(1000), "bias": normal(1000)}, {}),
     ("rms_norm", {"x": normal(9, 1000), "weight": normal(1000)}, {}),

@@ -383,6 +383,11 @@ BIG = [
     ("layer_norm", {"x": normal(3000, 33), "weight": normal(33), "bias": normal(33)}, {}),
     ("rms_norm", {"x": normal(3000, 33), "weight": normal(33)}, {}),
     ("linear", {"x": normal(700, 33), "weight": normal(65, 33), "bias": normal(65)}, {}),
+    (
+        "linear_cross_entropy",
+        {"x": normal(700, 33), "weight": normal(3000, 33), "bias": normal(3000)},
+        {"targets": np.arange(700) * 4, "label_smoothing": 0.1},
+    ),
     ("embedding", {"ids": np.arange(3000) ** 2 % 37, "weight": normal(37, 40)}, {}),
     ("dropout", {"x": normal(300, 40)}, {"p": 0.3, "rng": dice}),
     ("relu", {"x": normal(300, 400)}, {}),
@@ -534,7 +539,7 @@ def test_refused_dtypes(name, kind):
             getattr(F, f"{name}_forward")(**wrong, **fresh(options))
         if kind != "mixed":
             assert str(caught.value).partition(":")[0].removesuffix("[0]") == argument
-    if name in ("cross_entropy", "mse"):
+    if name in ("cross_entropy", "linear_cross_entropy", "mse"):
         return  # dloss is a number
     y, ctx = getattr(F, f"{name}_forward")(**inputs, **fresh(options))
     change = REFUSED.get(kind, lambda x: x.astype(np.float32))
@@ -648,6 +653,21 @@ EMPTY = [
     ("sparsemax", {"x": np.zeros((3, 0, 2))}, {"axis": 1}),
     ("entmax15", {"x": np.zeros((3, 0, 2))}, {"axis": 0}),
     ("cross_entropy", {"logits": np.zeros((0, 5))}, {"targets": np.zeros(0, np.int64)}),
+    (
+        "linear_cross_entropy",
+        {"x": np.zeros((0, 4)), "weight": normal(5, 4), "bias": normal(5)},
+        {"targets": np.zeros(0, np.int64)},
+    ),
+    (
+        "linear_cross_entropy",
+        {"x": np.zeros((2, 0)), "weight": normal(3, 0), "bias": normal(3)},
+        {"targets": np.array([0, 2])},
+    ),
+    (
+        "linear_cross_entropy",
+        {"x": normal(2, 4), "weight": normal(0, 4)},
+        {"targets": np.array([-100, -100])},
+    ),
     ("mse", {"pred": np.zeros((0, 2))}, {"target": np.zeros((0, 2))}),
     ("linear", {"x": np.zeros((0, 4)), "weight": normal(3, 4), "bias": normal(3)}, {}),
     ("linear", {"x": np.zeros((2, 0)), "weight": normal(3, 0), "bias": normal(3)}, {}),
@@ -675,6 +695,7 @@ SHAPES = {
     "merge_attention": lambda i, o: i["outs"].shape[1:],
     "logsumexp": lambda i, o: np.delete(i["x"].shape, o.get("axis", -1)),
     "cross_entropy": lambda i, o: (),
+    "linear_cross_entropy": lambda i, o: (),
     "mse": lambda i, o: (),
     "linear": lambda i, o: (*i["x"].shape[:-1], len(i["weight"])),
     "embedding": lambda i, o: (*i["ids"].shape, i["weight"].shape[1]),

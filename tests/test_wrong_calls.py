@@ -379,6 +379,46 @@ WRONG = {
         "dloss",
         "'1'",
     ),
+    "linear_cross_entropy shape": (
+        lambda: F.linear_cross_entropy(X, W, IDS),
+        ValueError,
+        "targets",
+        "(2,)",
+    ),
+    "linear_cross_entropy width": (
+        lambda: F.linear_cross_entropy(X, ones(5, 7), np.zeros(3, int)),
+        ValueError,
+        "weight",
+        "(5, 7)",
+    ),
+    "linear_cross_entropy class": (
+        lambda: F.linear_cross_entropy(X, W, np.array([0, 2, 1])),
+        ValueError,
+        "targets",
+        "got 2 at index (1,)",
+    ),
+    "linear_cross_entropy probabilities": (
+        lambda: F.linear_cross_entropy(X, W, ones(3, 2)),
+        TypeError,
+        "targets",
+        "float32",
+    ),
+    "linear_cross_entropy dloss": (
+        lambda: F.linear_cross_entropy_backward(
+            "1", F.linear_cross_entropy_forward(X, W, np.zeros(3, int))[1]
+        ),
+        TypeError,
+        "dloss",
+        "'1'",
+    ),
+    "linear_cross_entropy needs": (
+        lambda: F.linear_cross_entropy_backward(
+            1.0, F.linear_cross_entropy_forward(X, W, np.zeros(3, int))[1], needs=("targets",)
+        ),
+        ValueError,
+        "needs",
+        "targets",
+    ),
     "ignore_index": (
         lambda: F.cross_entropy(W, IDS, ignore_index=10**30),
         ValueError,

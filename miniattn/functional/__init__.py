@@ -65,6 +65,12 @@ if TYPE_CHECKING:  # imported at their first use, and Numba with them
         linear_backward,
         linear_forward,
     )
+    from miniattn.functional._linear_loss import (
+        LinearCrossEntropyContext,
+        linear_cross_entropy,
+        linear_cross_entropy_backward,
+        linear_cross_entropy_forward,
+    )
     from miniattn.functional._loss import (
         CrossEntropyContext,
         MseContext,
@@ -140,6 +146,7 @@ __all__ = [
     "LayerNormContext",
     "LayerNormGrads",
     "LinearContext",
+    "LinearCrossEntropyContext",
     "LinearGrads",
     "LogSoftmaxContext",
     "LogsumexpContext",
@@ -185,6 +192,9 @@ __all__ = [
     "layer_norm_forward",
     "linear",
     "linear_backward",
+    "linear_cross_entropy",
+    "linear_cross_entropy_backward",
+    "linear_cross_entropy_forward",
     "linear_forward",
     "log_softmax",
     "log_softmax_backward",
@@ -230,6 +240,7 @@ _HOMES = (
     "_attention",
     "_batch_norm",
     "_linear",
+    "_linear_loss",
     "_loss",
     "_weighted_loss",
     "_merge",

@@ -95,7 +95,7 @@ def linears_forward(
     """Return what `linear_forward` does for each of several weights, from one launch."""
     x = _checks.float_array("x", x)
     _checks.shape("x", x, "..., E")
-    checked = [_weights(x, *given) for given in zip(weights, biases, strict=True)]
+    checked = [checked_parameters(x, *given) for given in zip(weights, biases, strict=True)]
     x_rows = rows(x)
     if len(x_rows) > kernel_linear.FEW:
         ys = products(*(Sum(((x_rows, weight.T),), bias) for weight, bias in checked))
@@ -154,7 +154,7 @@ def linears_backward(
     return dx, grads
 
 
-def _weights(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
+def checked_parameters(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
     """Return the weight and the bias of a linear map of ``x``, checked."""
     weight = _checks.float_array("weight", weight)
     bias = None if bias is None else _checks.float_array("bias", bias)

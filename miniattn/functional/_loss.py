@@ -135,7 +135,7 @@ def cross_entropy_forward(
             )
     ignore_index = _checks.integer("ignore_index", ignore_index)
     label_smoothing = _checks.share("label_smoothing", label_smoothing)
-    counted = 0 if soft else _count_targets(targets, logits.shape[-1], ignore_index)
+    counted = 0 if soft else count_targets(targets, logits.shape[-1], ignore_index)
     if class_weights is not None:
         class_weights = checked_weights(class_weights, logits.shape[-1])
     if soft or class_weights is not None:
@@ -152,11 +152,7 @@ def cross_entropy_forward(
         (logit_rows, target_rows, losses, top, log_sum),
         ignore_index,
     )
-    with np.errstate(over="ignore"):  # infinite where the mean is no number of this dtype
-        mean = np.add.reduce(losses) / max(counted, 1)
-        if mean == np.inf:  # of the sum alone, or of the mean
-            mean = np.add.reduce(losses / max(counted, 1))
-        loss = logits.dtype.type(mean)
+    loss = mean_of(losses, counted, logits.dtype)
     ctx = CrossEntropyContext(logits, targets, top, log_sum, counted, ignore_index, label_smoothing)
     return loss, ctx
 
@@ -166,9 +162,9 @@ def cross_entropy_backward(
 ) -> Array:
     """Return ``dlogits`` = (softmax(logits) − t) · dloss / counted, 0 in rows that do not count."""
     if isinstance(ctx, WeightedCrossEntropyContext):
-        return weighted_backward(_scalar("dloss", dloss), ctx)
+        return weighted_backward(checked_scalar("dloss", dloss), ctx)
     ctx = _checks.context(ctx, CrossEntropyContext)
-    scale = _scalar("dloss", dloss) / max(ctx.counted, 1)
+    scale = checked_scalar("dloss", dloss) / max(ctx.counted, 1)
     _, high, low = slopes(1.0, ctx.logits.dtype)
     logit_rows = rows(ctx.logits)
     dlogits = empty(ctx.logits.shape, ctx.logits.dtype)
@@ -176,7 +172,7 @@ def cross_entropy_backward(
     run_rows(
         kernels.cross_entropy_backward,
         logit_rows,
-        (high, low, ctx.label_smoothing, scale),
+        (high, low, ctx.label_smoothing, scale, float(ctx.logits.shape[-1])),
         (logit_rows, target_rows, dlogits, ctx.top, ctx.log_sum),
         ctx.ignore_index,
     )
@@ -246,7 +242,7 @@ def mse_backward(dloss: float, ctx: MseContext) -> Array:
     difference, unit = _checks.context(ctx, MseContext)
     number = difference.dtype.type
     # Twice or four times: a shift of the exponent, made last because the factor may be huge.
-    factor, power = math.frexp(_scalar("dloss", dloss) / max(difference.size, 1))
+    factor, power = math.frexp(checked_scalar("dloss", dloss) / max(difference.size, 1))
     if abs(power) < 100:
         return np.asarray(difference * number(math.ldexp(factor, power) * 2.0 * unit))
     with np.errstate(over="ignore", under="ignore"):
@@ -261,7 +257,17 @@ def _mean_of_squares(x: Array) -> float:
     return float(np.square(x / largest).mean(dtype=np.float64)) * largest * largest
 
 
-def _count_targets(targets: Array, classes: int, ignore_index: int) -> int:
+def mean_of(losses: Array, counted: int, dtype: np.dtype[np.floating]) -> np.floating:
+    """Return the mean of row losses over those that count, added up in float64 and in order."""
+    with np.errstate(over="ignore"):  # infinite where the mean is no number of this dtype
+        mean = np.add.reduce(losses) / max(counted, 1)
+        if mean == np.inf:  # of the sum alone, or of the mean
+            mean = np.add.reduce(losses / max(counted, 1))
+        loss: np.floating = dtype.type(mean)
+        return loss
+
+
+def count_targets(targets: Array, classes: int, ignore_index: int) -> int:
     """Return how many rows count; raise ValueError for a target that is no class."""
     if targets.size == 0:
         return 0
@@ -281,7 +287,7 @@ def _count_targets(targets: Array, classes: int, ignore_index: int) -> int:
     return int(targets.size - np.count_nonzero(ignored))
 
 
-def _scalar(name: str, value: object) -> float:
+def checked_scalar(name: str, value: object) -> float:
     """Return a finite number; a 0-d array is one too."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]

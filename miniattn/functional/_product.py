@@ -7,6 +7,7 @@ import numpy as np
 
 from miniattn._memory import empty
 from miniattn._typing import Array, Shape
+from miniattn.functional._arrays import kernel_input
 from miniattn.kernels.compile.launch import NO_FACTORS, run
 from miniattn.kernels.compile.queue import Told
 from miniattn.kernels.compile.settings import get_num_threads
@@ -47,7 +48,7 @@ def products(*sums: Sum) -> list[Array]:
         return products(*map(_copied, sums))
     results = [empty(shape, dtype) for shape in plan.shapes]
     spare = empty(plan.spare, dtype)
-    adds = [spare if s.add is None else np.ascontiguousarray(s.add) for s in sums]
+    adds = [spare if s.add is None else kernel_input(s.add) for s in sums]
     whole = *results, *adds, spare
     places = addresses(whole)
     places[-1:-1] = [address_of(x) for x in factors]

@@ -47,6 +47,8 @@ from miniattn.reference._linear import (
 from miniattn.reference._loss import (
     cross_entropy,
     cross_entropy_backward,
+    linear_cross_entropy,
+    linear_cross_entropy_backward,
     mse,
     mse_backward,
 )
@@ -100,6 +102,8 @@ __all__ = [
     "layer_norm_backward",
     "linear",
     "linear_backward",
+    "linear_cross_entropy",
+    "linear_cross_entropy_backward",
     "log_softmax",
     "log_softmax_backward",
     "logsumexp",

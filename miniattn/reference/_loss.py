@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from miniattn.reference._arrays import Array, f64, quiet
+from miniattn.reference._linear import linear, linear_backward
 from miniattn.reference._softmax import log_softmax
 
 
@@ -65,6 +66,42 @@ def _target_distribution(
     q[np.arange(len(q)), targets[counted]] += 1.0 - smoothing
     total = float(np.sum(w[targets[counted]]))
     return logp[counted], w * q, counted, total or 1.0
+
+
+@quiet
+def linear_cross_entropy(
+    x: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> float:
+    """Cross-entropy of x W^T + b."""
+    logits = linear(x, weight, bias)
+    return cross_entropy(
+        logits, targets, ignore_index=ignore_index, label_smoothing=label_smoothing
+    )
+
+
+@quiet
+def linear_cross_entropy_backward(
+    dloss: float,
+    x: ArrayLike,
+    weight: ArrayLike,
+    targets: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> tuple[Array, Array, Array | None]:
+    """The gradient of the logits, taken back through the linear map."""
+    logits = linear(x, weight, bias)
+    dlogits = cross_entropy_backward(
+        dloss, logits, targets, ignore_index=ignore_index, label_smoothing=label_smoothing
+    )
+    return linear_backward(dlogits, x, weight, bias)
 
 
 @quiet

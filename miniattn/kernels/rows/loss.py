@@ -27,6 +27,7 @@ from miniattn.kernels.rows.softmax_rows import logarithms, tops_and_sums, weight
 from miniattn.kernels.rows.writing import each, fill, one
 
 IGNORED = REST  # the place of ``ignore_index`` among the sizes
+_NOWHERE = 2.0**22  # past every place in a group of rows
 
 
 @rows_task
@@ -82,21 +83,38 @@ def _mean_above(x, n, m):
 
 
 @rows_task
+def tops_and_totals(rows):
+    """Fill top (R,) and total (R,), ``Σ_j exp(x_j − top)``; operands x, top, total.
+
+    Factors high, low. For the columns of a wider matrix: such numbers of several runs of columns
+    can be put together.
+    """
+    high, low = rows.factors[0], rows.factors[1]
+    top, total = column(rows, 1), column(rows, 2)
+    tops_and_sums(matrix(rows, 0), rows.m, rows.n, high, low, rows.table, top, total)
+
+
+@rows_task
 def cross_entropy_backward(rows):
-    """Fill dx (R, N); operands x, targets, dx, top, log_sum; factors high, low, ε, scale."""
+    """Fill dx (R, n); operands x, targets, dx, top, log_sum; factors high, low, ε, scale, N.
+
+    x may be some of N columns, of whose rows top and log_sum are: a target outside [0, n) is then
+    in another column.
+    """
     n, table, high, low = rows.n, rows.table, rows.factors[0], rows.factors[1]
-    smoothing, scale = rows.factors[2], rows.factors[3]
+    smoothing, scale, classes = rows.factors[2], rows.factors[3], rows.factors[4]
     x, targets, dx = matrix(rows, 0), column_of(rows, 1, np.int64), matrix(rows, 2)
     top, log_sum, ignore_index = column(rows, 3), column(rows, 4), rows.sizes[IGNORED]
-    certain, even = (1 - smoothing) * scale, smoothing / n * scale
+    certain, even = (1 - smoothing) * scale, smoothing / classes * scale
     if is_narrow(x, n):
         places = registers(1, x)
         for r in range(0, rows.m, lanes(x)):
             i, k = r * n, min(lanes(x), rows.m - r)
             for a in range(k):
                 t = targets[r + a]
+                place = a * n + t if 0 <= t < n else _NOWHERE
                 counts = t != ignore_index and log_sum[r + a] != -np.inf
-                places[a] = a * n + t if counts else -1
+                places[a] = place if counts else -1
             m, log_s = load_first(top + r, k), load_first(log_sum + r, k)
             softmax = table, x + i, m, log_s, high, low
             operands = softmax, scale, even, certain, load(places)
