@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +14,7 @@ from miniattn._typing import Array
 from miniattn.data import Batch, Dataset
 from miniattn.distributed._comm import Comm, agree, broadcast, checked, gather
 from miniattn.distributed._sums import GradientSums
-from miniattn.training import _saving
+from miniattn.training import _batches, _saving
 
 if TYPE_CHECKING:
     from miniattn.nn import Module
@@ -96,7 +94,7 @@ class Parallel:
         # Counts may be sums of weights: added up as if exactly, in whatever order ranks have them.
         everyone = gather(self.comm, [count for piece in counts for count in piece])
         total = math.fsum(count for own in everyone for count in own) or 1
-        seed = seed_of(trainer._drawn_from)
+        seed = trainer._order.seed()
         trainer.model.zero_grad()
         self._sums.begin()
         self._fine = True
@@ -108,7 +106,9 @@ class Parallel:
                 last = n == self.own[-1] and a == len(step) - 1
                 rng = np.random.default_rng([seed, trainer.step, a, n, self.part])
                 goes_on = functools.partial(self._goes_on, last)
-                losses.append(trainer._forward_backward(batch, count / total, rng, goes_on))
+                losses.append(
+                    _batches.forward_backward(trainer, batch, count / total, rng, goes_on)
+                )
             if n != self.own[-1]:
                 self._sums.add()
         tokens = sum(b.num_tokens for piece in batches for b in piece if b is not None)
@@ -145,8 +145,10 @@ class Parallel:
     def measured(
         self, trainer: Trainer, dataset: Dataset, parts: Sequence[Array]
     ) -> list[tuple[float, dict[str, float]]]:
-        """Return what `Trainer._measure` says of each part of a dataset; they are dealt out."""
-        own = [trainer._measure(dataset, part) for part in parts[self.group :: self.groups]]
+        """Return what `_batches.measure` says of each part of a dataset; they are dealt out."""
+        own = [
+            _batches.measure(trainer, dataset, part) for part in parts[self.group :: self.groups]
+        ]
         everyone = gather(self.comm, (self.group, own))
         return [
             dealt[n // self.groups]
@@ -159,16 +161,21 @@ class Parallel:
         """Return piece ``n`` of a batch, None where there are fewer examples than pieces."""
         size = len(part)
         taken = part[n * size // self.pieces : (n + 1) * size // self.pieces]
-        return trainer._batch(train, taken) if len(taken) else None
+        return _batches.made(trainer, train, taken) if len(taken) else None
 
 
-def check_all_have(model: Module, comm: object) -> None:
-    """Raise where a model is spread over ranks, and its trainer is not."""
-    if comm is None and _ranks_of(model) is not None:
+def parallel(trainer: Trainer, comm: object, pieces: int | None) -> Parallel | None:
+    """Return what a trainer is among others, None where it is alone, which its model may not be."""
+    if comm is not None:
+        return Parallel(trainer, comm, pieces)
+    if pieces is not None:
+        raise ValueError(f"pieces: expected None without comm, got {pieces}")
+    if _ranks_of(trainer.model) is not None:
         raise ValueError(
             "comm: expected a communicator for a model whose ranks share each sequence, got None: "
             "its gradients are sums over all of them"
         )
+    return None
 
 
 def _ranks_of(model: Module) -> Ranks | None:
@@ -178,15 +185,6 @@ def _ranks_of(model: Module) -> Ranks | None:
     if any(other.comm is not found[0].comm or other.split != found[0].split for other in found):
         raise ValueError("model: expected one comm and one split for all its layers, got several")
     return found[0] if found else None
-
-
-def seed_of(drawn_from: dict[str, Any] | None) -> int:
-    """Return a number that depends on the state from which an epoch's order was drawn.
-
-    Nothing is drawn for it: without dropout, the order of the next epoch is that of one process.
-    """
-    words = json.dumps(drawn_from).encode()
-    return int.from_bytes(hashlib.sha256(words).digest()[:8], "little")
 
 
 def _count(trainer: Trainer, batch: Batch | None) -> float:

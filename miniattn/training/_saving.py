@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from miniattn import _checks
+from miniattn import _checks, checkpoint
 from miniattn._typing import Array
-from miniattn.checkpoint import Checkpoint, HasState
-from miniattn.training._callbacks import Callback
+from miniattn.checkpoint import Checkpoint, CheckpointError, HasState
+from miniattn.training._callbacks import Callback, PathLike
 
 if TYPE_CHECKING:
     from miniattn.training._trainer import Trainer
@@ -28,13 +29,41 @@ def state_of(trainer: Trainer) -> Checkpoint:
     metadata = {
         "step": trainer.step,
         "epoch": trainer.epoch,
-        "at": trainer._at,
-        "examples": len(trainer._order),
-        "drawn_from": trainer._drawn_from,
+        "at": trainer._order.at,
+        "examples": len(trainer._order.examples),
+        "drawn_from": trainer._order.drawn_from,
         "rng": rng_state(trainer.rng),
         "callbacks": {key: bool(c.state_dict()) for key, c in callbacks.items()},
     }
     return Checkpoint(arrays, {"trainer": metadata})
+
+
+def load(trainer: Trainer, path: PathLike) -> str:
+    """Give a trainer what is in a file, all or (on any error) nothing; return `differences`."""
+    loaded, before = checkpoint.read(path, verify=True, dtype=None), state_of(trainer)
+    try:
+        if loaded.architecture is not None:
+            trainer.model.check_architecture(loaded.architecture)
+        restore(trainer, loaded.arrays, loaded.metadata)
+    except BaseException as error:  # MemoryError and Ctrl-C too
+        restore(trainer, before.arrays, before.metadata)
+        if isinstance(error, ValueError | TypeError | KeyError | OverflowError):
+            raise CheckpointError(f"{path}: {error}") from error
+        raise
+    return differences(trainer, loaded.arrays, loaded.metadata["trainer"])
+
+
+@contextmanager
+def held(trainer: Trainer) -> Iterator[None]:
+    """Put off what callbacks save until all of them have been called."""
+    trainer._held = {}
+    try:
+        yield
+        paths = list(trainer._held)
+    finally:
+        trainer._held = None
+    for path in paths:
+        trainer.save(path)
 
 
 def restore(trainer: Trainer, arrays: dict[str, Array], metadata: Any) -> None:
@@ -54,9 +83,9 @@ def restore(trainer: Trainer, arrays: dict[str, Array], metadata: Any) -> None:
         except (ValueError, KeyError) as error:
             raise ValueError(f"{part}: {error}") from error
     trainer.rng.bit_generator.state = state["rng"]
-    trainer.step, trainer.epoch, trainer._at = state["step"], state["epoch"], state["at"]
-    trainer._order = np.zeros(state["examples"], np.int64)  # `fit` draws it again
-    trainer._drawn_from = state["drawn_from"]
+    trainer.step, trainer.epoch, trainer._order.at = state["step"], state["epoch"], state["at"]
+    trainer._order.examples = np.zeros(state["examples"], np.int64)  # `fit` draws it again
+    trainer._order.drawn_from = state["drawn_from"]
 
 
 def differences(trainer: Trainer, arrays: Mapping[str, Array], state: Mapping[str, Any]) -> str:

@@ -5,36 +5,33 @@ goes on (parameters, optimiser state, random generator, place in the data) is in
 `Trainer.save`, so that a loaded trainer goes on bit for bit as the saved one would have.
 """
 
-import inspect
 import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any
 
 import numpy as np
 
 from miniattn import _checks, checkpoint
 from miniattn._disk import check_writable
 from miniattn._typing import Array, MaskLike
-from miniattn.checkpoint import Checkpoint, CheckpointError
-from miniattn.data import Batch, Dataset, pad, shuffled, sorted_by_length
+from miniattn.checkpoint import Checkpoint
+from miniattn.data import Dataset, pad, sorted_by_length
 from miniattn.distributed import Comm
 from miniattn.losses import CrossEntropy, Loss
 from miniattn.nn import Module
-from miniattn.optim import Optimizer, clip_grad_norm, constant
-from miniattn.optim._gradients import refuse_infinite
+from miniattn.optim import Optimizer, constant
 from miniattn.optim._schedules import Schedule
-from miniattn.training import _saving
+from miniattn.training import _batches, _saving
 from miniattn.training._augmented import Augment, Augmented
 from miniattn.training._callbacks import Callback, PathLike
 from miniattn.training._history import History
-from miniattn.training._parallel import Parallel, check_all_have, seed_of
+from miniattn.training._order import Order
+from miniattn.training._parallel import parallel
 from miniattn.training._progress import Bar, interrupt_stops
-
-Collate: TypeAlias = Callable[[Sequence[tuple[Any, Any]]], Batch]
 
 
 class Trainer:
@@ -126,7 +123,7 @@ class Trainer:
         loss: Loss | None = None,
         rng: np.random.Generator | None = None,
         batch_size: int = 32,
-        collate: Collate = pad,
+        collate: _batches.Collate = pad,
         pool: int = 0,
         accumulate: int = 1,
         clip_norm: float | None = None,
@@ -154,13 +151,8 @@ class Trainer:
         self.callbacks = tuple(_checks.sequence("callbacks", callbacks, "callbacks"))
         self.progress = _checks.flag("progress", progress)
         self.augment = None if augment is None else _checks.function("augment", augment)
-        given = {"mask": mask, "bias": bias}
-        self._options = {name: x for name, x in given.items() if x is not None}
-        self._check_options()
-        if comm is None and pieces is not None:
-            raise ValueError(f"pieces: expected None without comm, got {pieces}")
-        check_all_have(self.model, comm)
-        self._parallel = None if comm is None else Parallel(self, comm, pieces)
+        self._options = _batches.options(self.model, mask=mask, bias=bias)
+        self._parallel = parallel(self, comm, pieces)
 
         self.step = 0
         self.epoch = 0
@@ -168,12 +160,7 @@ class Trainer:
         self.stopped = ""
         self._bar = Bar(disable=True)
         self._held: dict[str, None] | None = None  # where callbacks want to save, in their order
-        # The present pass over the data. Its order is not saved but drawn again, from the state
-        # that the generator had when it was drawn.
-        self._order = np.empty(0, np.int64)
-        self._at = 0
-        self._drawn_from: dict[str, Any] | None = None
-        self._lengths: Array | None = None
+        self._order = Order()
 
     def __repr__(self) -> str:
         names = f"{type(self.model).__name__}, {type(self.optimizer).__name__}"
@@ -239,38 +226,41 @@ class Trainer:
         Going on in the middle of an epoch needs the same examples in the same order. If their
         number has changed, a new epoch begins.
         """
-        _check_dataset("train", train)
+        _batches.check_dataset("train", train)
         for name, every in (("evaluate_every", evaluate_every), ("save_every", save_every)):
             if every is not None:
                 _checks.integer(name, every, least=1)
-        for name, one in _by_name(valid).items():
-            self._check_valid(f"valid[{name!r}]" if name else "valid", one)
+        apart = _batches.by_name(valid)
+        for name, one in apart.items():
+            _batches.check_valid(self, f"valid[{name!r}]" if name else "valid", one)
         if save_to is not None and self.is_main:
             check_writable("save_to", save_to)
         if self._parallel is not None:
             given = {"epochs": epochs, "steps": steps, "evaluate_every": evaluate_every}
-            sizes = {"train": len(train), "valid": [len(one) for one in _by_name(valid).values()]}
+            sizes = {"train": len(train), "valid": [len(one) for one in apart.values()]}
             self._parallel.begin(self, {**given, **sizes, "save_every": save_every})
-        self._take_up(train)
-        last_step = self._last_step(len(train), epochs, steps)
+        self._order.take_up(self, train)
+        last_step = self._order.last_step(self, epochs, steps)
         self.stopped = ""
 
-        with interrupt_stops(self), self._progress_bar(last_step):
-            with self._saves_held():
+        shown = self.progress and self.is_main
+        self._bar = Bar(total=last_step, initial=self.step, disable=not shown)
+        with interrupt_stops(self), closing(self._bar):
+            with _saving.held(self):
                 self._call("on_start")
             while self.step < last_step and not self._is_stopped():
-                step, epoch_ended = self._next_examples()
+                step, epoch_ended = self._order.next_step(self)
                 self._update(train, step)
                 self.epoch += epoch_ended
-                with self._saves_held():
+                with _saving.held(self):
                     self._call("on_step")
                     if valid is not None and self._is_due(evaluate_every, epoch_ended):
-                        self._evaluate_in_training(valid)
+                        self._evaluate_in_training(apart)
                     if epoch_ended:
                         self._call("on_epoch")
                 if save_to is not None and self._is_due(save_every, epoch_ended):
                     self.save(save_to)
-            with self._saves_held():
+            with _saving.held(self):
                 self._call("on_end")
         if save_to is not None:
             self.save(save_to)
@@ -282,9 +272,9 @@ class Trainer:
         """Make one step: the gradient of the mean over all targets that count, and an update."""
         started = time.perf_counter()
         if self.augment is not None:
-            train = Augmented(train, self.augment, seed_of(self._drawn_from))
+            train = Augmented(train, self.augment, self._order.seed())
         if self._parallel is None:
-            loss, tokens = self._gradient(train, step)
+            loss, tokens = _batches.gradient(self, train, step)
         else:
             loss, tokens = self._parallel.gradient(self, train, step)
         if not math.isfinite(loss):
@@ -293,54 +283,10 @@ class Trainer:
                 f"step {self.step}; the model is as it was before"
             )
 
-        factor = self.schedule(self.step)
-        measured = {"loss": loss, "lr": factor * self.optimizer.lr}
-        try:
-            # Here, although the optimiser refuses it too: by the model's names, and before the
-            # gradient is clipped.
-            refuse_infinite(dict(self.model.named_parameters()))
-            if self.clip_norm is not None:
-                measured["grad_norm"] = clip_grad_norm(self.model.parameters(), self.clip_norm)
-            self.optimizer.step(factor)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{error} (in step {self.step})") from None
+        measured = _batches.moved(self)
         self.step += 1
-        self.history.add(self.step, measured)
+        self.history.add(self.step, {"loss": loss, **measured})
         self._bar.show_step(loss, tokens, time.perf_counter() - started)
-
-    def _gradient(self, train: Dataset, step: Sequence[Array]) -> tuple[float, int]:
-        """Give every parameter the gradient of a step; return the loss and the tokens.
-
-        ``step`` has, for each batch, the numbers of its examples.
-        """
-        step_batches = [self._batch(train, part) for part in step]
-        counts = [self.loss.count(batch.targets) for batch in step_batches]
-        loss = 0.0
-        self.model.zero_grad()
-        for batch, count in zip(step_batches, counts, strict=True):
-            loss += self._forward_backward(batch, count / (sum(counts) or 1), self.rng)
-            if not math.isfinite(loss):
-                break
-        return loss, sum(batch.num_tokens for batch in step_batches)
-
-    def _forward_backward(
-        self,
-        batch: Batch,
-        share: float,
-        rng: np.random.Generator,
-        goes_on: Callable[[float], bool] = math.isfinite,
-    ) -> float:
-        """Add the gradient of a batch, weighted; return its weighted loss.
-
-        There is no backward where ``goes_on`` says so of the loss: if it is not finite.
-        """
-        self._check_keywords(batch)
-        keywords = {**self._options, **batch.keywords}
-        outputs, ctx = self.model.forward(*batch.inputs, **keywords, rng=rng)
-        loss, loss_ctx = self.loss.forward(outputs, batch.targets)
-        if goes_on(loss):
-            self.model.backward(self.loss.backward(share, loss_ctx), ctx)
-        return share * loss
 
     def evaluate(self, dataset: Dataset, *, batch_size: int | None = None) -> dict[str, float]:
         """Return the mean loss over a dataset, and the further metrics of the loss.
@@ -358,36 +304,22 @@ class Trainer:
             dropout; nothing in the trainer changes. With ``comm``, every rank calls it and does its
             share of the batches.
         """
-        _check_dataset("dataset", dataset)
+        _batches.check_dataset("dataset", dataset)
         if batch_size is None:
             batch_size = self.batch_size
         _checks.integer("batch_size", batch_size, least=1)
         order, _ = sorted_by_length(dataset)
         parts = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
         if self._parallel is None:
-            measured = [self._measure(dataset, part) for part in parts]
+            measured = [_batches.measure(self, dataset, part) for part in parts]
         else:
             measured = self._parallel.measured(self, dataset, parts)
-        sums: dict[str, float] = {}
-        for count, means in measured:
-            for name, mean in means.items():
-                sums[name] = sums.get(name, 0.0) + count * mean
-        total = sum(count for count, _ in measured) or 1
-        return {name: value / total for name, value in sums.items()}
+        return _batches.means(measured)
 
-    def _measure(self, dataset: Dataset, part: Array) -> tuple[float, dict[str, float]]:
-        """Return what the targets of some examples count, and the means over them."""
-        batch = self._batch(dataset, part)
-        self._check_keywords(batch)
-        outputs = self.model(*batch.inputs, **self._options, **batch.keywords)
-        loss, _ = self.loss.forward(outputs, batch.targets)
-        means = {"loss": loss, **self.loss.metrics(outputs, batch.targets)}
-        return self.loss.count(batch.targets), means
-
-    def _evaluate_in_training(self, valid: Dataset | Mapping[str, Dataset]) -> None:
+    def _evaluate_in_training(self, valid: Mapping[str, Dataset]) -> None:
         self._call("before_evaluation")
         result: dict[str, float] = {}
-        for name, one in _by_name(valid).items():
+        for name, one in valid.items():
             measured = self.evaluate(one)
             result |= {f"{name}_{key}" if name else key: x for key, x in measured.items()}
         self.history.add(self.step, {f"valid_{name}": value for name, value in result.items()})
@@ -443,98 +375,13 @@ class Trainer:
         CheckpointError
             If the file is damaged or does not fit; the message lists what does not.
         """
-        loaded, before = checkpoint.read(path, verify=True, dtype=None), self._state()
-        try:
-            if loaded.architecture is not None:
-                self.model.check_architecture(loaded.architecture)
-            _saving.restore(self, loaded.arrays, loaded.metadata)
-        except BaseException as error:  # MemoryError and Ctrl-C too
-            _saving.restore(self, before.arrays, before.metadata)
-            if isinstance(error, ValueError | TypeError | KeyError | OverflowError):
-                raise CheckpointError(f"{path}: {error}") from error
-            raise
-        if words := _saving.differences(self, loaded.arrays, loaded.metadata["trainer"]):
+        if words := _saving.load(self, path):
             warnings.warn(f"{path}: {words}", stacklevel=2)
 
     def _state(self) -> Checkpoint:
         return _saving.state_of(self)
 
-    # -- the order of the examples ---------------------------------------------------------------
-
-    def _take_up(self, train: Dataset) -> None:
-        """Go on within the epoch that was begun, or prepare for a new one."""
-        self._lengths = sorted_by_length(train)[1] if self.pool else None
-        if len(self._order) != len(train) or self._drawn_from is None:
-            self._order = np.zeros(len(train), np.int64)
-            self._at = len(train)
-        else:
-            self._order = self._draw_order(_saving.generator_in(self._drawn_from, self.rng))
-
-    def _next_examples(self) -> tuple[list[Array], bool]:
-        """Return which examples each batch of the next step has, and whether they end the epoch."""
-        if self._at == len(self._order):
-            self._drawn_from = _saving.rng_state(self.rng)
-            self._order = self._draw_order(self.rng)
-            self._at = 0
-        taken = self._order[self._at :][: self.accumulate * self.batch_size]
-        self._at += len(taken)
-        parts = [taken[at : at + self.batch_size] for at in range(0, len(taken), self.batch_size)]
-        return parts, self._at == len(self._order)
-
-    def _draw_order(self, rng: np.random.Generator) -> Array:
-        return shuffled(
-            len(self._order), self.batch_size, rng, lengths=self._lengths, pool=self.pool
-        )
-
-    def _last_step(self, size: int, epochs: int | None, steps: int | None) -> int:
-        if (epochs is None) == (steps is None):
-            raise ValueError(f"epochs, steps: expected exactly one, got {epochs} and {steps}")
-        if steps is not None:
-            return _checks.integer("steps", steps, least=0)
-        left = _checks.integer("epochs", epochs, least=0) - self.epoch
-        a_step = self.accumulate * self.batch_size
-        steps_left_in_epoch = -(-(size - self._at % size) // a_step)
-        return self.step + (
-            steps_left_in_epoch + (left - 1) * -(-size // a_step) if left > 0 else 0
-        )
-
     # -- small helpers -------------------------------------------------------------------------
-
-    def _check_valid(self, name: str, valid: Dataset) -> None:
-        """Raise now what the first evaluation, many steps from now, would raise."""
-        _check_dataset(name, valid)
-        try:
-            self._check_keywords(self.collate([valid[0]]))
-        except (TypeError, ValueError, LookupError) as error:
-            raise type(error)(
-                f"{name}: expected one dataset of examples (x, y): {error}"
-            ) from error
-
-    def _check_options(self) -> None:
-        """Raise where a mask or a bias is given for a model that takes none."""
-        taken = inspect.signature(self.model.forward).parameters
-        for name in self._options:
-            if name not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
-                raise TypeError(
-                    f"{name}: expected None, because {type(self.model).__name__}.forward takes "
-                    f"{', '.join(taken)}"
-                )
-
-    def _check_keywords(self, batch: Batch) -> None:
-        """Raise where ``collate`` tells the model what it does not take, such as lengths."""
-        taken = inspect.signature(self.model.forward).parameters
-        for name in batch.keywords:
-            if name not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
-                raise TypeError(
-                    f"collate: expected keywords that {type(self.model).__name__}.forward takes "
-                    f"({', '.join(taken)}), got {name!r}; data.stack gives none, and "
-                    "partial(pad, lengths=(None,)) pads without"
-                )
-
-    def _batch(self, dataset: Dataset, part: Array) -> Batch:
-        """Return what a model is given of some examples: of each, its own part of the sequence."""
-        batch = self.collate([dataset[int(i)] for i in part])
-        return batch if self._parallel is None else self._parallel.own_part(batch)
 
     def _is_stopped(self) -> bool:
         """Return whether there is a reason to stop; where there is one on any rank, all do."""
@@ -548,45 +395,3 @@ class Trainer:
     def _call(self, event: str, *arguments: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self, *arguments)
-
-    @contextmanager
-    def _saves_held(self) -> Iterator[None]:
-        """Put off what callbacks save until all of them have been called."""
-        self._held = {}
-        try:
-            yield
-            paths = list(self._held)
-        finally:
-            self._held = None
-        for path in paths:
-            self.save(path)
-
-    @contextmanager
-    def _progress_bar(self, last_step: int) -> Iterator[None]:
-        self._bar = Bar(
-            total=last_step, initial=self.step, disable=not (self.progress and self.is_main)
-        )
-        try:
-            yield
-        finally:
-            self._bar.close()
-
-
-def _by_name(valid: Dataset | Mapping[str, Dataset] | None) -> Mapping[str, Dataset]:
-    """Return validation sets by name; one that was given alone has none."""
-    if valid is None:
-        return {}
-    if not isinstance(valid, Mapping):
-        return {"": valid}
-    if wrong := [name for name in valid if not isinstance(name, str) or not name.isidentifier()]:
-        raise ValueError(f"valid: expected names that are identifiers, got {wrong[0]!r}")
-    return valid
-
-
-def _check_dataset(name: str, dataset: Any) -> None:
-    sequence = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
-    if not sequence or isinstance(dataset, Mapping):
-        kind = type(dataset).__name__
-        raise TypeError(f"{name}: expected a sequence of examples (x, y), got a {kind}")
-    if len(dataset) == 0:
-        raise ValueError(f"{name}: expected at least one example, got none")
