@@ -4,6 +4,9 @@ That they are the same for any number of threads, with and without the weights, 
 test_semantics.py.
 """
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -136,3 +139,13 @@ def test_linear_of_any_layout(rng, rows, dtype):
     same(run(np.asfortranarray), plain)
     same(run(lambda a: np.repeat(a, 2, axis=1)[:, ::2]), plain)
     same(run(lambda a: a[::-1].copy()[::-1]), plain)
+
+
+@pytest.mark.parametrize("T", [17, 100])
+def test_lse_is_rounded_once(rng, T):
+    """m / sqrt(D) + log l, with l = 2: two keys that are one."""
+    q, k = rng.standard_normal((T, 3)), np.repeat(rng.standard_normal((1, 3)), 2, axis=0)
+    _, ctx = F.attention_forward(q, k, k)
+    m, scale = ctx.stats[0].ravel(), Fraction(1 / math.sqrt(3))
+    exact = [float(Fraction(top) * scale + Fraction(math.log(2))) for top in m.tolist()]
+    same([ctx.lse], [exact])

@@ -223,7 +223,7 @@ def write_stats(problem, operands, run, top, total):
         natural = peak * problem.measure
         store_doubles(tops + i, peak, left)
         store_doubles(log_sums + i, log_sum * LOG2_E, left)
-        store_doubles(lse + i, natural + log_sum, left)
+        store_doubles(lse + i, fma(peak, problem.measure, log_sum), left)
         near = (absolute(natural) <= LIMIT) | ~seen
         beyond = beyond or any_true(~near)
     if beyond:
