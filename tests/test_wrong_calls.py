@@ -708,6 +708,30 @@ WRONG = {
         "lambda_init",
         "2.0",
     ),
+    "talking heads with a normalizer": (
+        lambda: nn.TalkingHeadsAttention(8, 2, normalizer="sparsemax"),
+        ValueError,
+        "normalizer",
+        "'sparsemax'",
+    ),
+    "a memory with a normalizer": (
+        lambda: nn.MemoryAttention(8, 2, normalizer="sigmoid"),
+        ValueError,
+        "normalizer",
+        "'sigmoid'",
+    ),
+    "a layer's sink under sigmoid": (
+        lambda: nn.MultiHeadAttention(8, 2, normalizer="sigmoid", sink=True),
+        ValueError,
+        "sink",
+        "True",
+    ),
+    "a layer's normalizer": (
+        lambda: nn.MultiHeadAttention(8, 2, normalizer="relu"),
+        ValueError,
+        "normalizer",
+        "'relu'",
+    ),
     "talking heads with a softcap": (
         lambda: nn.TalkingHeadsAttention(8, 2, softcap=3.0),
         ValueError,

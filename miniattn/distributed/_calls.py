@@ -51,6 +51,11 @@ def shared(
     what: str, q: Array, k: Array, v: Array, comm: Comm, options: AttentionOptions
 ) -> Shared:
     """Check the arguments of a call of ``what``, and that all ranks mean the same."""
+    if (normalizer := options.get("normalizer", "softmax")) != "softmax":
+        raise ValueError(
+            "normalizer: expected 'softmax', whose parts are merged by their log-sum-exps, got "
+            f"{normalizer!r}"
+        )
     if unknown := options.keys() - AttentionOptions.__annotations__.keys():
         known = list(AttentionOptions.__annotations__)
         raise TypeError(f"{what}: expected options of {known}, got {sorted(unknown)}")

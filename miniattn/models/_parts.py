@@ -148,6 +148,7 @@ class LayerOptions(TypedDict, total=False):
     scale: float | None
     score: Score | nn.LearnedScore | None
     sink: bool
+    normalizer: Literal["softmax", "sigmoid", "sparsemax", "entmax15"]
     qk_norm: Literal["head", "full"] | None
     qk_norm_eps: float
     gate: Literal["head", "full"] | None

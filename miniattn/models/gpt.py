@@ -78,8 +78,8 @@ class GPT(nn.Module):
     dtype : float32 or float64
     **layers
         More options of the layers, as in `nn.TransformerEncoder`: norm_eps, rotary (with
-        ``positions=None``), head_dim, scale, score, sink, qk_norm, qk_norm_eps, gate, attention,
-        attn_bias, sandwich, parallel, value_residual, by_layer.
+        ``positions=None``), head_dim, scale, score, sink, normalizer, qk_norm, qk_norm_eps, gate,
+        attention, attn_bias, sandwich, parallel, value_residual, by_layer.
 
     Notes
     -----

@@ -83,7 +83,8 @@ class TransformerDecoderLayer(ResidualLayer):
         As in `TransformerEncoderLayer`.
     **options
         Those of the self-attention, as in `TransformerEncoderLayer`; ``num_kv_heads``,
-        ``head_dim``, ``scale``, ``attn_bias`` and ``softcap`` go to the cross-attention too.
+        ``head_dim``, ``scale``, ``attn_bias``, ``softcap`` and ``normalizer`` go to the
+        cross-attention too.
 
     References
     ----------
@@ -132,7 +133,7 @@ class TransformerDecoderLayer(ResidualLayer):
             embed_dim, num_heads, bias=bias, dropout=attn_dropout, rng=rng, dtype=dtype, **options
         )
         self.norm2 = norm_layer(norm, embed_dim, eps=norm_eps, bias=bias, dtype=dtype)
-        both = ("num_kv_heads", "head_dim", "scale", "softcap", "attn_bias")
+        both = ("num_kv_heads", "head_dim", "scale", "softcap", "normalizer", "attn_bias")
         shared: dict[str, Any] = {name: x for name, x in options.items() if name in both}
         self.cross_attn: Any = attention_layer(
             embed_dim,

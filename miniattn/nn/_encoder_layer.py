@@ -104,9 +104,10 @@ class TransformerEncoderLayer(ResidualLayer):
     dtype : float32 or float64
     **options
         Those of `MultiHeadAttention`: num_kv_heads, head_dim, rotary, alibi, window, sinks,
-        softcap, scale, qk_norm, qk_norm_eps, gate, value_residual; ``attn_bias`` for its bias where
-        that is not ``bias``. ``attention`` is "softmax", "differential" (`DifferentialAttention`,
-        with lambda_init), "talking_heads" (`TalkingHeadsAttention`) or "memory"
+        softcap, normalizer, scale, qk_norm, qk_norm_eps, gate, value_residual; ``attn_bias`` for
+        its bias where that is not ``bias``. ``attention`` is "softmax", "differential"
+        (`DifferentialAttention`, with lambda_init), "talking_heads" (`TalkingHeadsAttention`) or
+        "memory"
         (`MemoryAttention`, with slots).
 
     References

@@ -61,7 +61,7 @@ ATTRIBUTES: dict[type[Module], frozenset[str]] = {
     MultiHeadAttention: frozenset(
         {
             *("num_heads", "num_kv_heads", "head_dim", "embed_dim", "ranks", "kdim", "vdim"),
-            *("dropout", "softcap", "scale", "window", "sinks", "alibi", "rotary"),
+            *("dropout", "softcap", "normalizer", "scale", "window", "sinks", "alibi", "rotary"),
             *("q_proj", "k_proj", "v_proj", "out_proj", "q_norm", "k_norm", "gate", "mix"),
             *("score", "sink"),
         }
@@ -253,6 +253,8 @@ class _Plan:
 
     def _attention(self, attn: MultiHeadAttention, query: Array, cache: KVCache) -> Array:
         """Note `MultiHeadAttention.forward`."""
+        if attn.normalizer != "softmax":
+            raise _Unknown
         (q, _), (k, _), (v, _) = project(attn._projections(), query, None, None)
         k = k if attn.k_norm is None else attn.k_norm.forward(k)[0]
         q = q if attn.q_norm is None else attn.q_norm.forward(q)[0]

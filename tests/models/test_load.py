@@ -44,6 +44,7 @@ BUILT = {
     "gpt with options": lambda: GPT(
         9, 8, positions=None, rotary=nn.Rotary(dim=2), qk_norm="head", parallel=True, **SMALL
     ),
+    "gpt, sparse": lambda: GPT(9, 8, normalizer="entmax15", **SMALL),
     "translator": lambda: TRANSLATOR(9, **SMALL),
     "translator untied": lambda: TRANSLATOR(9, 7, tied=False, positions="alibi", **SMALL),
     "translator tied, two vocabularies": lambda: TRANSLATOR(9, 7, norm="rms", bias=False, **SMALL),

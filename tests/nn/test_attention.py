@@ -23,6 +23,8 @@ SELF = {
     "grouped": {"num_kv_heads": 2},
     "multi-query": {"num_kv_heads": 1},
     "softcap": {"softcap": 1.5},
+    "sigmoid": {"normalizer": "sigmoid"},
+    "entmax15": {"normalizer": "entmax15", "num_kv_heads": 2, "dropout": 0.2},
     "rotary": {"rotary": nn.Rotary(base=50.0)},
     "interleaved rotary": {"rotary": nn.Rotary(interleaved=True), "num_kv_heads": 2},
     "part of each head turned": {"rotary": nn.Rotary(frequencies=[0.5])},

@@ -99,6 +99,7 @@ def test_replayed_steps_have_the_bits_of_plain_ones(spy, options, prompts):
         {"attention": "memory", "slots": 2},
         {"activation": "quick_gelu"},
         {"scale": 1e-32},
+        {"normalizer": "sparsemax"},
     ],
     ids=str,
 )

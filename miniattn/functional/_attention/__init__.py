@@ -15,6 +15,7 @@ from miniattn.functional._attention.context import (
     is_changed,
     maxima_and_sums,
 )
+from miniattn.functional._attention.inputs import checked_normalizer
 from miniattn.functional._attention.operation import attention_backward, attention_forward
 from miniattn.functional._attention.result import attention
 from miniattn.functional._attention.weights import attention_map, attention_weights, weights_of
@@ -30,6 +31,7 @@ __all__ = [
     "attention_map",
     "attention_weights",
     "check_lse",
+    "checked_normalizer",
     "grads_of",
     "is_changed",
     "maxima_and_sums",

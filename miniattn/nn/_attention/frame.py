@@ -72,6 +72,7 @@ class AttentionFrame(Module):
         window: tuple[int | None, int | None] | None = None,
         sinks: int = 0,
         softcap: float | None = None,
+        normalizer: F._attention.Normalizer = "softmax",
         scale: float | None = None,
         score: Score | LearnedScore | None = None,
         sink: bool = False,
@@ -99,6 +100,12 @@ class AttentionFrame(Module):
         self.vdim = embed_dim if vdim is None else _checks.integer("vdim", vdim, least=1)
         self.dropout = _checks.probability("dropout", dropout)
         self.softcap = None if softcap is None else _checks.positive("softcap", softcap)
+        self.normalizer = F._attention.checked_normalizer(normalizer, None)
+        if comm is not None and normalizer != "softmax":
+            raise ValueError(
+                "normalizer: expected 'softmax' for a layer with comm, whose parts are merged by "
+                f"their log-sum-exps, got {normalizer!r}"
+            )
         self.scale = None if scale is None else _checks.number("scale", scale)
         self.window, self.sinks = checked_window(window), _checks.integer("sinks", sinks, least=0)
         if sinks and window is None:
@@ -129,6 +136,8 @@ class AttentionFrame(Module):
         self.score = checked_score(score, dtype)
         self.sink = None
         if _checks.flag("sink", sink):
+            if normalizer == "sigmoid":
+                raise ValueError("sink: expected False under normalizer='sigmoid', got True")
             self.sink = Parameter(np.zeros(self.num_heads, dtype))
         self._check_scores()
 

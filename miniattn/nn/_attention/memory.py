@@ -56,8 +56,8 @@ class MemoryAttention(MultiHeadAttention):
         M, keys and values of each of the G heads.
     bias, dropout, rng, dtype
     **options
-        As in `MultiHeadAttention`. A ``bias`` of the scores, ``score``, ALiBi and rotary positions
-        are for the sequence alone.
+        As in `MultiHeadAttention`, but for ``normalizer``. A ``bias`` of the scores, ``score``,
+        ALiBi and rotary positions are for the sequence alone.
 
     Attributes
     ----------
@@ -93,6 +93,11 @@ class MemoryAttention(MultiHeadAttention):
     ) -> None:
         rng = _init.generator(rng)
         super().__init__(embed_dim, num_heads, rng=rng, dtype=dtype, **options)
+        if self.normalizer != "softmax":
+            raise ValueError(
+                "normalizer: expected 'softmax' beside a memory, which is merged by log-sum-exps, "
+                f"got {self.normalizer!r}"
+            )
         _checks.integer("slots", slots, least=1)
         shape = self.num_kv_heads, slots, self.head_dim
         self.memory_keys = Parameter(_init.normal(rng, shape, self.head_dim**-0.5, dtype))

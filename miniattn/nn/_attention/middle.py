@@ -19,6 +19,7 @@ class Call(NamedTuple):
     bias: Any
     scale: float | None
     softcap: float | None
+    normalizer: F._attention.Normalizer
     dropout: float
     rng: np.random.Generator | None
     score: Score | None = None
@@ -58,13 +59,4 @@ def attend_back(
 
 def attention_map(ctx: F.AttentionContext) -> Array:
     """Return the weights of the call that made ``ctx``, (B, H, T, S)."""
-    return F.attention_weights(
-        ctx.q,
-        ctx.k,
-        mask=ctx.mask,
-        bias=ctx.bias,
-        scale=ctx.scale,
-        softcap=ctx.softcap,
-        score=ctx.score,
-        sink=ctx.sink,
-    )
+    return F._attention.weights_of(ctx)

@@ -57,6 +57,8 @@ class MultiHeadAttention(AttentionFrame):
         The first ``sinks`` keys stay visible outside the window [4]_.
     softcap : float, optional
         Scores s become c · tanh(s / c).
+    normalizer : {"softmax", "sigmoid", "sparsemax", "entmax15"}
+        What makes weights of scores; see `functional.attention`.
     scale : float, optional
         What q kᵀ is multiplied by, instead of 1 / √D.
     score : Score or LearnedScore, optional
@@ -137,6 +139,7 @@ class MultiHeadAttention(AttentionFrame):
         "window",
         "sinks",
         "softcap",
+        "normalizer",
         "scale",
     )
 
@@ -213,6 +216,7 @@ class MultiHeadAttention(AttentionFrame):
             bias=self._bias(bias, q_at, k_at, q.dtype),
             scale=self.scale,
             softcap=self.softcap,
+            normalizer=self.normalizer,
             dropout=0.0 if rng is None else self.dropout,
             rng=rng,
             score=self._score(q_at, k_at, q.dtype, start),
@@ -285,8 +289,8 @@ class MultiHeadAttention(AttentionFrame):
     def weights(ctx: MultiHeadAttentionContext) -> Array:
         """Return the exact attention map of the call that made ``ctx``, (B, H, T, S).
 
-        Before dropout: each row sums to 1, to less where there is a sink, or is 0 where nothing may
-        be attended to.
+        Before dropout: each row sums to 1, to less where there is a sink (to anything under
+        sigmoid), or is 0 where nothing may be attended to.
         """
         a = _checks.context(ctx, MultiHeadAttentionContext).attention
         if isinstance(a, F.AttentionContext):
@@ -331,6 +335,8 @@ class MultiHeadAttention(AttentionFrame):
             words.append("sink")
         if self.window is not None:
             words.append(f"window={self.window}, sinks={self.sinks}")
+        if self.normalizer != "softmax":
+            words.append(self.normalizer)
         words += [
             f"{name}={value:g}"
             for name, value in (("softcap", self.softcap), ("scale", self.scale))

@@ -9,6 +9,7 @@ from miniattn.nn._attention.ranks import Split
 from miniattn.nn._positions import Rotary
 
 if TYPE_CHECKING:
+    import miniattn.functional as F
     from miniattn.distributed import Comm
     from miniattn.nn._scores import LearnedScore
     from miniattn.scores import Score
@@ -36,6 +37,7 @@ class AttentionOptions(TypedDict, total=False):
     window: tuple[int | None, int | None] | None
     sinks: int
     softcap: float | None
+    normalizer: "F._attention.Normalizer"
     comm: "Comm | None"
     split: Split
 

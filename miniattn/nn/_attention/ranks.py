@@ -47,7 +47,7 @@ class Ranks:
         if self.split == "heads":
             forward = distributed.head_attention_forward  # type: ignore[assignment]
         given = call._asdict()
-        del given["score"], given["sink"]  # which the layer refuses
+        del given["score"], given["sink"], given["normalizer"]  # which the layer refuses
         return forward(q, k, v, comm=self.comm, layout=self.layout, **given)
 
     def attend_back(self, dout: Array, ctx: Any) -> MiddleGrads:

@@ -53,7 +53,7 @@ class TalkingHeadsAttention(MultiHeadAttention):
         Width E and query heads H.
     bias, dropout, rng, dtype
     **options
-        As in `MultiHeadAttention`; ``softcap``, ``score`` and ``sink`` there are none.
+        As in `MultiHeadAttention`, but for ``softcap``, ``score``, ``sink`` and ``normalizer``.
 
     Attributes
     ----------
@@ -94,6 +94,10 @@ class TalkingHeadsAttention(MultiHeadAttention):
         super().__init__(embed_dim, num_heads, rng=rng, dtype=dtype, **options)
         if self.softcap is not None:
             raise ValueError(f"softcap: expected None where heads talk, got {self.softcap}")
+        if self.normalizer != "softmax":
+            raise ValueError(
+                f"normalizer: expected 'softmax' where heads talk, got {self.normalizer!r}"
+            )
         self.mix_scores = Parameter(np.eye(self.num_heads, dtype=self.q_proj.weight.dtype))
         self.mix_weights = Parameter(np.eye(self.num_heads, dtype=self.q_proj.weight.dtype))
 
