@@ -500,6 +500,13 @@ MODULES = {
             {"inputs": normal(2, 5, 3)},
             {"lengths": [5, 1], "rng": dice, "samples": 12},
         ),
+        (
+            lambda: SequenceClassifier(
+                3, input_dim=3, embed_dim=4, num_heads=2, sink=True, **double()
+            ),
+            {"inputs": normal(2, 4, 3), "bias": normal(2, 4, 4)},
+            {"lengths": [4, 2], "samples": 12},
+        ),
     ],
     "ImageClassifier": [
         (

@@ -2,7 +2,11 @@
 
 from miniattn import _lazy
 from miniattn.models._load import load
-from miniattn.models.classifier import SequenceClassifier, SequenceClassifierContext
+from miniattn.models.classifier import (
+    SequenceClassifier,
+    SequenceClassifierContext,
+    SequenceClassifierGrads,
+)
 from miniattn.models.encoder_decoder import EncoderDecoder, EncoderDecoderContext
 from miniattn.models.gpt import GPT, GPTContext
 from miniattn.models.image_classifier import ImageClassifier, ImageClassifierContext
@@ -17,6 +21,7 @@ __all__ = [
     "ImageClassifierContext",
     "SequenceClassifier",
     "SequenceClassifierContext",
+    "SequenceClassifierGrads",
     "TextEncoder",
     "TextEncoderContext",
     "load",

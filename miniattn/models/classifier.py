@@ -31,6 +31,15 @@ class SequenceClassifierContext(NamedTuple):
     head: F.LinearContext
 
 
+class SequenceClassifierGrads(NamedTuple):
+    """Gradients of a classifier that was given a bias."""
+
+    dinputs: Array | None
+    """(B, T, input_dim), 0 in the padding; None for token ids."""
+    dbias: Array
+    """Of bias's own shape."""
+
+
 class SequenceClassifier(nn.Module):
     """Embeds a sequence, encodes it, pools it over its real steps and maps that to N logits.
 
@@ -157,6 +166,7 @@ class SequenceClassifier(nn.Module):
         lengths: Sequence[int] | Array | None = None,
         *,
         mask: MaskLike | Sequence[MaskLike] = None,
+        bias: Array | None = None,
         rng: np.random.Generator | None = None,
     ) -> tuple[Array, SequenceClassifierContext]:
         """Return (logits, ctx).
@@ -169,6 +179,8 @@ class SequenceClassifier(nn.Module):
             to zeros.
         mask : Mask or bool array, or a list of one for each layer, optional
             What a step sees, besides that no step sees padding.
+        bias : float array that broadcasts to (B, H, T, T), optional
+            Added to the scores of every layer.
         rng : numpy.random.Generator, optional
             Given, dropout is applied.
 
@@ -186,14 +198,19 @@ class SequenceClassifier(nn.Module):
         x, embed = self.embed.forward(_parts.without_padding(inputs, lengths))
         x, positions = _parts.add_positions(self.positions, x)
         x, dropout = self.dropout.drop(x, rng)
-        x, encoder = self.encoder.forward(x, mask=mask, rng=rng)
+        x, encoder = self.encoder.forward(x, mask=mask, bias=bias, rng=rng)
         x, pooling = self._pooled(x, lengths)
         logits, head = self.head.forward(x)
         ctx = SequenceClassifierContext(embed, positions, dropout, encoder, pooling, head)
         return logits, ctx
 
-    def backward(self, dlogits: Array, ctx: SequenceClassifierContext) -> Array | None:
-        """Return dinputs (B, T, input_dim), 0 in the padding; None for token ids."""
+    def backward(
+        self, dlogits: Array, ctx: SequenceClassifierContext
+    ) -> Array | SequenceClassifierGrads | None:
+        """Return dinputs (B, T, input_dim), 0 in the padding; None for token ids.
+
+        With a bias it is ``(dinputs, dbias)``, `SequenceClassifierGrads`.
+        """
         ctx = _checks.context(ctx, SequenceClassifierContext)
         # logits = head(x)
         with _checks.renamed(dy="dlogits"):
@@ -203,14 +220,17 @@ class SequenceClassifier(nn.Module):
             dx = self.pool.backward(dx, ctx.pooling)
         else:
             dx = ctx.pooling[:, :, None] * dx[:, None, :]
-        # x = encoder(x)
-        dx = self.encoder.backward(dx, ctx.encoder)
+        # x = encoder(x, bias)
+        grads = self.encoder.backward(dx, ctx.encoder)
+        dbias: Array | None = None
+        dx, dbias = grads if isinstance(grads, tuple) else (grads, None)
         # x = dropout(x)
         dx = self.dropout.undrop(dx, ctx.dropout)
         # x = x + positions
         dx = dx if self.positions is None else self.positions.backward(dx, ctx.positions)
         # x = embed(inputs)
-        return self.embed.backward(dx, ctx.embed)
+        dinputs: Array | None = self.embed.backward(dx, ctx.embed)
+        return dinputs if dbias is None else SequenceClassifierGrads(dinputs, dbias)
 
     def describe(self) -> str:
         """Return e.g. ``"10 classes, mean pooling"``."""
