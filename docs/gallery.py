@@ -171,6 +171,16 @@ def animate(path: Path) -> Path:
     return plot.animate(maps, path, titles=titles, **options)
 
 
+def backprop_stack() -> plot.Page:
+    """Two layers of two heads, number by number."""
+    rng = np.random.default_rng(0)
+    model = nn.TransformerEncoder(2, 4, 2, ffn_dim=6, rng=rng)
+    x, dy = rng.standard_normal((2, 1, 4, 4), dtype=np.float32)
+    _, t = trace.run(model, x, mask=masks.causal())
+    title = "Backpropagation through two layers"
+    return plot.backprop(t, dout=t.gradients(dy), title=title)
+
+
 PICTURES: list[Callable[[], plot.Figure]] = [
     attention_map,
     attention_heads,
@@ -196,6 +206,7 @@ def draw(folder: Path) -> None:
     (folder / "live").mkdir(parents=True, exist_ok=True)
     page().save(folder / "live" / "attention.html")
     plot.backprop(mask=masks.causal()).save(folder / "live" / "backprop.html")
+    backprop_stack().save(folder / "live" / "backprop_stack.html")
     animate(folder / "animate.gif")
     for picture in PICTURES:
         picture().savefig(folder / f"{picture.__name__}.png", dpi=110)

@@ -1,12 +1,11 @@
 // What is seen, and what is done by mouse and keys.
 
-const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const fresh = () => JSON.parse(JSON.stringify(data.given));
 let given = fresh();
 let values = compute(given);
 let step = LINES.length; // lines that are done
-let chosen = { name: "dscores", i: 0, j: 0 };
+let chosen = { name: data.first, i: 0, j: 0 };
 const cells = {};
 
 function colour(x, most) {
@@ -20,7 +19,32 @@ const isThere = (name) => lineOf(name) < step;
 
 function build() {
   byId("title").textContent = document.title;
-  for (const name of ORDER) for (const each of [name, `d${name}`]) byId("panels").append(panel(each));
+  // Forward values down the page, and each one's gradient beside it, to be read up.
+  for (const [n, { title, pairs }] of data.groups.entries()) {
+    const group = document.createElement(title ? "details" : "div");
+    const inside = document.createElement("div");
+    inside.className = "pairs";
+    if (title) {
+      group.open = true;
+      group.id = `group-${n}`;
+      group.append(Object.assign(document.createElement("summary"), { textContent: title }));
+      byId("part").append(new Option(title, group.id));
+    }
+    for (const each of pairs.flat()) inside.append(each ? panel(each) : document.createElement("span"));
+    group.append(inside);
+    byId("panels").append(group);
+  }
+  byId("part").parentElement.hidden = data.groups.length < 2;
+}
+
+// Open the part that a panel is in, and bring the panel into sight.
+function reveal(name) {
+  const box = byId(`panel-${name}`);
+  const group = box?.closest("details");
+  if (!group) return;
+  group.open = true;
+  byId("part").value = group.id;
+  box.scrollIntoView({ block: "nearest", inline: "nearest" });
 }
 
 function panel(name) {
@@ -114,6 +138,7 @@ function go(to) {
   const line = LINES[step - 1];
   if (line && step < LINES.length) chosen = { name: line.name, i: 0, j: 0 };
   draw();
+  if (line && step < LINES.length) reveal(line.name);
 }
 
 function reset() {
@@ -137,6 +162,11 @@ byId("number").addEventListener("input", (event) => {
   values = compute(given);
   draw();
 });
+byId("part").addEventListener("change", (event) => {
+  const group = byId(event.target.value);
+  group.open = true;
+  group.scrollIntoView({ block: "start" });
+});
 const ACTIONS = {
   first: () => go(0),
   back: () => go(step - 1),
@@ -148,7 +178,7 @@ const ACTIONS = {
 for (const [id, action] of Object.entries(ACTIONS)) byId(id).addEventListener("click", action);
 const KEYS = { n: "next", b: "back", r: "reset", t: "theme", Home: "first", End: "last" };
 document.addEventListener("keydown", (event) => {
-  if (event.target.tagName === "INPUT" || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (["INPUT", "SELECT"].includes(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
   if (KEYS[event.key]) {
     event.preventDefault();
     ACTIONS[KEYS[event.key]]();
