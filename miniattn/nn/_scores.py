@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+import miniattn.functional as F
 from miniattn import _checks, scores
 from miniattn._context import context
 from miniattn._typing import Array
-from miniattn.functional import _explicit
 from miniattn.nn._module import Module
 from miniattn.nn._parameter import Parameter
 from miniattn.scores import Score
@@ -91,7 +91,7 @@ class LearnedScore(Module):
         s = _checks.float_array("s", s)
         _checks.shape("s", s, "B, H, T, S")
         score = self.value
-        y = _explicit.scored(score, s.astype(np.float64), np.ones(s.shape, bool)).astype(s.dtype)
+        y = F._explicit.scored(score, s.astype(np.float64), np.ones(s.shape, bool)).astype(s.dtype)
         return y, LearnedScoreContext(score, s)
 
     def backward(self, dy: Array, ctx: LearnedScoreContext) -> Array:
@@ -102,7 +102,7 @@ class LearnedScore(Module):
         # y = score(s, b, h, i, j, *tables)
         ds, before = dy.astype(np.float64), s.astype(np.float64)
         seen = np.ones(s.shape, bool)
-        ds, dtables = _explicit.scored_backward(ctx.score, ds, before, seen, s.dtype)
+        ds, dtables = F._explicit.scored_backward(ctx.score, ds, before, seen, s.dtype)
         self.accumulate(dtables)
         return ds.astype(s.dtype)
 
