@@ -12,7 +12,7 @@ from miniattn import runtime
 from miniattn._command import WrongCall, output_folder, positive, program, whole
 from miniattn.bench import _cases, _measure, _results, _table
 
-LIBRARIES = ["miniattn", "torch", "jax", "onnxruntime", "numpy"]
+LIBRARIES = ["miniattn", "torch", "torch_compile", "jax", "onnxruntime", "numpy"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,9 +115,12 @@ def _measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     limits = results["limits"]
     try:
         for group, case in _chosen(args):
-            found = _measure.compare(
-                libraries, case, rounds=rounds, seconds=seconds, machine=machine
-            )
+            # Beside others no round is undisturbed, and none is taken again.
+            watched = None if case.get("busy") else machine
+            with _measure.busy(case.get("busy", 0)):
+                found = _measure.compare(
+                    libraries, case, rounds=rounds, seconds=seconds, machine=watched
+                )
             limits["multiply_add"] = machine.peak
             entry = _results.record(group, case, found, limits)
             if case["op"] == "copy":

@@ -47,6 +47,21 @@ LENGTHS = [2**i for i in range(8, 17)]
 # Where an array of T x T numbers exists, and more than one, memory ends before patience does.
 LONGEST = {"numpy": 16_384, "jax": 16_384, "onnxruntime": 0}
 
+# (op, layers, E, H, B, T): nanoGPT's models of characters, and a tiny one. "train" is a step with
+# clipping and AdamW, "logits" a forward pass, "decode" T tokens written one by one.
+MODELS = [
+    ("train", 2, 64, 4, 8, 32),
+    ("train", 4, 128, 4, 12, 64),
+    ("train", 6, 384, 6, 8, 256),
+    ("logits", 6, 384, 6, 1, 256),
+    ("logits", 6, 384, 6, 8, 256),
+    ("decode", 4, 128, 4, 1, 64),
+    ("decode", 4, 128, 4, 16, 64),
+    ("decode", 6, 384, 6, 1, 64),
+]
+WORDS = {"train": "training", "logits": "forward", "decode": "decoding"}
+BUSY = 1  # other processes, for "beside others"
+
 PEAK: Case = {"op": "multiply_add", "rows": 2_000, "n": 128, "backward": False}
 
 
@@ -69,6 +84,10 @@ def groups(quick: bool) -> list[Group]:
             *(_rows("gelu", total, 1024, backward) for total in totals),
         ]
         tables.append(Group(f"layers, {text}", "copy", layers))
+    models = [_model(*m) for m in (MODELS[:1] + MODELS[5:6] if quick else MODELS)]
+    tables.append(Group("models", "multiply_add", models))
+    beside = [_model(*m, busy=BUSY) for m in (MODELS[:1] if quick else MODELS[:2] + MODELS[5:6])]
+    tables.append(Group("models beside others", "multiply_add", beside))
     tables.append(Group("optimiser", "copy", [_rows("adamw", total, 1024) for total in totals]))
     return tables
 
@@ -87,16 +106,26 @@ def _rows(op: str, total: int, n: int, backward: bool = False) -> Case:
     return {"op": op, "backward": backward, "rows": total // n, "n": n}
 
 
+def _model(op: str, layers: int, E: int, H: int, B: int, T: int, *, busy: int = 0) -> Case:
+    sizes = {"layers": layers, "E": E, "H": H, "B": B, "T": T, "V": 65}
+    return {"op": op, "backward": op == "train", **sizes, **({"busy": busy} if busy else {})}
+
+
 def sizes(case: Case) -> str:
     """Return the sizes of a case as the tables show them."""
     if case["op"] == "attention":
         shape = ",".join(str(case[letter]) for letter in "BHTSD")
         return f"({shape}) {case['mask']}"
+    if case["op"] in WORDS:
+        model = f"{WORDS[case['op']]} {case['layers']} x {case['E']}, {case['B']} x {case['T']}"
+        return model + (f", {case['busy']} busy" if "busy" in case else "")
     return f"{case['op']} {case['rows']} x {case['n']}"
 
 
 def name(case: Case) -> str:
     """Return the name of a case: unique, and what ``--only`` searches."""
+    if case["op"] in WORDS:
+        return sizes(case)
     words = [sizes(case), "forward + backward" if case["backward"] else "forward"]
     return " ".join(words if case["op"] != "attention" else ["attention", *words])
 
@@ -107,8 +136,18 @@ def operations(case: Case) -> float:
     Two products forward. Backward another five, of which one is the scores over again, because
     nothing of size T x S was kept. Hidden pairs of query and key are not counted.
     """
+    if case["op"] in WORDS:
+        return _operations_of_model(case)
     products = 7 if case["backward"] else 2
     return float(2 * products * case["D"] * case["H"] * sum(_pairs(case)))
+
+
+def _operations_of_model(case: Case) -> float:
+    """Return those of linear maps and attention; their backward has 2 and 2.5 times as many."""
+    layers, E, B, T = (case[name] for name in ("layers", "E", "B", "T"))
+    maps = 2 * B * T * (12 * layers * E * E + case["V"] * E)
+    attention = 2 * layers * E * B * T * (T + 1)
+    return float(3 * maps + 3.5 * attention if case["backward"] else maps + attention)
 
 
 def _pairs(case: Case) -> Iterator[int]:

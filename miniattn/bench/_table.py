@@ -6,7 +6,7 @@ from typing import Any
 from miniattn.bench import _cases
 from miniattn.bench._results import Record, geometric_mean, ratio, seconds
 
-LABEL = 32  # characters
+LABEL, COLUMN = 34, 14  # characters
 
 
 def text(results: Mapping[str, Any]) -> str:
@@ -22,7 +22,8 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
         groups.setdefault(entry["group"], []).append(entry)
     for title, entries in groups.items():
         yield ""
-        yield from _table(title, entries, peers)
+        own = [p for p in peers if any("seconds" in e["libraries"].get(p, {}) for e in entries)]
+        yield from _table(title, entries, own)
     if results["lengths"]:
         yield ""
         yield from _lengths(results["lengths"], list(results["libraries"]))
@@ -46,7 +47,7 @@ def _header(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _table(title: str, entries: list[Record], peers: list[str]) -> Iterator[str]:
     heads = ["miniattn", "±", "of limit", *peers]
-    yield f"{title:<{LABEL}}" + "".join(f"{head:>12}" for head in heads)
+    yield f"{title:<{LABEL}}" + "".join(f"{head:>{COLUMN}}" for head in heads)
     for entry in entries:
         own = entry["libraries"].get("miniattn", {})
         known = "seconds" in own
@@ -56,11 +57,11 @@ def _table(title: str, entries: list[Record], peers: list[str]) -> Iterator[str]
             f"{entry['of_limit']:.0%}" if entry["of_limit"] else "-",
             *(times(ratio(entry, peer)) for peer in peers),
         ]
-        yield f"{_cases.sizes(entry['case']):<{LABEL}}" + "".join(f"{c:>12}" for c in cells)
+        yield f"{_cases.sizes(entry['case']):<{LABEL}}" + "".join(f"{c:>{COLUMN}}" for c in cells)
     ratios = {peer: [r for e in entries if (r := ratio(e, peer)) is not None] for peer in peers}
     for label, reduce in (("geometric mean", geometric_mean), ("least", min)):
         cells = ["", "", "", *(times(reduce(r) if r else None) for r in ratios.values())]
-        yield f"{'  ' + label:<{LABEL}}" + "".join(f"{c:>12}" for c in cells)
+        yield f"{'  ' + label:<{LABEL}}" + "".join(f"{c:>{COLUMN}}" for c in cells)
 
 
 def _lengths(entries: list[Record], libraries: list[str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,9 @@ def worker(monkeypatch):
     """Import a module of the worker as the worker does."""
     monkeypatch.syspath_prepend(_measure.WORKER)
     yield importlib.import_module
-    for name in [n for n in sys.modules if n == "data" or n.startswith("with_")]:
+    for name in [
+        n for n in sys.modules if n == "data" or n.startswith("with_") or n.endswith("_gpt")
+    ]:
         del sys.modules[name]
 
 
@@ -208,6 +211,57 @@ def test_libraries_compute_the_same(worker, peer, backward, operation):
     assert len(found) == len(expected)
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("peer", ["torch", "torch_compile", "jax", "onnxruntime"])
+@pytest.mark.parametrize("op", ["train", "logits", "decode"])
+def test_models_compute_the_same(worker, peer, op, monkeypatch):
+    try:
+        other = worker(f"with_{peer}")
+    except ModuleNotFoundError as error:
+        pytest.skip(f"{error.name} is not installed")
+    if peer == "torch_compile":  # the way that is compiled, without the minute that it takes
+        monkeypatch.setattr(other.torch, "compile", lambda function, **options: function)
+    case = _cases._model(op, 2, 16, 2, 3, 9)
+    call = other.build(case, data.arrays(case), 1)
+    if call is None:
+        pytest.skip(f"{peer} has no such operation")
+    own = worker("with_miniattn").build(case, data.arrays(case), 1)
+    for _ in range(3):  # steps of training follow each other
+        expected, found = own(), flat(call())[0]
+        np.testing.assert_allclose(expected, np.asarray(found), rtol=2e-4, atol=1e-4)
+    if op == "decode":
+        assert len(np.unique(expected)) > 5  # else they would be the same by chance
+
+
+def test_torch_compile_is_for_models_alone(worker):
+    pytest.importorskip("torch")
+    case = _cases._rows("gelu", 40, 10)
+    assert worker("with_torch_compile").build(case, data.arrays(case), 1) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted there")
+def test_beside_others_there_are_others():
+    before = len(_children())
+    with _measure.busy(2):
+        assert len(_children()) == before + 2
+    assert len(_children()) == before
+
+
+def _children():
+    """The processes that this one has started."""
+    return [
+        path
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if (words := _words(path)) and words[1] == str(os.getpid()) and words[0] != "Z"
+    ]
+
+
+def _words(path):
+    try:
+        return path.read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return None
 
 
 def test_adamw_is_the_same(worker):

@@ -6,6 +6,7 @@ import numpy as np
 
 Case = dict[str, Any]
 Arrays = dict[str, np.ndarray[Any, Any]]
+MODELS = "train", "logits", "decode"  # operations of a whole GPT
 
 
 def arrays(case: Case) -> Arrays:
@@ -13,6 +14,8 @@ def arrays(case: Case) -> Arrays:
     normal = _Normal()
     if case["op"] == "multiply_add":
         return {}
+    if case["op"] in MODELS:
+        return _model(case)
     if case["op"] == "attention":
         B, H, T, S, D = (case[letter] for letter in "BHTSD")
         shapes = {"q": (B, H, T, D), "k": (B, H, S, D), "v": (B, H, S, D), "dy": (B, H, T, D)}
@@ -24,6 +27,25 @@ def arrays(case: Case) -> Arrays:
     if case["op"] == "layer_norm":
         return {"x": x, "weight": normal(n), "bias": normal(n), "dy": normal(rows, n)}
     return {"x": x, "dy": normal(rows, n)}
+
+
+def _model(case: Case) -> Arrays:
+    """Return ids and targets (B, T) and the weights of a GPT, matrices (out, in).
+
+    They are drawn larger than a model starts with, so that the tokens it writes differ, and the
+    most likely one is more likely than rounding can change.
+    """
+    normal, rng = _Normal(), np.random.default_rng(1)
+    E, V, T = case["E"], case["V"], case["T"]
+    ids, targets = rng.integers(0, V, (2, case["B"], T))
+    found = {"ids": ids, "targets": targets}
+    found |= {"tokens": 0.3 * normal(V, E), "positions": normal(T, E)}
+    for i in range(case["layers"]):
+        shapes = {"qkv": (3 * E, E), "out": (E, E), "up": (4 * E, E), "down": (E, 4 * E)}
+        for name, shape in shapes.items():
+            found[f"{i}.{name}"] = normal(*shape) / np.float32(shape[1] ** 0.5)
+        found |= {f"{i}.{name}": np.ones(E, np.float32) for name in ("norm1", "norm2")}
+    return {**found, "norm": np.ones(E, np.float32)}
 
 
 def lengths(case: Case) -> np.ndarray[Any, Any]:

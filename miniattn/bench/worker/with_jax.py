@@ -5,13 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from data import Arrays, Case, visible
+import jax_gpt
+from data import MODELS, Arrays, Case, visible
 
 VERSION = jax.__version__
 
 
 def build(case: Case, inputs: Arrays, threads: int) -> Callable[[], Any] | None:
     """Return a call of the operation, or None where this library has none."""
+    if case["op"] in MODELS:
+        return jax_gpt.build(case, inputs)
     operands = {name: jnp.asarray(a) for name, a in inputs.items()}
     dy = operands.pop("dy", jnp.float32(1.0))
     if case["op"] == "adamw":

@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from data import Arrays, Case, lengths
+from data import MODELS, Arrays, Case, lengths
 
 import miniattn
 import miniattn.functional as F
-from miniattn import masks, nn, optim
+from miniattn import masks, models, nn, optim
 from miniattn.kernels import peak
 from miniattn.kernels import registers as simd
 from miniattn.kernels.dense import panels as tiles
@@ -21,6 +21,8 @@ def build(case: Case, inputs: Arrays, threads: int) -> Callable[[], Any] | None:
     """Return a call of the operation, or None where this library has none."""
     if case["op"] == "multiply_add":
         return _multiply_add(case, threads)
+    if case["op"] in MODELS:
+        return _model(case, inputs)
     make = {"copy": _copy, "adamw": _adamw}.get(case["op"])
     if make is not None:
         return make(**inputs)
@@ -38,6 +40,54 @@ def build(case: Case, inputs: Arrays, threads: int) -> Callable[[], Any] | None:
         return y, backward(dy, ctx)
 
     return run
+
+
+def _model(case: Case, inputs: Arrays) -> Callable[[], Any]:
+    ids, targets = inputs["ids"], inputs["targets"]
+    model = models.GPT(
+        case["V"], case["T"], embed_dim=case["E"], num_heads=case["H"], num_layers=case["layers"]
+    )
+    model.load_state_dict(_state(case, inputs))
+    if case["op"] == "logits":
+        return partial(model, ids)
+    if case["op"] == "decode":
+        return lambda: model.generate(ids[:, :1], case["T"], temperature=0)[:, 1:]
+    optimizer = optim.AdamW(
+        model.named_parameters(),
+        lr=1e-3,
+        betas=(0.9, 0.99),
+        weight_decay=0.1,
+        decay=optim.only_matrices,
+    )
+    parameters = model.parameters()
+
+    def step() -> float:
+        logits, ctx = model.forward(ids)
+        loss, loss_ctx = F.cross_entropy_forward(logits, targets)
+        optimizer.zero_grad()
+        model.backward(F.cross_entropy_backward(1.0, loss_ctx), ctx)
+        optim.clip_grad_norm(parameters, 1.0)
+        optimizer.step()
+        return float(loss)
+
+    return step
+
+
+def _state(case: Case, inputs: Arrays) -> Arrays:
+    """Return the weights by the names that they have here."""
+    names = {"norm1": "norm1", "out": "attn.out_proj", "norm2": "norm2"}
+    names |= {"up": "ffn.up", "down": "ffn.down"}
+    state = {
+        "tokens.weight": inputs["tokens"],
+        "positions.weight": inputs["positions"],
+        "blocks.norm.weight": inputs["norm"],
+    }
+    for i in range(case["layers"]):
+        layer = f"blocks.layers.{i}"
+        parts = np.split(inputs[f"{i}.qkv"], 3)
+        state |= {f"{layer}.attn.{n}_proj.weight": w for n, w in zip("qkv", parts, strict=True)}
+        state |= {f"{layer}.{theirs}.weight": inputs[f"{i}.{n}"] for n, theirs in names.items()}
+    return state
 
 
 def _mask(case: Case) -> masks.Mask | None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from data import Arrays, Case, visible
+import torch_gpt
+from data import MODELS, Arrays, Case, visible
 
 VERSION = torch.__version__
 
@@ -13,6 +14,8 @@ VERSION = torch.__version__
 def build(case: Case, inputs: Arrays, threads: int) -> Callable[[], Any] | None:
     """Return a call of the operation, or None where this library has none."""
     torch.set_num_threads(threads)
+    if case["op"] in MODELS:
+        return torch_gpt.build(case, inputs, compiled=False)
     tensors = {name: torch.from_numpy(a) for name, a in inputs.items()}
     dy = tensors.pop("dy", None)
     if case["op"] == "adamw":
