@@ -34,8 +34,9 @@ def load(
     path : path
         Written by `checkpoint.save` of a model, or by a `Trainer`. Or a folder with a
         ``config.json`` and ``model.safetensors`` or its shards: of BERT, DistilBERT, RoBERTa (and
-        MiniLM, which is one of these), GPT-2, GPT-NeoX (Pythia), Llama (and SmolLM), Mistral,
-        Qwen2, Qwen3, OLMo2, Gemma or Gemma 3 (text). Floats of 16 bits are read as float32.
+        MiniLM, which is one of these), ModernBERT, CLIP (its text tower), ViT, DeiT, GPT-2, OPT,
+        GPT-NeoX (Pythia), GPT-J, Phi, BLOOM, Llama (and SmolLM), SmolLM3, Mistral, Qwen2, Qwen3,
+        OLMo2, T5, Gemma, Gemma 2 or Gemma 3 (text). Floats of 16 bits are read as float32.
     classes : collection of classes and functions, optional
         Those of your own that the model is made of. A file names them and never holds code.
     dtype : float32 or float64, optional
@@ -46,9 +47,9 @@ def load(
     Returns
     -------
     Module
-        A `TextEncoder` or a `GPT` for a folder; else of the class that was saved. What was changed
-        after it was built is there too: LoRA and adapters, other parts in the place of those it was
-        built with, ties, frozen parameters.
+        A `TextEncoder`, an `ImageClassifier`, an `EncoderDecoder` or a `GPT` for a folder; else of
+        the class that was saved. What was changed after it was built is there too: LoRA and
+        adapters, other parts in the place of those it was built with, ties, frozen parameters.
 
     Raises
     ------

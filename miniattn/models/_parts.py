@@ -139,11 +139,10 @@ def back_through(layer: nn.Module | None, dy: Array, ctx: Any) -> Array:
     return dx
 
 
-class LayerOptions(TypedDict, total=False):
-    """Options of the layers of a model that go to them as they are."""
+class SharedLayerOptions(TypedDict, total=False):
+    """Options that layers of encoders and of decoders have, and that go to them as they are."""
 
     norm_eps: float | None
-    rotary: nn.Rotary | None
     head_dim: int | None
     scale: float | None
     score: Score | nn.LearnedScore | None
@@ -152,8 +151,14 @@ class LayerOptions(TypedDict, total=False):
     qk_norm: Literal["head", "full"] | None
     qk_norm_eps: float
     gate: Literal["head", "full"] | None
-    attention: nn.AttentionKind
     attn_bias: bool | Collection[Literal["q", "k", "v", "out"]] | None
+
+
+class LayerOptions(SharedLayerOptions, total=False):
+    """Options of the layers of a model that go to them as they are."""
+
+    rotary: nn.Rotary | None
+    attention: nn.AttentionKind
     lambda_init: float
     slots: int
     sandwich: bool

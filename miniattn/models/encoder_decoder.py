@@ -68,6 +68,9 @@ class EncoderDecoder(nn.Module):
     rng : numpy.random.Generator, optional
         Draws the weights; None is a fresh unseeded one.
     dtype : float32 or float64
+    **layers
+        More options of the layers of both, as in `nn.TransformerDecoder`: norm_eps, head_dim,
+        scale, attn_bias, qk_norm, qk_norm_eps and gate.
 
     Notes
     -----
@@ -112,11 +115,12 @@ class EncoderDecoder(nn.Module):
         dropout: float = 0.0,
         norm_first: bool = True,
         norm: Literal["layer", "rms"] = "layer",
-        activation: nn.Activation | Literal["swiglu"] = "gelu",
+        activation: nn.FeedForwardName = "gelu",
         bias: bool = True,
         tied: bool = True,
         rng: np.random.Generator | None = None,
         dtype: DTypeLike = np.float32,
+        **layers: Unpack[_parts.SharedLayerOptions],
     ) -> None:
         rng = _parts.generator(rng)
         _parts.check_positions(positions)
@@ -138,6 +142,7 @@ class EncoderDecoder(nn.Module):
             "sink": sink,
             **common,
             **_parts.attention_positions(positions),
+            **layers,
         }
         self.source_tokens = _parts.tokens_layer(vocab_size, embed_dim, positions, **common)
         self.source_positions = _parts.positions_layer(positions, max_length, embed_dim, **common)
