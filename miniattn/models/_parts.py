@@ -145,9 +145,6 @@ class SharedLayerOptions(TypedDict, total=False):
     norm_eps: float | None
     head_dim: int | None
     scale: float | None
-    score: Score | nn.LearnedScore | None
-    sink: bool
-    normalizer: Literal["softmax", "sigmoid", "sparsemax", "entmax15"]
     qk_norm: Literal["head", "full"] | None
     qk_norm_eps: float
     gate: Literal["head", "full"] | None
@@ -158,6 +155,9 @@ class LayerOptions(SharedLayerOptions, total=False):
     """Options of the layers of a model that go to them as they are."""
 
     rotary: nn.Rotary | None
+    score: Score | nn.LearnedScore | None
+    sink: bool
+    normalizer: Literal["softmax", "sigmoid", "sparsemax", "entmax15"]
     attention: nn.AttentionKind
     lambda_init: float
     slots: int

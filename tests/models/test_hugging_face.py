@@ -29,6 +29,8 @@ IMAGES = np.sin(np.arange(2 * 3 * 6 * 6, dtype=np.float32) ** 2 / 9).reshape(2, 
 
 def inputs_of(family):
     """What a family reads, by the names of its own code, in the order of ours."""
+    if family == "t5":
+        return {"input_ids": IDS, "decoder_input_ids": IDS[:, 3:]}
     return {"pixel_values": IMAGES} if family in {"vit", "deit"} else {"input_ids": IDS}
 
 
@@ -56,6 +58,13 @@ def test_what_was_loaded_writes_trains_and_is_saved_as_any_model(family, tmp_pat
     assert all(p.grad is not None for p in model.parameters())
     checkpoint.save(tmp_path / "a", model)
     np.testing.assert_array_equal(models.load(tmp_path / "a")(IDS), model(IDS))
+
+
+@pytest.mark.parametrize("family", ["t5", "deit", "modernbert"])
+def test_other_models_are_saved_as_any_model_too(family, tmp_path):
+    model, inputs = models.load(FOLDER / family), inputs_of(family).values()
+    checkpoint.save(tmp_path / "a", model)
+    np.testing.assert_array_equal(models.load(tmp_path / "a")(*inputs), model(*inputs))
 
 
 def test_float64_and_padding():
@@ -113,6 +122,8 @@ def test_shards(tmp_path):
         ("gpt2", {"vocab_size": 14}, r"tokens.weight the shape \(14, 8\), got \(13, 8\)"),
         ("bert", {"is_decoder": True}, "expected is_decoder = False, got True"),
         ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before = True, got False"),
+        ("t5", {"tie_word_embeddings": False}, "scale_decoder_outputs = False, got True"),
+        ("t5", {"feed_forward_proj": "gated-tanh"}, "feed_forward_proj among .*, got 'tanh'"),
         ("phi", {"qk_layernorm": True}, "expected qk_layernorm = False, got True"),
         ("gemma2", {"layer_types": ["none"]}, "layer_types among .*, got 'none'"),
         ("qwen2", {"use_sliding_window": True}, "expected use_sliding_window = False, got True"),
@@ -177,6 +188,7 @@ CLASSES = {
     "distilbert": "DistilBertModel",
     "vit": "ViTForImageClassification",
     "deit": "DeiTForImageClassificationWithTeacher",
+    "t5": "T5ForConditionalGeneration",
     "modernbert": "ModernBertModel",
     "clip_text_model": "CLIPTextModel",
     "gpt2": "GPT2LMHeadModel",
@@ -239,6 +251,10 @@ def test_against_transformers(family, tmp_path):
     wanted = result.logits if hasattr(result, "logits") else result.last_hidden_state
     got, ctx = ours.forward(*inputs.values())
     assert near(got, wanted.detach().numpy())
+    if family == "t5":
+        options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+        written = theirs.generate(torch.from_numpy(IDS), decoder_start_token_id=1, **options)
+        np.testing.assert_array_equal(ours.generate(IDS, 6, start=1), written[:, 1:])
     if isinstance(ours, models.GPT):
         prompts = torch.from_numpy(IDS[:, :3])
         everything = torch.ones_like(prompts)  # else it takes an id for padding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from miniattn.models.hugging_face import bert, gemma, gpt2, gpt_neox, llama, modern_bert, vision
+from miniattn.models.hugging_face import bert, gemma, gpt2, gpt_neox, llama, modern_bert, t5, vision
 from miniattn.models.hugging_face.rules import Family
 
 _OTHER_HEADS = (
@@ -56,4 +56,7 @@ FAMILIES = {
     ),
     "vit": Family("ViT", vision.vit, r"^vit\.", r"pooler\."),
     "deit": Family("DeiT", vision.deit, r"^deit\.", r"pooler\."),
+    "t5": Family(
+        "T5", t5.t5, r"^$", r"decoder\.block\.0\.layer\.1\..*relative_attention_bias\.weight$"
+    ),
 }
