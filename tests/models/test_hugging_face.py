@@ -108,6 +108,21 @@ def test_shards(tmp_path):
         models.load(folder)
 
 
+def test_of_a_whole_clip_the_text_tower_is_read(tmp_path):
+    text = json.loads((FOLDER / "clip_text_model" / "config.json").read_text())
+    settings = {"model_type": "clip", "text_config": text, "vision_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"projection_dim": 4}))
+    named = {f"text_model.{name}": array for name, array in arrays("clip_text_model").items()}
+    others = ("logit_scale", "text_projection.weight", "vision_model.embeddings.class_embedding")
+    write(tmp_path / "model.safetensors", named | {name: np.ones(3, np.float32) for name in others})
+    wanted = np.load(FOLDER / "clip_text_model" / "expected.npy")
+    assert near(models.load(tmp_path)(IDS), wanted)
+    text["new_trick"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"known, got \['new_trick'\]"):
+        models.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("family", "settings", "message"),
     [
