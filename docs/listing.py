@@ -14,6 +14,7 @@ import textwrap
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
+from words import has_words
 from words import of as words_of
 
 
@@ -103,12 +104,6 @@ def owner_of(name):
     except (ImportError, ValueError):
         return None
     return owner if is_tuple(owner) and field in owner._fields else None
-
-
-def has_words(text):
-    """Whether a text says more than a shape and a type."""
-    plain = re.sub(r"\(.*?\)|`+.*?`+", "", text)
-    return len(re.findall(r"[a-z]{3,}", plain)) >= 2
 
 
 def field_type(name):

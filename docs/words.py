@@ -1,6 +1,9 @@
 """What the fields of contexts and gradients are, in words, where their class does not say it."""
 
+import ast
+import inspect
 import re
+import textwrap
 
 # Of the same name and meaning wherever it stands.
 FIELDS = {
@@ -40,6 +43,7 @@ FIELDS = {
     "mix_weights": "how heads were mixed after the softmax",
     "mixed": "the weights after mixing and dropout, which the values were summed with",
     "moments": "mean (of a LayerNorm) and 1 / deviation of each row",
+    "normalizer": "what makes weights of scores: softmax, or another",
     "open": "the gate after its activation",
     "out": "the result, of which backward needs the row sums",
     "out2": "what the two maps' difference gave, before the norm",
@@ -51,6 +55,7 @@ FIELDS = {
     "rank": "the rank that did it",
     "scale": "the factor of the scores",
     "score": "the function of scores, and its tables",
+    "scores": "the scores, before they become weights",
     "shape": "the shape of the input, and of its gradient",
     "share": "by how much the second map is weighted",
     "shares": "of each row that counts, what all classes are weighted by",
@@ -85,3 +90,24 @@ def of(name: str, annotation: str, owner: str) -> str:
             "; None where not needed" if "None" in annotation else ""
         )
     return FIELDS[name]
+
+
+def has_words(text: str) -> bool:
+    """Return whether a text says more than a shape and a type."""
+    plain = re.sub(r"\(.*?\)|`+.*?`+", "", text)
+    return len(re.findall(r"[a-z]{3,}", plain)) >= 2
+
+
+def undescribed(owner: type) -> list[str]:
+    """Return the fields of a NamedTuple that neither its class nor this file has words for."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
+    missing = []
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign):
+            value = getattr(getattr(after, "value", None), "value", None)
+            said = value if isinstance(value, str) else ""
+            try:
+                has_words(said) or of(node.target.id, ast.unparse(node.annotation), owner.__name__)
+            except KeyError:
+                missing.append(f"{owner.__name__}.{node.target.id}")
+    return missing

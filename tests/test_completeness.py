@@ -4,6 +4,7 @@ An operation is five pieces: the pair, a reference, a row in the gradient table,
 and a docstring. What there is to have is read off the public names, never off a list kept here.
 """
 
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -13,7 +14,20 @@ from test_gradcheck import MODULES, PAIRS
 
 import miniattn
 import miniattn.functional as F
-from miniattn import lab, models, nn, optim, plot, reference
+from miniattn import (
+    analysis,
+    checkpoint,
+    data,
+    distributed,
+    lab,
+    masks,
+    models,
+    nn,
+    optim,
+    plot,
+    reference,
+    training,
+)
 
 DERIVATIONS = Path(__file__).parents[1] / "docs" / "derivations"
 SECTIONS = ("Parameters", "Returns", "Raises", "Examples")
@@ -151,3 +165,20 @@ def test_every_exercise_is_in_the_book_or_in_a_derivation():
     ends = [page.read_text(encoding="utf-8").rpartition("## Exercises")[2] for page in chapters]
     named = {name for end in ends for name in re.findall(r"\*(\w+)\*", end)}
     assert {exercise.name for exercise in lab.exercises()} <= named
+
+
+def test_every_field_of_a_context_is_described():
+    """By its class, or by its name in docs/words.py."""
+    path = DERIVATIONS.parent / "words.py"
+    words = importlib.util.module_from_spec(
+        spec := importlib.util.spec_from_file_location("w", path)
+    )
+    spec.loader.exec_module(words)
+    tuples = {
+        thing
+        for home in (F, nn, models, masks, analysis, training, data, checkpoint, distributed, lab)
+        for name in home.__all__
+        if inspect.isclass(thing := getattr(home, name)) and hasattr(thing, "_fields")
+    }
+    assert len(tuples) > 60
+    assert sorted(field for each in tuples for field in words.undescribed(each)) == []
