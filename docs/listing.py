@@ -90,9 +90,8 @@ def describe_fields(app, what, name, value, options, lines):
     said = "" if alone else " ".join(line for line in lines if line)
     annotation = field_type(name)
     if not has_words(said):
-        field, words = name.rpartition(".")[2], said
-        said = words_of(field, annotation, owner.__name__)
-        said = f"{said[0].upper()}{said[1:]}. {words}".strip()
+        words = words_of(name.rpartition(".")[2], annotation, owner.__name__)
+        said = f"{words[0].upper()}{words[1:]}. {said}".strip() if words else said
     lines[:] = [f"{said} ``{annotation}``" if alone else said]
 
 

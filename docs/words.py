@@ -37,6 +37,7 @@ FIELDS = {
     "label_smoothing": "the share that goes to all classes alike",
     "line": "the number of its line, from 1",
     "lines": "share of bugs of which the first wrong line was found",
+    "lse": "logarithm of the sum of exponentials, a row",
     "log_sum": "logarithm of the sum of exp(x − top), a row",
     "logits": "the logits as they were given",
     "mask": "which entries take part",
@@ -78,7 +79,7 @@ FIELDS = {
 
 
 def of(name: str, annotation: str, owner: str) -> str:
-    """Return what a field is: the context of a part, a gradient, or what its name always means."""
+    """Return what a field is: the context of a part, a gradient, or what its name means; or nothing."""
     if name in FIELDS and not annotation.startswith(("F.", "nn.")):
         return FIELDS[name]
     if owner.endswith("Context") and re.search(r"Context|Any", annotation):
@@ -89,7 +90,7 @@ def of(name: str, annotation: str, owner: str) -> str:
         return f"gradient of ``{name[1:]}``" + (
             "; None where not needed" if "None" in annotation else ""
         )
-    return FIELDS[name]
+    return FIELDS.get(name, "")
 
 
 def has_words(text: str) -> bool:
@@ -106,8 +107,7 @@ def undescribed(owner: type) -> list[str]:
         if isinstance(node, ast.AnnAssign):
             value = getattr(getattr(after, "value", None), "value", None)
             said = value if isinstance(value, str) else ""
-            try:
-                has_words(said) or of(node.target.id, ast.unparse(node.annotation), owner.__name__)
-            except KeyError:
+            words = of(node.target.id, ast.unparse(node.annotation), owner.__name__)
+            if not (has_words(said) or words):
                 missing.append(f"{owner.__name__}.{node.target.id}")
     return missing
