@@ -79,7 +79,7 @@ FIELDS = {
 
 
 def of(name: str, annotation: str, owner: str) -> str:
-    """Return what a field is: the context of a part, a gradient, or what its name means; or nothing."""
+    """Return what a field is: context of a part, gradient, or what its name means; or nothing."""
     if name in FIELDS and not annotation.startswith(("F.", "nn.")):
         return FIELDS[name]
     if owner.endswith("Context") and re.search(r"Context|Any", annotation):
