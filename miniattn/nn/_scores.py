@@ -26,7 +26,7 @@ class LearnedScoreContext(NamedTuple):
 
 
 class LearnedScore(Module):
-    """Scores by a function whose float tables are parameters: ``y = score(s, b, h, i, j, *tables)``.
+    """Scores by a function whose float tables are learned: ``y = score(s, b, h, i, j, *tables)``.
 
     Given to attention as ``score=``, it becomes part of the kernels. Where several layers are
     given the same one, they share its tables. `ALiBi`, `T5Bias` and `RelativeBias` are such.
