@@ -67,8 +67,8 @@ def _decode(case: Case, p: Weights, ids: torch.Tensor, compiled: bool) -> Callab
         mask = (at_all <= at)[None]
 
         def attend(i: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            cache[i, 0].index_copy_(2, at[None], k)
-            cache[i, 1].index_copy_(2, at[None], v)
+            cache[i, 0].index_copy_(2, at, k)
+            cache[i, 1].index_copy_(2, at, v)
             return F.scaled_dot_product_attention(q, cache[i, 0], cache[i, 1], attn_mask=mask)
 
         return attend
@@ -84,7 +84,8 @@ def _decode(case: Case, p: Weights, ids: torch.Tensor, compiled: bool) -> Callab
 
     def step(p: Weights, chosen: torch.Tensor, cache: torch.Tensor, at: Any) -> torch.Tensor:
         attend = (attend_all if compiled else attend_held)(cache, at)
-        x = F.embedding(chosen, p["tokens"])[:, None] + p["positions"][at]
+        place = p["positions"].index_select(0, at) if compiled else p["positions"][at : at + 1]
+        x = F.embedding(chosen, p["tokens"])[:, None] + place
         return _head(p, _blocks(case, p, x, attend))[:, 0].argmax(-1)
 
     step = _compiled(step, compiled)
@@ -92,7 +93,7 @@ def _decode(case: Case, p: Weights, ids: torch.Tensor, compiled: bool) -> Callab
     def write() -> torch.Tensor:
         cache, chosen, found = torch.zeros(shape), ids[:, 0], []
         for at in range(N):
-            chosen = step(p, chosen, cache, torch.tensor(at) if compiled else at)
+            chosen = step(p, chosen, cache, torch.tensor([at]) if compiled else at)
             found.append(chosen)
         return torch.stack(found, 1)
 
