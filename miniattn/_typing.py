@@ -22,3 +22,9 @@ AffineInput: TypeAlias = Literal["x", "weight", "bias"]
 
 AFFINE: tuple[AffineInput, ...] = ("x", "weight", "bias")
 """All of them."""
+
+Normalizer: TypeAlias = Literal["softmax", "sigmoid", "sparsemax", "entmax15"]
+"""What makes weights of scores."""
+
+NORMALIZERS: tuple[Normalizer, ...] = ("softmax", "sigmoid", "sparsemax", "entmax15")
+"""All of them."""

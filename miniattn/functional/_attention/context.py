@@ -8,11 +8,10 @@ import numpy as np
 from miniattn import masks
 from miniattn._context import context
 from miniattn._typing import Array
+from miniattn._typing import Normalizer as Normalizer
 from miniattn.functional._attention_calls import measure_of
 from miniattn.scores import Score
 
-Normalizer: TypeAlias = Literal["softmax", "sigmoid", "sparsemax", "entmax15"]
-"""What makes weights of scores, by name."""
 Input: TypeAlias = Literal["q", "k", "v", "bias", "sink", "score"]
 INPUTS: tuple[Input, ...] = ("q", "k", "v", "bias", "sink", "score")
 

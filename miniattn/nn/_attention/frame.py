@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 import miniattn.functional as F
 from miniattn import _checks, masks
-from miniattn._typing import Array, MaskLike
+from miniattn._typing import NORMALIZERS, Array, MaskLike
 from miniattn.masks._array import borrowed
 from miniattn.nn import _init
 from miniattn.nn._attention.heads import places, sized
@@ -100,7 +100,8 @@ class AttentionFrame(Module):
         self.vdim = embed_dim if vdim is None else _checks.integer("vdim", vdim, least=1)
         self.dropout = _checks.probability("dropout", dropout)
         self.softcap = None if softcap is None else _checks.positive("softcap", softcap)
-        self.normalizer = F._attention.checked_normalizer(normalizer, None)
+        # By name: to look at the kernels' own list would load them.
+        self.normalizer: Any = _checks.choice("normalizer", normalizer, NORMALIZERS)
         if comm is not None and normalizer != "softmax":
             raise ValueError(
                 "normalizer: expected 'softmax' for a layer with comm, whose parts are merged by "
