@@ -27,9 +27,8 @@ from miniattn.analysis._heads import (
 )
 from miniattn.analysis._links import Links, top_links
 from miniattn.analysis._logits import LogitParts, logit_attribution, logit_lens
+from miniattn.analysis._metrics import LogitDifference, Metric
 from miniattn.analysis._patching import (
-    LogitDifference,
-    Metric,
     ablation,
     activation_patching,
     attribution_patching,

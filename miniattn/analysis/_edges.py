@@ -15,7 +15,8 @@ import numpy as np
 from miniattn import _checks
 from miniattn._typing import Array
 from miniattn.analysis._graph import Graph
-from miniattn.analysis._patching import Inputs, Metric, run
+from miniattn.analysis._metrics import Metric
+from miniattn.analysis._patching import Inputs, run
 from miniattn.analysis._stream import ResidualStream
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import numpy as np
 
 from miniattn import _checks
 from miniattn._typing import Array
-from miniattn.analysis._patching import Inputs, Metric, gradients_aside, values_and_gradients
+from miniattn.analysis._metrics import Metric
+from miniattn.analysis._patching import Inputs, gradients_aside, values_and_gradients
 from miniattn.analysis._stream import ResidualStream, residual_stream, written_by_heads
 
 if TYPE_CHECKING:

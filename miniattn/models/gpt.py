@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 import miniattn.functional as F
-from miniattn import _checks, masks, nn
+from miniattn import _checks, nn
 from miniattn._context import context
 from miniattn._typing import Array, MaskLike
 from miniattn.models import _generate, _parts
+from miniattn.models._decoder_only import DecoderOnly
 from miniattn.models._presets import PRESETS, GPTOptions, settings
 from miniattn.nn._attention.ranks import Split, checked_ranks
-from miniattn.nn._cache import of_layers
-from miniattn.nn._replay import Replay
 
 if TYPE_CHECKING:
     from miniattn.distributed import Comm
@@ -37,7 +36,7 @@ class GPTContext(NamedTuple):
     softcap: F.TanhContext | None = None
 
 
-class GPT(nn.Module):
+class GPT(DecoderOnly):
     """A stack of pre-norm layers under a causal mask: ids (B, T) to logits of the next (B, T, V).
 
     The defaults are nanoGPT's smallest: 4 layers, 4 heads, width 128, no biases, no dropout, and
@@ -235,7 +234,8 @@ class GPT(nn.Module):
         logits : (B, T, V)
         ctx : GPTContext
         """
-        x, (tokens, positions, norm, dropout, blocks) = self._hidden(ids, caches, rng, mask, bias)
+        x, places, (tokens, positions, norm, dropout) = self._embedded(ids, caches, rng)
+        x, blocks = self._stacked(x, places, caches, rng, mask, bias)
         logits, head = self.head.forward(x)
         logits, softcap = _parts.through(self.softcap, logits)
         return logits, GPTContext(tokens, positions, dropout, blocks, head, norm, softcap)
@@ -362,63 +362,3 @@ class GPT(nn.Module):
     def vocab_size(self) -> int:
         """V."""
         return self.head.weight.shape[0]
-
-    def _next_logits(
-        self, ids: Array, caches: Sequence[nn.KVCache], last: Array, replay: Replay
-    ) -> Array:
-        """Return the logits (B, V) of what follows ``ids`` (B, T), each row up to ``last``."""
-        x, places, _ = self._embedded(ids, caches)
-        logits = replay.step(self.blocks, self.head, x, caches)
-        if logits is None:
-            x, _ = self._stacked(x, places, caches)
-            logits = self.head(x[np.arange(len(ids)), last])
-        logits, _ = _parts.through(self.softcap, logits)
-        return logits
-
-    def _hidden(
-        self,
-        ids: Array,
-        caches: Sequence[nn.KVCache] | None,
-        rng: np.random.Generator | None = None,
-        mask: MaskLike | Sequence[MaskLike] = None,
-        bias: Array | None = None,
-    ) -> tuple[Array, tuple[Any, Any, Any, Any, Any]]:
-        """Return the vectors (B, T, E) that the head reads, and the contexts on the way."""
-        x, places, embedded = self._embedded(ids, caches, rng)
-        x, blocks = self._stacked(x, places, caches, rng, mask, bias)
-        return x, (*embedded, blocks)
-
-    def _embedded(
-        self,
-        ids: Array,
-        caches: Sequence[nn.KVCache] | None,
-        rng: np.random.Generator | None = None,
-    ) -> tuple[Array, Array, tuple[Any, Any, Any, Any]]:
-        """Return the vectors (B, T, E) that the layers read, where they are, and contexts."""
-        ids = _checks.int_array("ids", ids)
-        _checks.shape("ids", ids, "B, T")
-        known = of_layers(caches, len(self.blocks.layers))
-        first = known[0] if known else None
-        places, length = _parts.places(ids.shape[1], first, self.ranks)
-        if isinstance(self.positions, nn.LearnedPositions):
-            _parts.check_length(length, self.block_size)
-        x, tokens = self.tokens.forward(ids)
-        x, positions = _parts.add_positions(self.positions, x, places)
-        x, norm = _parts.through(self.embed_norm, x)
-        x, dropout = self.dropout.drop(x, rng)
-        return x, places, (tokens, positions, norm, dropout)
-
-    def _stacked(
-        self,
-        x: Array,
-        places: Array,
-        caches: Sequence[nn.KVCache] | None,
-        rng: np.random.Generator | None = None,
-        mask: MaskLike | Sequence[MaskLike] = None,
-        bias: Array | None = None,
-    ) -> tuple[Array, nn.TransformerEncoderContext]:
-        """Return what the layers make of x, and their context."""
-        if mask is None and not caches:  # with a cache, attention is causal anyway
-            mask = masks.causal()
-        at = None if self.ranks is None else places
-        return self.blocks.forward(x, mask=mask, bias=bias, caches=caches, positions=at, rng=rng)
