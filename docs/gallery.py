@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 import trained
 
+import miniattn.functional as F
 from miniattn import analysis, demo, distributed, masks, nn, plot, trace
+from miniattn._typing import NORMALIZERS
 
 # A GPT of two layers that has learned which verbs agree with which noun, and what it sees in:
 WORDS = trained.SENTENCE  # the cats near the dog sleep and they run .
@@ -43,6 +45,18 @@ def subject_head() -> int:
 def attention_heads() -> plot.Figure:
     """The heads of a layer on one scale, here logarithmic."""
     return plot.attention_heads(inside, layer=FIRST, scale="log")
+
+
+def normalizers() -> plot.Figure:
+    """The same scores under each normalizer; a dot is a weight of exactly 0."""
+    q, k = (inside[f"{FIRST}.{name}"][0, subject_head()] for name in "qk")
+    maps = [F.attention_weights(q, k, mask=masks.causal(), normalizer=name) for name in NORMALIZERS]
+    titles = [
+        f"{name}: {(w[np.tri(T, dtype=bool)] == 0).mean():.0%} are 0"
+        for name, w in zip(NORMALIZERS, maps, strict=True)
+    ]
+    shown = {"mask": masks.causal(), "titles": titles, "columns": 2}
+    return plot.attention_heads(np.stack(maps), WORDS, **shown)
 
 
 def attention_layers() -> plot.Figure:
@@ -184,6 +198,7 @@ def backprop_stack() -> plot.Page:
 PICTURES: list[Callable[[], plot.Figure]] = [
     attention_map,
     attention_heads,
+    normalizers,
     attention_layers,
     attention_lines,
     attention_on_image,
