@@ -53,7 +53,7 @@ ALLOWED = {
     "checkpoint": {"_checks", "_disk", "_safetensors"},
     "models": {
         *("_checks", "_context", "_memory", "checkpoint", "distributed", "functional", "masks"),
-        *("nn", "_safetensors"),
+        *("nn", "scores", "_safetensors"),
     },
     "optim": {"_checks", "_memory", "functional", "kernels", "nn"},
     "_causes": set(),
