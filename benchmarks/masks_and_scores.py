@@ -34,9 +34,15 @@ def _(ds, s, b, h, i, j, table, most, dtable):
 
 
 @masks.where
-def banded(b, h, i, j):
-    """A causal window of 128, as a function."""
-    return i - 128 <= j <= i
+def banded(b, h, i, j, width):
+    """A causal window, as a function."""
+    return i - width[0] <= j <= i
+
+
+@masks.where
+def by_head(b, h, i, j, width):
+    """A window that the function says of each head."""
+    return i - width[h] <= j <= i
 
 
 def best(call: Callable[[], object], budget: float = 1.0) -> float:
@@ -90,13 +96,54 @@ def of_masks(length: int) -> None:
     """Print what masks cost beside the same by bounds, and beside none."""
     window = masks.window(128, 0)
     by_bounds, plain = cost(length, mask=window), cost(length)
-    row("window by function", length, cost(length, mask=banded()), by_bounds, 1.1)
+    row("window by function", length, cost(length, mask=banded(np.array([128]))), by_bounds, 1.1)
     array = window.to_array(1, 1, length, length)[0, 0]
     row("window as an array", length, cost(length, mask=masks.as_mask(array)), by_bounds, 1.3)
     few = masks.as_mask(np.random.default_rng(2).random((length, length)) < 0.05)
     row("a random 5 %", length, cost(length, mask=few), plain, 1.0)
-    seconds = best(lambda: masks.lower(banded(), 1, HEADS, length, length))
-    print(f"{'looking at a function, kept':<34} {length:>6}  {1e3 * seconds:9.2f} ms")
+    for function in (banded, by_head):
+        name = "lowering a function" + ", each head" * (function is by_head)
+        print(f"{name:<34} {length:>6}  {1e3 * lowering(function, length):9.2f} ms  at most 30")
+
+
+def lowering(function: Callable[..., masks.Mask], length: int) -> float:
+    """Return seconds of making the tile map of a mask, each time of one that is new."""
+    took = []
+    for width in range(128, 134):
+        mask = function(np.full(HEADS, width))
+        start = time.perf_counter()
+        masks.lower(mask, 1, HEADS, length, length)
+        took.append(time.perf_counter() - start)
+    return min(took[1:])  # the first compiles
+
+
+def memory(length: int) -> None:
+    """Print what a function mask of 5 % takes, forward and backward, above inputs and results."""
+    code = """
+import resource, sys
+import numpy as np
+import miniattn.functional as F
+from miniattn import masks
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def run(T):
+    few = masks.where(lambda b, h, i, j: (i // 64 - j // 64) % 20 == 0)()
+    q, k, v, dout = np.ones((4, 1, 1, T, 64), np.float32)
+    before = peak()
+    out, ctx = F.attention_forward(q, k, v, mask=few)
+    grads = F.attention_backward(dout, ctx)
+    results = sum(x.nbytes for x in (out, grads.dq, grads.dk, grads.dv)) / 2**20
+    return peak() - before - results
+
+run(256)  # loads the kernels
+print(run(int(sys.argv[1])))
+"""
+    took = subprocess.run(
+        [sys.executable, "-c", code, str(length)], capture_output=True, text=True, check=True
+    ).stdout
+    print(f"{'a function of 5 %':<34} {length:>6}  {float(took):9.0f} MiB  at most 512")
 
 
 def first_call() -> None:
@@ -131,6 +178,7 @@ def main() -> None:
     ma.set_num_threads(args.threads)
     of_scores([64, 128] if args.quick else [64, 512, 4096])
     of_masks(512 if args.quick else 4096)
+    memory(2048 if args.quick else 65_536)
     first_call()
 
 
