@@ -36,6 +36,11 @@ def test_a_notebook_has_all_of_its_script(script):
     assert missing == []
 
 
+def test_every_notebook_is_offered():
+    text = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
+    assert [path.name for path in SCRIPTS if f"notebooks/{path.stem}.ipynb" not in text] == []
+
+
 def test_notebooks_are_valid():
     """Those of the examples, and those of a course, for students and for the teacher."""
     nbformat = pytest.importorskip("nbformat")

@@ -149,9 +149,9 @@ def attention(
            [0.33, 0.67],
            [0.75, 0.75]])
     >>> attention(4 * x, x, x, normalizer="sparsemax").round(2)
-    array([[1.  , 0.5 ],
-           [0.5 , 1.  ],
-           [1.  , 1.  ]])
+    array([[1. , 0.5],
+           [0.5, 1. ],
+           [1. , 1. ]])
     """
     return_weights = _checks.flag("return_weights", return_weights)
     out, ctx = attention_forward(
