@@ -46,6 +46,11 @@ def off_zero(*shape):
     return x + np.sign(x) * 0.1
 
 
+def shuffled(n):
+    """0 to n - 1 in some order: numbers of which no two are close."""
+    return source().permutation(n).astype(float)
+
+
 def choose(*shape, share=0.6):
     return source().random(shape) < share
 

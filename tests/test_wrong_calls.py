@@ -791,6 +791,10 @@ WRONG = {
         "'swiglu'",
     ),
     "quick gelu": (lambda: nn.QuickGELU()([1]), TypeError, "x", "int64"),
+    "score of a module": (lambda: nn.LearnedScore(len), TypeError, "score", "len"),
+    "ALiBi's heads": (lambda: nn.ALiBi(0), ValueError, "num_heads", "0"),
+    "T5's buckets": (lambda: nn.T5Bias(2, buckets=1), ValueError, "buckets", "1"),
+    "relative bias behind": (lambda: nn.RelativeBias(2, -1, 0), ValueError, "behind", "-1"),
     "softcap": (lambda: nn.Softcap(0.0), ValueError, "cap", "0.0"),
     "identity": (lambda: nn.Identity()([1]), TypeError, "x", "int64"),
     "memory of nothing": (

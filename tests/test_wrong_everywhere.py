@@ -45,6 +45,7 @@ FITTING = {
     ("inputs", "a dict"),
     ("state", "a dict"),
     ("collate", "a function"),
+    ("augment", "a function"),
     ("schedule", "a function"),
 }
 # What some can be.
@@ -151,6 +152,10 @@ SIZES = {
     "rank": 2,
     "p": 0.5,
     "data": np.ones(3),
+    "behind": 2,
+    "ahead": 1,
+    "image_size": 4,
+    "patch_size": 2,
 }
 MORE = {
     "SequenceClassifier": {"input_dim": 3},
@@ -218,6 +223,7 @@ RIGHT = {
     "v": np.ones((1, 2, 3, 4)),
     "tokens": ["a", "b", "c"],
     "count": 2,
+    "groups": [0, 1, 1],
     "lengths": [1],
     "ids": [0],
     "left": 1,

@@ -151,9 +151,10 @@ class EncoderDecoder(nn.Module):
         )
         self.target_tokens = _parts.tokens_layer(target_vocab_size, embed_dim, positions, **common)
         self.target_positions = _parts.positions_layer(positions, max_length, embed_dim, **common)
-        self.decoder = nn.TransformerDecoder(
-            num_decoder_layers, embed_dim, num_heads, score=target_score, **options
-        )
+        with _checks.renamed(score="target_score"):
+            self.decoder = nn.TransformerDecoder(
+                num_decoder_layers, embed_dim, num_heads, score=target_score, **options
+            )
         self.head = nn.Linear(embed_dim, target_vocab_size, bias=False, **common)
         self.dropout = nn.Dropout(_checks.probability("dropout", dropout))
         if tied:
