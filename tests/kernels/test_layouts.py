@@ -177,3 +177,18 @@ def test_matrix():
             (room.tiles.packed, room.tiles.places * keys.end),
         )
         assert matrix_backward.plan(p, 16)[1] == room.end + 16
+
+
+@pytest.mark.parametrize("lanes", ["4", "8"])
+def test_loops_of_functions_hold_a_row_of_a_tile(python, lanes):
+    """In double precision, of which a register holds half as many."""
+    held = python(
+        "from miniattn.kernels.attention.functions import ROOM_OF_A_ROW, ROOM_OF_DISTANCES\n"
+        "from miniattn.kernels.registers import LANES\n"
+        "print(ROOM_OF_A_ROW * (LANES // 2), ROOM_OF_DISTANCES * (LANES // 2))",
+        MINIATTN_AMX="0",
+        MINIATTN_LANES=lanes,
+    )
+    row, distances = map(int, held.split())
+    assert row >= forward.QUERIES
+    assert distances >= forward.QUERIES + forward.KEYS

@@ -30,7 +30,8 @@ ROW, HEAD, I0, J0, ROWS, COLUMNS, WIDTH, MASKED = range(PLACE)
 
 FEW = 64  # sums that a loop keeps on its stack
 ROOM_OF_SUMS = FEW // (LANES // 2)
-ROOM_OF_A_ROW = 16
+WIDEST = 64  # row of a tile of scores
+ROOM_OF_A_ROW = WIDEST // (LANES // 2)
 DISTANCES = 256  # of a tile: more than rows and columns together
 ROOM_OF_DISTANCES = DISTANCES // (LANES // 2)
 _BY_PAIR = {"nogil": True, "error_model": "numpy", "boundscheck": True}

@@ -202,7 +202,7 @@ def _imports(package: str, text: bytes) -> list[str]:
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and what is in it, but for what is there for type checkers."""
+    """Yield a statement and those in it, but for what is there for type checkers."""
     match node:
         case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
             parts: list[ast.AST] = [*node.orelse]
@@ -210,7 +210,8 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
             yield node
             parts = list(ast.iter_child_nodes(node))
     for part in parts:
-        yield from _executed(part)
+        if not isinstance(part, ast.expr):  # most of a tree, and nothing is imported there
+            yield from _executed(part)
 
 
 def versions() -> tuple[str, ...]:
