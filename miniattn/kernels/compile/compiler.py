@@ -1,13 +1,19 @@
-"""Helpers of kernels are compiled for their callers only.
+"""Helpers of kernels are compiled for their callers only, and a task keeps its own to itself.
 
 Numba makes a function that Python can call of every compiled function: optimised machine code, with
 wrappers that unpack arguments. Of a kernel's helpers nobody needs that. They stay LLVM's code as it
 was written, which is linked into the kernels and optimised there, once; this halves the time that
 compilation takes.
+
+What Numba links it marks as code that others may want too. LLVM then calls many a helper that has
+a single caller, with fifty and more arguments on the stack where NamedTuples are taken apart. In a
+task helpers are private, so that such a one becomes a part of its caller: tiles of attention gain
+2 to 6 %, and compiling takes 15 % less.
 """
 
 from typing import Any
 
+from llvmlite.binding import Linkage
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
@@ -46,18 +52,50 @@ class _HelperLowering(NativeLowering):
         return True
 
 
+class _TaskLibrary(JITCodeLibrary):
+    """The code of a task, and of its helpers as nobody else's."""
+
+    def _optimize_final_module(self) -> None:
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == Linkage.linkonce_odr:
+                function.linkage = Linkage.internal
+        super()._optimize_final_module()
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _TaskLowering(NativeLowering):
+    """Lowering to a library that keeps its helpers to itself."""
+
+    _name = "task_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        codegen = state.targetctx.codegen()
+        state.library = _TaskLibrary(codegen, state.func_id.func_qualname)
+        state.library.enable_object_caching()  # as Numba's own lowering does
+        lowered: bool = super().run_pass(state)
+        return lowered
+
+
 class HelperCompiler(CompilerBase):
     """Numba's own passes but for the lowering."""
+
+    lowering = _HelperLowering
 
     def define_pipelines(self) -> list[Any]:
         """Return Numba's pipeline with another lowering."""
         pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
         pipeline.passes[:] = [
-            (_HelperLowering if step is NativeLowering else step, text)
+            (self.lowering if step is NativeLowering else step, text)
             for step, text in pipeline.passes
         ]
         pipeline.finalize()
         return [pipeline]
+
+
+class TaskCompiler(HelperCompiler):
+    """The same for tasks."""
+
+    lowering = _TaskLowering
 
 
 def forget_python(dispatcher: Any) -> Any:

@@ -9,13 +9,14 @@ from typing import Any
 import numba
 import numpy as np
 from numba.core import config, types
+from numba.core.compiler import Compiler, CompilerBase
 from numba.core.imputils import lower_constant
 from numba.extending import models, register_model
 from numba.np.ufunc import parallel
 
 from miniattn.kernels.compile import threads
 from miniattn.kernels.compile.cache import KernelCache
-from miniattn.kernels.compile.compiler import HelperCompiler, forget_python
+from miniattn.kernels.compile.compiler import HelperCompiler, TaskCompiler, forget_python
 
 # Never `True`: nnan and ninf would delete the handling of NaN and -inf that masks rely on.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -95,6 +96,8 @@ def _stand_in(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 class Inner:
     """A function for Numba, which is told of it at its first use: that takes 0.2 ms each."""
 
+    compiler: type[CompilerBase] = HelperCompiler
+
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         self.py_func = function
         self.options = options
@@ -103,7 +106,7 @@ class Inner:
     @functools.cached_property
     def dispatcher(self) -> Any:
         """What Numba makes of the function."""
-        return forget_python(jit(self.py_func, pipeline_class=HelperCompiler, **self.options))
+        return forget_python(jit(self.py_func, pipeline_class=self.compiler, **self.options))
 
     @property
     def _numba_type_(self) -> Any:
@@ -117,6 +120,8 @@ class Inner:
 class Kernel(Inner):
     """A kernel as Python calls it: one launch at a time where the thread pool demands that."""
 
+    compiler = Compiler
+
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         super().__init__(function, options)
         self._cache = KernelCache(function, options)
@@ -124,7 +129,7 @@ class Kernel(Inner):
     @functools.cached_property
     def dispatcher(self) -> Any:
         """What Numba makes of the function, with the cache on disk."""
-        dispatcher = jit(self.py_func, **self.options)
+        dispatcher = jit(self.py_func, pipeline_class=self.compiler, **self.options)
         dispatcher._cache = self._cache
         return dispatcher
 
@@ -137,6 +142,8 @@ class Kernel(Inner):
 
 class Task(Kernel):
     """A function without a parallel region of its own, known by its address."""
+
+    compiler = TaskCompiler
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         super().__init__(function, options)

@@ -312,11 +312,11 @@ def _raise_tops(s, head, tile, room):
 @inner
 def _list_squares(squares, rule, tile):
     """List the squares of packed weights that products read; return how many they are."""
-    count, chunks = 0, chunks_of(tile.m)
+    count = 0
     for c in range(0, tile.width, SIDE):
         start, stop = chunk_rows(rule, tile, c)
         for r in range(start, stop, CHUNK):
-            squares[count] = c // SIDE * chunks + r // CHUNK
+            squares[count] = r * QUERIES + c
             count += 1
     return count
 
@@ -327,8 +327,9 @@ def _weigh(job, portion):
     s, head, tile = job.s, job.head, job.tile
     chunks, width = chunks_of(tile.m), tile.width
     if portion < job.portions:
-        square, row = int(job.squares[portion // PORTIONS]), portion % PORTIONS * ROWS
-        c, j = square // chunks * SIDE, square % chunks * CHUNK + row
+        corner, row = int(job.squares[portion // PORTIONS]), portion % PORTIONS * ROWS
+        c, r0 = corner % QUERIES, corner // QUERIES
+        square, j = c // SIDE * chunks + r0 // CHUNK, r0 + row
         base = base_of(load(job.top + c))
         place = job.p + (square * PARTS + row * SIDE)
         p = s + (j * width + c)
