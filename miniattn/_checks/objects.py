@@ -68,6 +68,8 @@ def instance(name: str, value: object, kind: type[T], *, optional: bool = False)
 
 def sequence(name: str, value: object, of: str) -> Sequence[Any]:
     """Return ``value`` if it can be walked through by index; a string is not meant."""
+    if type(value) is tuple or type(value) is list:  # nearly always, and known in no time
+        return value
     if isinstance(value, Sequence) and not (isinstance(value, str | bytes) or has_fields(value)):
         return value
     if isinstance(value, np.ndarray) and value.ndim and not isinstance(value, np.ma.MaskedArray):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 import miniattn.functional as F
-from miniattn import _checks, _tracing
+from miniattn import _checks
 from miniattn._typing import Array
 from miniattn.nn import _init
 from miniattn.nn._module import Module
@@ -109,10 +109,15 @@ def backward_together(layers: Sequence[Module], dys: Sequence[Array], ctxs: Sequ
 
 
 def _plain(layers: Sequence[Module]) -> list[Linear]:
-    """Return those that may be computed together: none while each is looked at. Same bits."""
-    if _tracing.current() is not None:
-        return []
-    return [layer for layer in layers if type(layer) is Linear]
+    """Return those that may be computed together, to the same bits.
+
+    Not those whose pair was replaced in the object itself, as a trace does that looks at it.
+    """
+    return [
+        layer
+        for layer in layers
+        if type(layer) is Linear and not vars(layer).keys() & {"forward", "backward"}
+    ]
 
 
 def _forward(layers: Sequence[Linear], x: Array) -> list[tuple[Array, F.LinearContext]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from miniattn import _tracing
-from miniattn.nn import Dropout, Module
+from miniattn.nn import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Rotary
 from miniattn.trace import _names
 
 
@@ -57,6 +57,8 @@ class _Branches(dict[type, bool]):
 
 
 _IS_BRANCH = _Branches()
+_MUTE = frozenset({Dropout, Embedding, LayerNorm, Linear, RMSNorm, Rotary})
+"""Classes that have no parts, pass no point and attend to nothing that would be their caller's."""
 _lock = threading.Lock()
 _tapped: dict[int, int] = {}  # how many calls look at a module
 
@@ -65,7 +67,8 @@ _tapped: dict[int, int] = {}  # how many calls look at a module
 def taps(model: Module, looker: Looker) -> Iterator[None]:
     """Let ``looker`` see the modules that it is there for, where this thread calls them in it."""
     places = _Places(model)
-    seen, aside = _chosen(tuple(places.first), places.shared, looker.patterns)
+    mute = tuple(path for path, module in places.first.items() if type(module) in _MUTE)
+    seen, aside = _chosen(tuple(places.first), places.shared, mute, looker.patterns)
     modules = [places.first[path] for path in (*seen, *aside)]
     paths = {id(places.first[path]): places.paths[id(places.first[path])] for path in seen}
     with _lock:
@@ -100,6 +103,8 @@ class _Places:
             if not places:
                 self.first[path] = node
             places.append(path)
+            if type(node) in _MUTE:
+                return
             items: Iterable[tuple[Any, Any]] = vars(node).items()
         else:
             items = node.items() if isinstance(node, dict) else enumerate(node)
@@ -112,7 +117,10 @@ class _Places:
 
 @functools.lru_cache(maxsize=64)
 def _chosen(
-    paths: tuple[str, ...], shared: frozenset[str], patterns: tuple[str, ...]
+    paths: tuple[str, ...],
+    shared: frozenset[str],
+    mute: tuple[str, ...],
+    patterns: tuple[str, ...],
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the modules that have names asked for, and those called by them, to keep apart."""
     seen = _names.holders(paths, patterns)
@@ -125,7 +133,8 @@ def _chosen(
             pass
         return path
 
-    aside = {path for path in paths if path not in seen and (not path or owner(path) in seen)}
+    kept = seen.union(mute)
+    aside = [path for path in paths if path and path not in kept and owner(path) in seen]
     return tuple(path for path in paths if path in seen), tuple(aside)
 
 

@@ -115,6 +115,10 @@ class Trace(_Named):
     (1, 2, 3, 3)
     """
 
+    ctx: Any = None
+    _model: Module | None = None
+    _recorder: Recorder | None = None
+
     def __init__(
         self,
         weights: Mapping[str, Array] | None = None,
@@ -122,14 +126,12 @@ class Trace(_Named):
         key_tokens: Sequence[str] | None = None,
         masks: Mapping[str, Mask] | None = None,
     ) -> None:
-        given = {} if weights is None else dict(weights)
         self.tokens, self.key_tokens = tokens, key_tokens
         self.masks = {} if masks is None else dict(masks)
-        self._maps = {path: f"{path}.weights".removeprefix(".") for path in given}
-        self._kept = {self._maps[path]: x for path, x in given.items()}
-        self.ctx: Any = None
-        self._model: Module | None = None
-        self._recorder: Recorder | None = None
+        self._maps, self._kept = {}, {}
+        for path, x in ({} if weights is None else weights).items():
+            name = self._maps[path] = f"{path}.weights".removeprefix(".")
+            self._kept[name] = x
 
     def _repr_html_(self) -> str:
         from miniattn import _rich
@@ -278,12 +280,13 @@ def run(
       layers.0.attn.heads  float32 (1, 2, 3, 4)
     """
     _checks.instance("model", model, Module)
-    recorder = Recorder(_names.patterns("keep", keep), as_edits(edits))
+    kept, edited = _names.patterns("keep", keep), as_edits(edits)
     t = Trace(None, tokens, key_tokens)
     t._model = model
-    if not (recorder.keep or recorder.edits):
+    if not (kept or edited):
         y, t.ctx = model.forward(*inputs, **options)
         return y, t
+    recorder = Recorder(kept, edited)
     with taps(model, recorder):
         y, t.ctx = model.forward(*inputs, **options)
     _names.check_used("keep", recorder.keep, recorder.used_keep, list(recorder.passed))
