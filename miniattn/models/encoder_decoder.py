@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
@@ -12,7 +12,7 @@ import miniattn.functional as F
 from miniattn import _checks, masks, nn
 from miniattn._context import context
 from miniattn._typing import Array
-from miniattn.models import _generate, _parts
+from miniattn.models import _beams, _choosing, _generate, _parts, _pens, _prompts, _stopping
 from miniattn.scores import Score
 
 
@@ -216,7 +216,7 @@ class EncoderDecoder(nn.Module):
 
     def generate(
         self,
-        source: _generate.Prompts,
+        source: _prompts.Prompts,
         max_new_tokens: int,
         *,
         start: int,
@@ -236,7 +236,7 @@ class EncoderDecoder(nn.Module):
         Returns
         -------
         ids (n,), ids (B, n), or a list of ids, as the sources were given. With ``stop``, a row of
-        an array is filled up with the token it ended at; a list's rows end at it.
+        an array is filled up with its last token; a list's rows end at it.
 
         Examples
         --------
@@ -246,64 +246,87 @@ class EncoderDecoder(nn.Module):
         >>> model.generate(np.array([[5, 6, 7], [8, 9, 10]]), 4, start=0).shape
         (2, 4)
         """
-        new = list(self.stream(source, max_new_tokens, start=start, **options))
-        ids, _ = _generate.padded("source", source, self.source_tokens.weight.shape[0])
-        nothing = np.zeros(len(ids), np.int64)
-        stop = _generate.stop_tokens(options.get("stop"), self._target_vocab_size)
-        return _generate.joined(source, ids[:, :0], nothing, new, stop)
+        written = self.stream(source, max_new_tokens, start=start, **options).rows()
+        return self._joined(source, written)
 
     def stream(
         self,
-        source: _generate.Prompts,
+        source: _prompts.Prompts,
         max_new_tokens: int,
         *,
         start: int,
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        stop: int | Collection[int] | None = None,
+        repetition_penalty: float = 1.0,
+        logits_hook: _choosing.LogitsHook | None = None,
+        stop: _stopping.Stops | None = None,
+        tokenizer: _stopping.Decoder | None = None,
         use_cache: bool = True,
         rng: np.random.Generator | None = None,
-    ) -> Iterator[Array]:
+    ) -> _generate.Stream:
         """Return an iterator over the new tokens, ids (B,) at a time, as they are chosen.
 
         The options are those of `GPT.stream`, but the likeliest token is taken by default.
         """
-        ids, lengths = _generate.padded("source", source, self.source_tokens.weight.shape[0])
-        _checks.integer("max_new_tokens", max_new_tokens, least=0)
-        use_cache = _checks.flag("use_cache", use_cache)
+        pen = self._pen(source, max_new_tokens, start, use_cache=use_cache)
+        changed = _choosing.changes(logits_hook, repetition_penalty)
+        choose = _choosing.sampler(temperature, top_k, top_p, _parts.generator(rng))
+        ends = _stopping.stop_of(stop, tokenizer, self._target_vocab_size)
+        return _generate.Stream(pen, max_new_tokens, changed, choose, ends)
+
+    def beam_search(
+        self,
+        source: _prompts.Prompts,
+        max_new_tokens: int,
+        *,
+        start: int,
+        beams: int = 4,
+        length_penalty: float = 1.0,
+        repetition_penalty: float = 1.0,
+        logits_hook: _choosing.LogitsHook | None = None,
+        stop: _stopping.Stops | None = None,
+        tokenizer: _stopping.Decoder | None = None,
+        use_cache: bool = True,
+    ) -> Any:
+        """Return the likeliest text that a beam search finds for each source, without the start.
+
+        The options are those of `GPT.beam_search`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from miniattn import models
+        >>> model = models.EncoderDecoder(12, embed_dim=16, num_heads=2)
+        >>> model.beam_search(np.array([[5, 6, 7], [8, 9, 10]]), 4, start=0, beams=3).shape
+        (2, 4)
+        """
+        pen = self._pen(source, max_new_tokens, start, use_cache=use_cache)
+        changed = _choosing.changes(logits_hook, repetition_penalty)
+        ends = _stopping.stop_of(stop, tokenizer, self._target_vocab_size)
+        search = _beams.Search(pen, beams, length_penalty, changed, ends)
+        return self._joined(source, search.rows(max_new_tokens))
+
+    def _pen(
+        self, source: _prompts.Prompts, count: int, start: int, *, use_cache: bool
+    ) -> _pens.SourcePen:
+        """Return what the decoder writes with."""
+        ids, lengths = _prompts.padded("source", source, self.source_tokens.weight.shape[0])
+        _checks.integer("max_new_tokens", count, least=0)
+        cached = _checks.flag("use_cache", use_cache)
         if not 0 <= _checks.integer("start", start) < self._target_vocab_size:
             size = self._target_vocab_size
             raise ValueError(f"start: expected an id in [0, V) with V = {size}, got {start}")
-        choose = _generate.sampler(temperature, top_k, top_p, _parts.generator(rng))
-        ends = _generate.stop_tokens(stop, self._target_vocab_size)
-        tokens = self._write(ids, lengths, max_new_tokens, start, choose, use_cache=use_cache)
-        return _generate.until_all_stop(tokens, ends)
+        return _pens.SourcePen(self, ids, lengths, count, start, cached=cached)
+
+    def _joined(self, source: _prompts.Prompts, written: Sequence[Array]) -> Any:
+        """Return what was written, in the form of the sources."""
+        ids, _ = _prompts.padded("source", source, self.source_tokens.weight.shape[0])
+        return _prompts.joined(source, ids[:, :0], np.zeros(len(ids), np.int64), written)
 
     @property
     def _target_vocab_size(self) -> int:
         return len(self.target_tokens.weight.data)
-
-    def _write(
-        self,
-        source: Array,
-        lengths: Array,
-        count: int,
-        start: int,
-        choose: Callable[[Array], Array],
-        *,
-        use_cache: bool,
-    ) -> Iterator[Array]:
-        """Yield ``count`` times the next token of each row, ids (B,)."""
-        encoded, mask, _ = self._encode(source, lengths, None)
-        memory = self.decoder.remember(encoded) if use_cache else encoded
-        caches = self.decoder.new_caches(len(source), count) if use_cache else None
-        text = np.full((len(source), count + 1), start, np.int64)
-        for end in range(1, count + 1):
-            unseen = text[:, end - 1 : end] if use_cache else text[:, :end]
-            x, _ = self._decode(unseen, memory, mask, caches, None)
-            text[:, end] = choose(self.head(x[:, -1]))
-            yield text[:, end].copy()
 
     def _encode(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, Unpack
 
 import numpy as np
@@ -12,7 +12,7 @@ import miniattn.functional as F
 from miniattn import _checks, nn
 from miniattn._context import context
 from miniattn._typing import Array, MaskLike
-from miniattn.models import _generate, _parts
+from miniattn.models import _parts
 from miniattn.models._decoder_only import DecoderOnly
 from miniattn.models._presets import PRESETS, GPTOptions, settings
 from miniattn.nn._attention.ranks import Split, checked_ranks
@@ -261,104 +261,6 @@ class GPT(DecoderOnly):
         self.tokens.backward(dx, ctx.tokens)
         return dbias
 
-    def new_caches(self, batch_size: int, capacity: int | None = None) -> list[nn.KVCache]:
-        """Return an empty cache for each layer; ``capacity`` is ``block_size`` by default."""
-        capacity = self.block_size if capacity is None else capacity
-        return self.blocks.new_caches(batch_size, capacity)
-
-    def generate(
-        self,
-        prompts: _generate.Prompts,
-        max_new_tokens: int,
-        **options: Unpack[_generate.Sampling],
-    ) -> Any:
-        """Return the prompts, each continued by ``max_new_tokens`` tokens.
-
-        Parameters
-        ----------
-        prompts : ids (T,), ids (B, T), or a list of sequences of different lengths
-        max_new_tokens : int
-        **options
-            temperature, top_k, top_p, stop, use_cache and rng, as in `stream`.
-
-        Returns
-        -------
-        ids (T + n,), ids (B, T + n), or a list of ids, as the prompts were given. With ``stop``,
-        a row of an array is filled up with the token it ended at; a list's rows end at it.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from miniattn import models
-        >>> model = models.GPT(9, 8, embed_dim=8, num_heads=2, rng=np.random.default_rng(0))
-        >>> rows = model.generate([[1, 2, 3], [4]], 2, rng=np.random.default_rng(0))
-        >>> [len(row) for row in rows]
-        [5, 3]
-        """
-        new = list(self.stream(prompts, max_new_tokens, **options))
-        ids, lengths = _generate.padded("prompts", prompts, self.vocab_size)
-        stop = _generate.stop_tokens(options.get("stop"), self.vocab_size)
-        return _generate.joined(prompts, ids, lengths, new, stop)
-
-    def stream(
-        self,
-        prompts: _generate.Prompts,
-        max_new_tokens: int,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        stop: int | Collection[int] | None = None,
-        use_cache: bool = True,
-        rng: np.random.Generator | None = None,
-    ) -> Iterator[Array]:
-        """Return an iterator over the new tokens, ids (B,) at a time, as they are chosen.
-
-        Parameters
-        ----------
-        prompts : ids (T,), ids (B, T), or a list of sequences of different lengths
-            One sequence is a batch of one.
-        max_new_tokens : int
-        temperature : float
-            Divides the logits; 0 takes the most likely token.
-        top_k : int, optional
-            Keep only the k most likely tokens.
-        top_p : float, optional
-            Keep only the fewest tokens whose probabilities add up to p (Holtzman et al., 2020).
-        stop : int or several, optional
-            Tokens that end their row, which repeats its own from then on; the iterator ends when
-            all rows have.
-        use_cache : bool
-            Keep keys and values of the tokens already seen. The tokens are the same, sooner.
-        rng : numpy.random.Generator, optional
-            Draws the tokens; None is a fresh unseeded one.
-
-        Notes
-        -----
-        The context is cut to its last ``block_size`` tokens. From there on the positions shift
-        with every token, so that caches are of no use and each token costs a whole forward.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from miniattn import models
-        >>> model = models.GPT(9, 8, embed_dim=8, num_heads=2, rng=np.random.default_rng(0))
-        >>> [ids.shape for ids in model.stream([1, 2, 3], 2)]
-        [(1,), (1,)]
-        """
-        ids, lengths = _generate.padded("prompts", prompts, self.vocab_size)
-        _checks.integer("max_new_tokens", max_new_tokens, least=0)
-        use_cache = _checks.flag("use_cache", use_cache)
-        choose = _generate.sampler(temperature, top_k, top_p, _parts.generator(rng))
-        ends = _generate.stop_tokens(stop, self.vocab_size)
-        tokens = _generate.continued(self, ids, lengths, max_new_tokens, choose, cached=use_cache)
-        return _generate.until_all_stop(tokens, ends)
-
     def describe(self) -> str:
         """Return e.g. ``"block_size=64"``."""
         return f"block_size={self.block_size}"
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return self.head.weight.shape[0]

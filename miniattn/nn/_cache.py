@@ -105,6 +105,23 @@ class KVCache:
             )
         self.lengths[:] = lengths
 
+    def select(self, rows: Sequence[int] | Array) -> None:
+        """Go on with these rows (n,): one may be there several times, another not at all."""
+        rows = _checks.int_array("rows", rows)
+        _checks.shape("rows", rows, "n")
+        if rows.size and not 0 <= rows.min() <= rows.max() < self.lengths.size:
+            raise ValueError(
+                f"rows: expected ints in [0, B) with B = {self.lengths.size}, got {rows.tolist()}"
+            )
+        if np.array_equal(rows, np.arange(self.lengths.size)):
+            return
+        if rows.size != self.lengths.size:
+            self.keys, self.values = self.keys[rows], self.values[rows]
+        else:  # where they are, so that what was noted of their place stays true
+            for held in self.held():
+                held[...] = held[rows]
+        self.lengths = self.lengths[rows]
+
     def __repr__(self) -> str:
         batch, heads, capacity, width = self.keys.shape
         return (

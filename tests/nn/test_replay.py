@@ -54,17 +54,14 @@ class Spy:
 
     def logits(self, model, prompts, count, *, replayed=True, between=lambda i: None):
         """What each of ``count`` tokens is chosen from, with something done between tokens."""
-        from miniattn.models import _generate
-
         found = []
 
-        def choose(logits):
-            found.append(logits.copy())
-            return logits.argmax(axis=-1)
+        def keep(logits, texts):
+            found.append(logits)
+            return logits
 
         self.steps, self.off = 0, not replayed
-        ids, lengths = _generate.padded("prompts", prompts, model.vocab_size)
-        tokens = _generate.continued(model, ids, lengths, count, choose, cached=True)
+        tokens = model.stream(prompts, count, temperature=0, logits_hook=keep)
         for i, _ in enumerate(tokens):
             between(i)
         return found
