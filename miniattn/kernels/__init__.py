@@ -49,8 +49,8 @@ backward, in 90 lines of NumPy. The kernels do the same under the same names, an
 7. Under all of them, `compile/`: `settings` (flags, locks: how a function becomes a kernel),
    `launch` (the one parallel region), `replay` (many launches in one call), `tables` (how arrays
    lie, as kernels are told), `threads` (whose threads), `target` (which processor), `compiler` and
-   `cache` (compiled once, kept on disk), `ahead` (several at once), `user` (functions that users
-   write). `peak` measures the machine.
+   `cache` (compiled once, kept on disk), `ahead` and `beside` (several at once, in other
+   processes), `user` (functions that users write). `peak` measures the machine.
 """
 
 from typing import TYPE_CHECKING

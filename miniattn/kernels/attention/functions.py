@@ -215,7 +215,7 @@ def dtables_of(operands, piece):
     return place
 
 
-@inner
+@inner(apart=True)
 def _visit(door, which, rule, tile, scores, before, sums):
     """Call a loop for what the bounds leave of a tile, in as few rectangles as that is."""
     place = registers(ROOM, np.int64)

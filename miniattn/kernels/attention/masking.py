@@ -181,7 +181,7 @@ def classify(rule, i0, i1, j0, j1):
     return kind
 
 
-@inner
+@inner(apart=True)
 def _some_and_every(rule, i0, i1, j0, j1):
     """Return whether a tile map shows any of the tiles that a range touches, and all of each."""
     some, every = False, True
@@ -280,7 +280,7 @@ def _near(x):
     return max(-_FAR, min(_FAR, x))
 
 
-@inner
+@inner(apart=True)
 def hide(scores, rule, tile):
     """Set the scores of hidden keys to -inf, where `keys_seen` has not left them out."""
     w = lanes(scores)

@@ -149,7 +149,7 @@ def raise_tops(s, head, tile, top, c, start, stop):
     return base, decay
 
 
-@inner
+@inner(apart=True)
 def overflows(s, rule, tile):
     """Return whether a visible product q·k is not finite: -inf would pass for a hidden score."""
     finite = _keys_finite(s, rule, tile) if tile.keys_in_rows else _queries_finite(s, tile)
@@ -204,7 +204,7 @@ def _queries_finite(s, tile):
 # --- What is left of a row -----------------------------------------------------------------------
 
 
-@inner
+@inner(apart=True)
 def write_stats(problem, operands, run, top, total):
     """Write m, log2 l and ``lse = m + log l`` of some queries; lse is -inf where one saw nothing.
 
@@ -307,7 +307,7 @@ def write_shares(shares, total, top, n):
 # --- NaN and infinity beside a mask --------------------------------------------------------------
 
 
-@inner
+@inner(apart=True)
 def add_visible(target, weights, source, columns, rule, tile):
     """Add ``weight * source row`` to the target's row, for each visible pair of a tile.
 

@@ -135,7 +135,7 @@ def not_below(v, like):
     return maximum(least, v)
 
 
-@inner
+@inner(apart=True)
 def _cap(scores, head, tile, slopes):
     rows, columns = rows_and_columns(tile)
     softcap = head.softcap
@@ -147,7 +147,7 @@ def _cap(scores, head, tile, slopes):
             store(slopes + at, fma(-t, t, 1.0))
 
 
-@inner
+@inner(apart=True)
 def _add_bias(scores, head, tile):
     """Add the bias, to as many vectors at a time as they have lanes."""
     w, vectors = lanes(scores), registers(LANES, scores)
@@ -170,7 +170,7 @@ def _as_it_is(entries, like):
     return entries
 
 
-@inner
+@inner(apart=True)
 def drop(values, head, tile):
     """Set dropped entries to 0 and divide the others by 1 - p."""
     factor = 1.0 / (1.0 - head.dropout)

@@ -3,8 +3,8 @@
 `settings` has the decorators `inner`, `kernel` and `task`, with the flags and the locks; `launch`
 is the one parallel region, `queue` what its threads take work from, and `tables` how arrays lie, as
 kernels are told. `user` compiles functions that users write, `ahead` several kernels at once in
-processes of their own. Underneath: `threads` (whose threads), `target` (which processor),
-`compiler` and `cache` (compiled once, kept on disk).
+processes of their own, `beside` the launcher in another. Underneath: `threads` (whose threads),
+`target` (which processor), `compiler` and `cache` (compiled once, kept on disk).
 """
 
 from typing import TYPE_CHECKING

@@ -8,7 +8,6 @@ is not on disk yet is dealt out, to this process and to others, which put it the
 
 import contextlib
 import importlib
-import os
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import IO, NamedTuple, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
+from miniattn.kernels.compile import beside
 from miniattn.kernels.compile.cache import folder
 from miniattn.kernels.compile.launch import load_launcher
 from miniattn.kernels.compile.settings import Kernel, Task
@@ -61,9 +61,10 @@ def compile_ahead(rehearsal: str, argument: str = "", *, cores: int | None = Non
     cores : int, optional
         How many processes there may be; as many as cores.
     """
-    cores = _cores() if cores is None else cores
+    cores = beside.cores() if cores is None else cores
     if cores < 2 or folder() is None:
         return
+    beside.done()  # this one loads it below
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(_helper(rehearsal, argument))
@@ -92,6 +93,7 @@ def compile_ahead(rehearsal: str, argument: str = "", *, cores: int | None = Non
 
 def serve(rehearsal: str, argument: str) -> None:
     """Say what a rehearsal lacks, if there is one; then compile what comes in, a line a job."""
+    beside.done()
     if rehearsal:
         module, _, function = rehearsal.partition(":")
         jobs = wanted(lambda: getattr(importlib.import_module(module), function)(argument))
@@ -153,25 +155,10 @@ class _Helper:
 
 @contextlib.contextmanager
 def _helper(rehearsal: str = "", argument: str = "") -> Iterator[_Helper]:
-    command = [sys.executable, "-c", f"from {__name__} import serve; serve{rehearsal, argument}"]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
-    process = subprocess.Popen(
-        command,
-        env=env,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+    code = f"from {__name__} import serve; serve{rehearsal, argument}"
+    process = beside.run(code, subprocess.PIPE)
     try:
         yield _Helper(process)
     finally:
         process.kill()  # idle by now, unless this process was interrupted
         process.communicate()
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -84,6 +84,13 @@ class KernelCache:
             _write(path, dumps(result._reduce()))
             _prune(path.parent)
 
+    def keeps(self, signature: Any, codegen: Any) -> bool:
+        """Return whether there is a file for ``signature``."""
+        with contextlib.suppress(OSError):  # which is said when it is read
+            path = self._path(signature, codegen)
+            return path is not None and path.is_file()
+        return False
+
     def flush(self) -> None:
         """Do nothing: Numba calls this before a forced recompilation, which overwrites."""
 

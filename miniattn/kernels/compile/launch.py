@@ -88,7 +88,16 @@ def launch(function, workers, pieces, sizes, factors, operands, scratch, size):
 
 def load_launcher() -> None:
     """Compile `launch` for the arrays that `run` hands it, or load what was kept."""
+    launch.dispatcher.compile(_arguments())
+
+
+def launcher_is_kept() -> bool:
+    """Return whether `launch` is at hand, or on disk."""
+    kept: bool = launch.keeps(_arguments())
+    return kept
+
+
+def _arguments() -> tuple[Any, ...]:
     number = types.int64
     numbers, factors = types.Array(number, 1, "C"), types.Array(types.float64, 1, "C")
-    arguments = (*(number,) * 3, numbers, factors, numbers, number, number)
-    launch.dispatcher.compile(arguments)
+    return *(number,) * 3, numbers, factors, numbers, number, number

@@ -1,5 +1,6 @@
 """The one place for Numba settings: flags, cache, threading layer, locks."""
 
+import contextlib
 import functools
 import os
 import threading
@@ -14,9 +15,15 @@ from numba.core.imputils import lower_constant
 from numba.extending import models, register_model
 from numba.np.ufunc import parallel
 
-from miniattn.kernels.compile import threads
+from miniattn.kernels.compile import beside, threads
 from miniattn.kernels.compile.cache import KernelCache
-from miniattn.kernels.compile.compiler import HelperCompiler, TaskCompiler, forget_python
+from miniattn.kernels.compile.compiler import (
+    HelperCompiler,
+    PlainCompiler,
+    TaskCompiler,
+    forget_python,
+    without_collector,
+)
 
 # Never `True`: nnan and ninf would delete the handling of NaN and -inf that masks rely on.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
@@ -24,12 +31,15 @@ FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 threads.prepare()
 
 
-def inner(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+def inner(
+    function: Callable[..., Any] | None = None, *, apart: bool = False, **options: Any
+) -> Any:
     """Compile a helper that kernels call; LLVM inlines it, and it has no threads of its own.
 
-    Called by Python it runs as the Python that it is.
+    Called by Python it runs as the Python that it is. What is seldom called, and long, is kept
+    ``apart``, as a function of its own: kernels are smaller without it, and compiled sooner.
     """
-    return _decorator(Inner, options)(function)
+    return _decorator(_Apart if apart else _Plain, options)(function)
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -117,6 +127,20 @@ class Inner:
         return self.py_func(*args)
 
 
+class _Plain(Inner):
+    """A helper of kernels, in the plain Python that they are written in."""
+
+    compiler = PlainCompiler
+
+
+class _Apart(_Plain):
+    """One that is not inlined."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        super().__init__(function, options)
+        function.is_apart = True  # type: ignore[attr-defined]  # the compiler asks
+
+
 class Kernel(Inner):
     """A kernel as Python calls it: one launch at a time where the thread pool demands that."""
 
@@ -132,6 +156,12 @@ class Kernel(Inner):
         dispatcher = jit(self.py_func, pipeline_class=self.compiler, **self.options)
         dispatcher._cache = self._cache
         return dispatcher
+
+    def keeps(self, arguments: tuple[Any, ...]) -> bool:
+        """Return whether the machine code for arguments of these types is at hand, or on disk."""
+        if arguments in self.dispatcher.overloads:
+            return True
+        return self._cache.keeps(arguments, self.dispatcher.targetctx.codegen())
 
     def __call__(self, *args: Any) -> Any:
         """Run the compiled kernel, alone where the thread pool demands that."""
@@ -158,11 +188,7 @@ class Task(Kernel):
 
     def is_kept(self, dtype: Any) -> bool:
         """Return whether the machine code for ``dtype`` is at hand, or on disk."""
-        if dtype in self._addresses:
-            return True
-        codegen = self.dispatcher.targetctx.codegen()
-        path = self._cache._path(self._arguments(np.dtype(dtype)), codegen)
-        return path is not None and path.is_file()
+        return dtype in self._addresses or self.keeps(self._arguments(np.dtype(dtype)))
 
     def _arguments(self, dtype: Any) -> tuple[Any, ...]:
         from miniattn.kernels.registers import Pointer
@@ -172,7 +198,9 @@ class Task(Kernel):
 
     def _compile(self, dtype: Any) -> int:
         arguments = self._arguments(dtype)
-        self.dispatcher.compile(arguments)
+        kept = self.keeps(arguments)
+        with contextlib.nullcontext() if kept else beside.launcher(), without_collector():
+            self.dispatcher.compile(arguments)
         result = self.dispatcher.overloads[arguments]
         return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
