@@ -92,7 +92,9 @@ def gradcheck(
 
     Where a backward is wrong, hypotheses are tried on the numbers (a sign, a factor, a transpose, a
     missing term, ...), and of a module each part is judged alone, from the output on, with what it
-    was given in this call.
+    was given in this call. Where all parts are right, the first wrong gradient between them is
+    named, and what became of the gradients that are to be added there. A module runs backward
+    twice: what is in `Parameter.grad` has to be added to.
 
     Examples
     --------

@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn._causes import Cause, likely, ratio
-from miniattn._gradreport import Entry, GradcheckError, GradcheckReport, ModuleCheck
+from miniattn._gradreport import AGREES, Entry, GradcheckError, GradcheckReport, ModuleCheck
 from miniattn._gradsubject import Subject, Way
 
 # Entries of each array that are looked at, to tell whether a part is wrong.
 SAMPLES = 6
 # Numbers that a part may have to be looked at in full, to tell why.
 WHOLE = 600
-# Differences agree with a wrong gradient's right one to about this share.
-AGREES = 1e-5
 
 
 class Call(NamedTuple):
@@ -59,6 +57,9 @@ def why(subject: Subject, entries: tuple[Entry, ...], tolerance: float) -> Cause
     """Return the likely cause, of the first wrong gradient of which one can be told."""
     wrong = (e.name for e in entries if e.decided and not e.error <= tolerance)
     for name in dict.fromkeys(wrong):
+        if name in subject.replaced:
+            text = "the gradient that is there is overwritten, where it is to be added to"
+            return Cause("overwritten", f"d{name}: {text}")
         found = _why(name, [entry for entry in entries if entry.name == name], subject)
         if found is not None:
             return Cause(found.kind, f"d{name}: {found.text}")
@@ -67,12 +68,14 @@ def why(subject: Subject, entries: tuple[Entry, ...], tolerance: float) -> Cause
 
 def _cause_of(call: Call, way: Way, seed: int) -> Cause | None:
     """Return why a part is wrong, looked at in full if it is not too large."""
+    from miniattn._gradjoins import joined  # it loads the modules
+
     try:
         subject = Subject(call.module, call.inputs, None, call.options)
         total = sum(array.size for _, array in subject.targets)
         few = None if total <= WHOLE else WHOLE // len(subject.targets)
         entries = subject.compared(Way(few, *way[1:]), np.random.default_rng(seed))
-        return why(subject, entries, way.tolerance)
+        return joined(call.module, subject, way, seed) or why(subject, entries, way.tolerance)
     except GradcheckError as error:
         return Cause("shape", str(error))
 

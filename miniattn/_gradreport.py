@@ -9,6 +9,8 @@ from miniattn._causes import Cause
 # Entries smaller than this share of the largest gradient are measured against that share: central
 # differences do not resolve them to six digits of their own.
 RESOLUTION = 1e-3
+# Differences agree with a wrong gradient's right one to about this share.
+AGREES = 1e-5
 # Names that go on one line; more are shown a line for each module.
 NAMES = 6
 

@@ -874,9 +874,13 @@ def encoder(change):
         (
             lambda made: setattr(made.layers[1].ffn, "__class__", Halved),
             "layers.1.ffn",
-            "dx: the factor 2 is missing",
+            "what comes back through `up` is there 0.5 times, not once",
         ),
-        (lambda made: setattr(made.layers[0], "__class__", Unjoined), "layers.0", "`dout`"),
+        (
+            lambda made: setattr(made.layers[0], "__class__", Unjoined),
+            "layers.0",
+            "is subtracted from it",
+        ),
     ],
     ids=["a part", "what joins the parts"],
 )

@@ -279,9 +279,22 @@ def run(
     Trace
       layers.0.attn.heads  float32 (1, 2, 3, 4)
     """
+    y, t = called(model, inputs, options, keep, edits)
+    t.tokens, t.key_tokens = tokens, key_tokens
+    return y, t
+
+
+def called(
+    model: Module,
+    inputs: Sequence[Any],
+    options: Mapping[str, Any],
+    keep: str | Sequence[str] = "*",
+    edits: Mapping[str, Any] | None = None,
+) -> tuple[Any, Trace]:
+    """Do as `run`, of a forward whose arguments may have any names."""
     _checks.instance("model", model, Module)
     kept, edited = _names.patterns("keep", keep), as_edits(edits)
-    t = Trace(None, tokens, key_tokens)
+    t = Trace()
     t._model = model
     if not (kept or edited):
         y, t.ctx = model.forward(*inputs, **options)

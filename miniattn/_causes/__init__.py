@@ -15,22 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from miniattn._causes._cause import AGREES, Cause, fits, near, ratio
+from miniattn._causes._sums import by_parts, parts_of
 from miniattn._typing import Array
 
-# Arrays that agree to this share of their largest entry agree.
-AGREES = 1e-6
+__all__ = ["AGREES", "Cause", "by_parts", "likely", "near", "ratio"]
+
 # More entries than this are not looked at in pairs of hypotheses.
 LARGE = 20_000
-
-
-class Cause(NamedTuple):
-    """What probably went wrong: its kind in a word, and in words what was found."""
-
-    kind: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.text} ({self.kind})"
 
 
 class _Change(NamedTuple):
@@ -61,28 +53,17 @@ def likely(
     if not np.isfinite(got).all():
         return Cause("not finite", "NaN or infinity where the right value is a number")
     numbers = dict(_numbers(right, known))
-    arrays = {name: a for name, a in known.items() if _fits(a, right.shape)}
+    arrays = {name: a for name, a in known.items() if fits(a, right.shape)}
     found = (
         _by_factor(got, right, numbers, agrees)
         or _by_place(got, right, agrees)
         or _by_change(got, right, arrays, numbers, agrees)
+        or by_parts(got, right, parts_of(known, right.shape), agrees=agrees)
         or _by_term(got, right, arrays, numbers, agrees)
     )
     if found is None and got.size <= LARGE:
         found = _by_two_changes(got, right, arrays, numbers, agrees)
     return found
-
-
-def near(a: Array, b: Array, agrees: float) -> bool:
-    """Return whether two arrays of one shape agree."""
-    size = max(float(np.abs(b).max(initial=0.0)), float(np.abs(a).max(initial=0.0)))
-    return bool((np.abs(a - b) <= agrees * size).all())
-
-
-def ratio(got: Array, right: Array) -> float:
-    """Return the factor by which ``got`` is nearest to ``right``; NaN where there is none."""
-    square = float((right * right).sum())
-    return float((got * right).sum()) / square if square else math.nan
 
 
 # A factor.
@@ -189,7 +170,7 @@ def _by_two_changes(
 ) -> Cause | None:
     for first in _changes(right.shape, arrays):
         made = first.make(right)
-        if not np.isfinite(made).all():
+        if not (np.isfinite(made).all() and made.any()):  # of nothing all can be made
             continue
         found = _by_change(got, made, arrays, numbers, agrees) or _by_term(
             got, made, arrays, numbers, agrees
@@ -300,13 +281,3 @@ def _misshapen(got: Array, right: Array, agrees: float) -> Cause | None:
                     which = ", ".join(map(str, axes))
                     return Cause("broadcast", f"the {word} over axes {which} is missing")
     return None
-
-
-def _fits(value: Any, shape: tuple[int, ...]) -> bool:
-    """Return whether a value is an array of numbers that broadcasts to a shape."""
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fb" or not value.size:
-        return False
-    try:
-        return np.broadcast_shapes(value.shape, shape) == shape and bool(np.isfinite(value).all())
-    except ValueError:
-        return False
