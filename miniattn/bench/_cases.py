@@ -48,18 +48,26 @@ LENGTHS = [2**i for i in range(8, 17)]
 LONGEST = {"numpy": 16_384, "jax": 16_384, "onnxruntime": 0}
 
 # (op, layers, E, H, B, T): nanoGPT's models of characters, and a tiny one. "train" is a step with
-# clipping and AdamW, "logits" a forward pass, "decode" T tokens written one by one.
+# clipping and AdamW, "classify" the same for an encoder that reads padded sequences, "logits" a
+# forward pass, "decode" T tokens written one by one.
 MODELS = [
     ("train", 2, 64, 4, 8, 32),
     ("train", 4, 128, 4, 12, 64),
     ("train", 6, 384, 6, 8, 256),
+    ("classify", 2, 64, 4, 64, 42),
     ("logits", 6, 384, 6, 1, 256),
     ("logits", 6, 384, 6, 8, 256),
     ("decode", 4, 128, 4, 1, 64),
     ("decode", 4, 128, 4, 16, 64),
     ("decode", 6, 384, 6, 1, 64),
 ]
-WORDS = {"train": "training", "logits": "forward", "decode": "decoding"}
+WORDS = {
+    "train": "training",
+    "classify": "classifier",
+    "logits": "forward",
+    "decode": "decoding",
+}
+CLASSES = 10
 BUSY = 1  # other processes, for "beside others"
 
 PEAK: Case = {"op": "multiply_add", "rows": 2_000, "n": 128, "backward": False}
@@ -84,9 +92,9 @@ def groups(quick: bool) -> list[Group]:
             *(_rows("gelu", total, 1024, backward) for total in totals),
         ]
         tables.append(Group(f"layers, {text}", "copy", layers))
-    models = [_model(*m) for m in (MODELS[:1] + MODELS[5:6] if quick else MODELS)]
+    models = [_model(*m) for m in (MODELS[:1] + MODELS[6:7] if quick else MODELS)]
     tables.append(Group("models", "multiply_add", models))
-    beside = [_model(*m, busy=BUSY) for m in (MODELS[:1] if quick else MODELS[:2] + MODELS[5:6])]
+    beside = [_model(*m, busy=BUSY) for m in (MODELS[:1] if quick else MODELS[:2] + MODELS[6:7])]
     tables.append(Group("models beside others", "multiply_add", beside))
     tables.append(Group("optimiser", "copy", [_rows("adamw", total, 1024) for total in totals]))
     return tables
@@ -108,7 +116,10 @@ def _rows(op: str, total: int, n: int, backward: bool = False) -> Case:
 
 def _model(op: str, layers: int, E: int, H: int, B: int, T: int, *, busy: int = 0) -> Case:
     sizes = {"layers": layers, "E": E, "H": H, "B": B, "T": T, "V": 65}
-    return {"op": op, "backward": op == "train", **sizes, **({"busy": busy} if busy else {})}
+    more: Case = {"busy": busy} if busy else {}
+    if op == "classify":
+        more |= {"mask": "padding", "S": T, "N": CLASSES}
+    return {"op": op, "backward": op in ("train", "classify"), **sizes, **more}
 
 
 def sizes(case: Case) -> str:
@@ -145,8 +156,12 @@ def operations(case: Case) -> float:
 def _operations_of_model(case: Case) -> float:
     """Return those of linear maps and attention; their backward has 2 and 2.5 times as many."""
     layers, E, B, T = (case[name] for name in ("layers", "E", "B", "T"))
-    maps = 2 * B * T * (12 * layers * E * E + case["V"] * E)
-    attention = 2 * layers * E * B * T * (T + 1)
+    if case["op"] == "classify":  # the head reads one vector of a sequence; padding is computed
+        maps = 2 * B * (12 * layers * T * E * E + case["N"] * E)
+        attention = 4 * layers * E * sum(_pairs(case))
+    else:
+        maps = 2 * B * T * (12 * layers * E * E + case["V"] * E)
+        attention = 2 * layers * E * B * T * (T + 1)
     return float(3 * maps + 3.5 * attention if case["backward"] else maps + attention)
 
 

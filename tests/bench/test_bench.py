@@ -214,7 +214,7 @@ def test_libraries_compute_the_same(worker, peer, backward, operation):
 
 
 @pytest.mark.parametrize("peer", ["torch", "torch_compile", "jax", "onnxruntime"])
-@pytest.mark.parametrize("op", ["train", "logits", "decode"])
+@pytest.mark.parametrize("op", ["train", "classify", "logits", "decode"])
 def test_models_compute_the_same(worker, peer, op, monkeypatch):
     try:
         other = worker(f"with_{peer}")

@@ -6,7 +6,7 @@ import numpy as np
 
 Case = dict[str, Any]
 Arrays = dict[str, np.ndarray[Any, Any]]
-MODELS = "train", "logits", "decode"  # operations of a whole GPT
+MODELS = "train", "classify", "logits", "decode"  # operations of a whole model
 
 
 def arrays(case: Case) -> Arrays:
@@ -32,6 +32,8 @@ def arrays(case: Case) -> Arrays:
 def _model(case: Case) -> Arrays:
     """Return ids and targets (B, T) and the weights of a GPT, matrices (out, in).
 
+    A classifier has targets (B,), and a head of its own.
+
     They are drawn larger than a model starts with, so that the tokens it writes differ, and the
     most likely one is more likely than rounding can change.
     """
@@ -45,12 +47,24 @@ def _model(case: Case) -> Arrays:
         for name, shape in shapes.items():
             found[f"{i}.{name}"] = normal(*shape) / np.float32(shape[1] ** 0.5)
         found |= {f"{i}.{name}": np.ones(E, np.float32) for name in ("norm1", "norm2")}
-    return {**found, "norm": np.ones(E, np.float32)}
+    found["norm"] = np.ones(E, np.float32)
+    if case["op"] == "classify":
+        found["targets"] = np.asarray(rng.integers(0, case["N"], case["B"]))
+        found |= {"head": normal(case["N"], E) / np.float32(E**0.5)}
+        found |= {"shift": np.zeros(case["N"], np.float32)}
+    return found
 
 
 def lengths(case: Case) -> np.ndarray[Any, Any]:
     """Return how many keys each sequence of a padded batch has: from a third of S up to S."""
     return np.linspace(max(1, case["S"] // 3), case["S"], case["B"]).astype(np.int64)
+
+
+def pooling(case: Case) -> np.ndarray[Any, Any]:
+    """Return what each step counts in the mean over a sequence's real steps, (B, T)."""
+    real = lengths(case)[:, None]
+    weights: np.ndarray[Any, Any] = (np.arange(case["T"]) < real) / real.astype(np.float32)
+    return weights.astype(np.float32)
 
 
 def visible(case: Case) -> np.ndarray[Any, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from data import Arrays, Case
+from data import Arrays, Case, pooling, visible
 
 BETA1, BETA2, RATE, DECAY, CLIP = 0.9, 0.99, 1e-3, 0.1, 1.0
 
@@ -18,7 +18,7 @@ def build(case: Case, inputs: Arrays) -> Callable[[], Any]:
     """Return a call of a training step, a forward pass, or the writing of some tokens."""
     p = {name: jnp.asarray(a) for name, a in inputs.items()}
     ids, targets = p.pop("ids"), p.pop("targets")
-    if case["op"] == "train":
+    if case["op"] in ("train", "classify"):
         return _train(case, p, ids, targets)
     if case["op"] == "logits":
         forward = jax.jit(functools.partial(_logits, case))
@@ -28,7 +28,7 @@ def build(case: Case, inputs: Arrays) -> Callable[[], Any]:
 
 def _train(case: Case, p: Any, ids: Any, targets: Any) -> Callable[[], Any]:
     def loss_of(p: Any) -> Any:
-        logits = _logits(case, p, ids)
+        logits = (_classes if case["op"] == "classify" else _logits)(case, p, ids)
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)
         return -jnp.mean(chosen)
 
@@ -91,6 +91,17 @@ def _logits(case: Case, p: Any, ids: Any) -> Any:
 
     x = p["tokens"][ids] + p["positions"][: ids.shape[1]]
     return _head(p, _blocks(case, p, x, attend))
+
+
+def _classes(case: Case, p: Any, ids: Any) -> Any:
+    mask, mean = visible(case), pooling(case)
+
+    def attend(i: int, q: Any, k: Any, v: Any) -> Any:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+    x = p["tokens"][ids] + p["positions"]
+    x = _norm(_blocks(case, p, x, attend), p["norm"])
+    return jnp.einsum("bt,bte->be", mean, x) @ p["head"].T + p["shift"]
 
 
 def _blocks(case: Case, p: Any, x: Any, attend: Callable[..., Any]) -> Any:

@@ -5,12 +5,13 @@ values of a decoding step are slices of a cache in eager mode; compiled, whole o
 because shapes that grow would be compiled again and again.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from data import Arrays, Case
+from data import Arrays, Case, pooling, visible
 
 Weights = dict[str, torch.Tensor]
 
@@ -19,7 +20,7 @@ def build(case: Case, inputs: Arrays, *, compiled: bool) -> Callable[[], Any]:
     """Return a call of a training step, a forward pass, or the writing of some tokens."""
     tensors = {name: torch.from_numpy(a) for name, a in inputs.items()}
     ids, targets = tensors.pop("ids"), tensors.pop("targets")
-    if case["op"] == "train":
+    if case["op"] in ("train", "classify"):
         return _train(case, tensors, ids, targets, compiled)
     if case["op"] == "logits":
         forward = _compiled(lambda p, ids: _logits(case, p, ids), compiled)
@@ -42,8 +43,10 @@ def _train(
     ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
 
+    logits_of = _reader(case) if case["op"] == "classify" else functools.partial(_logits, case)
+
     def loss_of(p: Weights, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(_logits(case, p, ids).flatten(0, 1), targets.flatten())
+        return F.cross_entropy(logits_of(p, ids).flatten(0, -2), targets.flatten())
 
     forward = _compiled(loss_of, compiled)
 
@@ -106,6 +109,21 @@ def _logits(case: Case, p: Weights, ids: torch.Tensor) -> torch.Tensor:
 
     x = F.embedding(ids, p["tokens"]) + p["positions"][: ids.shape[1]]
     return _head(p, _blocks(case, p, x, attend))
+
+
+def _reader(case: Case) -> Callable[[Weights, torch.Tensor], torch.Tensor]:
+    """Return what a classifier makes of padded sequences: logits (B, N)."""
+    mask, mean = torch.from_numpy(visible(case)), torch.from_numpy(pooling(case))
+
+    def attend(i: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def logits(p: Weights, ids: torch.Tensor) -> torch.Tensor:
+        x = F.embedding(ids, p["tokens"]) + p["positions"]
+        x = _norm(_blocks(case, p, x, attend), p["norm"])
+        return F.linear((mean[:, None] @ x)[:, 0], p["head"], p["shift"])
+
+    return logits
 
 
 def _blocks(

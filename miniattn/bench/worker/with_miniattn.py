@@ -44,14 +44,29 @@ def build(case: Case, inputs: Arrays, threads: int) -> Callable[[], Any] | None:
 
 def _model(case: Case, inputs: Arrays) -> Callable[[], Any]:
     ids, targets = inputs["ids"], inputs["targets"]
-    model = models.GPT(
-        case["V"], case["T"], embed_dim=case["E"], num_heads=case["H"], num_layers=case["layers"]
-    )
+    sizes = {"embed_dim": case["E"], "num_heads": case["H"], "num_layers": case["layers"]}
+    if case["op"] == "classify":
+        classifier = models.SequenceClassifier(
+            case["N"],
+            vocab_size=case["V"],
+            positions="learned",
+            max_length=case["T"],
+            bias=False,
+            **sizes,
+        )
+        classifier.load_state_dict(_state_of_classifier(case, inputs))
+        return _step(classifier, partial(classifier.forward, ids, lengths(case)), targets)
+    model = models.GPT(case["V"], case["T"], **sizes)
     model.load_state_dict(_state(case, inputs))
     if case["op"] == "logits":
         return partial(model, ids)
     if case["op"] == "decode":
         return lambda: model.generate(ids[:, :1], case["T"], temperature=0)[:, 1:]
+    return _step(model, partial(model.forward, ids), targets)
+
+
+def _step(model: Any, forward: Callable[[], Any], targets: Any) -> Callable[[], float]:
+    """Return a step of training: forward, loss, backward, clipping, AdamW."""
     optimizer = optim.AdamW(
         model.named_parameters(),
         lr=1e-3,
@@ -62,7 +77,7 @@ def _model(case: Case, inputs: Arrays) -> Callable[[], Any]:
     parameters = model.parameters()
 
     def step() -> float:
-        logits, ctx = model.forward(ids)
+        logits, ctx = forward()
         loss, loss_ctx = F.cross_entropy_forward(logits, targets)
         optimizer.zero_grad()
         model.backward(F.cross_entropy_backward(1.0, loss_ctx), ctx)
@@ -88,6 +103,13 @@ def _state(case: Case, inputs: Arrays) -> Arrays:
         state |= {f"{layer}.attn.{n}_proj.weight": w for n, w in zip("qkv", parts, strict=True)}
         state |= {f"{layer}.{theirs}.weight": inputs[f"{i}.{n}"] for n, theirs in names.items()}
     return state
+
+
+def _state_of_classifier(case: Case, inputs: Arrays) -> Arrays:
+    state = _state(case, inputs)
+    tokens = {"embed.weight": state.pop("tokens.weight")}
+    state = {name.replace("blocks.", "encoder."): a for name, a in state.items()}
+    return {**state, **tokens, "head.weight": inputs["head"], "head.bias": inputs["shift"]}
 
 
 def _mask(case: Case) -> masks.Mask | None:
