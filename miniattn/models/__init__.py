@@ -1,6 +1,7 @@
 """Toy transformers, whole: the models that people build first."""
 
 from miniattn import _lazy
+from miniattn.models._adapters import load_adapters, save_adapters
 from miniattn.models._load import load
 from miniattn.models.classifier import (
     SequenceClassifier,
@@ -25,6 +26,8 @@ __all__ = [
     "TextEncoder",
     "TextEncoderContext",
     "load",
+    "load_adapters",
+    "save_adapters",
 ]
 
 __dir__ = _lazy.listed(__name__, __all__)

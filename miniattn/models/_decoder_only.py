@@ -10,6 +10,7 @@ import numpy as np
 from miniattn import _checks, masks, nn
 from miniattn._typing import Array, MaskLike
 from miniattn.models import _beams, _choosing, _generate, _parts, _pens, _prompts, _stopping
+from miniattn.nn._attention.frame import AttentionFrame
 from miniattn.nn._attention.ranks import Ranks
 from miniattn.nn._cache import of_layers
 from miniattn.nn._replay import Replay
@@ -28,10 +29,15 @@ class DecoderOnly(nn.Module):
     head: nn.Linear
     softcap: nn.Softcap | None
 
-    def new_caches(self, batch_size: int, capacity: int | None = None) -> list[nn.KVCache]:
-        """Return an empty cache for each layer; ``capacity`` is ``block_size`` by default."""
+    def new_caches(
+        self, batch_size: int, capacity: int | None = None, *, forget: bool = False
+    ) -> list[nn.KVCache]:
+        """Return an empty cache for each layer; ``capacity`` is ``block_size`` by default.
+
+        With ``forget`` those of layers with a window hold only what it has (`nn.KVCache`).
+        """
         capacity = self.block_size if capacity is None else capacity
-        return self.blocks.new_caches(batch_size, capacity)
+        return self.blocks.new_caches(batch_size, capacity, forget=forget)
 
     def generate(
         self,
@@ -118,6 +124,8 @@ class DecoderOnly(nn.Module):
         -----
         The context is cut to its last ``block_size`` tokens. From there on the positions shift
         with every token, so that caches are of no use and each token costs a whole forward.
+        Where all layers have one window, and positions are told by attention or not at all,
+        nothing is cut: the cache holds what the window has, and every token costs the same.
 
         Examples
         --------
@@ -193,6 +201,21 @@ class DecoderOnly(nn.Module):
     def vocab_size(self) -> int:
         """V."""
         return self.head.weight.shape[0]
+
+    @property
+    def _forgets(self) -> bool:
+        """Whether a window says how far every layer looks back, and no position is too far."""
+        attentions = [layer.attn for layer in self.blocks.layers]
+        windows = {
+            (attn.window, attn.sinks)
+            if isinstance(attn, AttentionFrame) and not attn.score
+            else None
+            for attn in attentions
+        }
+        if self.positions is not None or self.ranks is not None or len(windows) != 1:
+            return False
+        (found,) = windows
+        return found is not None and found[0] is not None and found[0][0] is not None
 
     def _next_logits(
         self, ids: Array, caches: Sequence[nn.KVCache], last: Array, replay: Replay

@@ -60,9 +60,14 @@ class DecoderOnly(Protocol):
 
     block_size: int
 
-    def new_caches(self, batch_size: int, capacity: int | None = None) -> list[KVCache]:
+    def new_caches(
+        self, batch_size: int, capacity: int | None = None, *, forget: bool = False
+    ) -> list[KVCache]:
         """Return an empty cache for each layer."""
         ...
+
+    @property
+    def _forgets(self) -> bool: ...
 
     def _next_logits(
         self, ids: Array, caches: Sequence[KVCache], last: Array, replay: Replay
@@ -79,13 +84,15 @@ class PromptPen(Pen):
         self._model, self._replay = model, Replay()
         self._seen = np.zeros_like(lengths)
         self._caches: list[KVCache] = []
+        # How far the model looks back; where windows say it, no text is too long.
+        self._most = self._text.shape[1] if model._forgets else model.block_size
         if cached:
-            capacity = min(model.block_size, self._text.shape[1])
-            self._caches = model.new_caches(len(ids), capacity)
+            capacity = min(self._most, self._text.shape[1])
+            self._caches = model.new_caches(len(ids), capacity, forget=model._forgets)
 
     def logits(self) -> Array:
         """Return the logits (B, V) of what comes next."""
-        lengths, most = self._lengths, self._model.block_size
+        lengths, most = self._lengths, self._most
         if lengths.max(initial=0) > most:
             self._caches = []
         if not self._caches:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -328,15 +329,29 @@ def merge_lora(model: Module) -> None:
 
 def _adapt(model: Module, linears: list[Linear], wrap: Callable[[Linear], Module]) -> None:
     """Freeze ``model`` and put ``wrap(linear)`` in the place of each of ``linears``, or nothing."""
+    with putting(model) as replaced:
+        for linear in linears:
+            replaced[id(linear)] = wrap(linear)
+
+
+@contextlib.contextmanager
+def putting(model: Module) -> Iterator[dict[int, Module]]:
+    """Freeze ``model`` and put what is gathered in the places of these parts; or do nothing."""
     before = [(p, p.trainable, p.grad) for p in model.parameters()]
+    replaced: dict[int, Module] = {}
     try:
-        wrapped = {id(linear): wrap(linear) for linear in linears}
+        yield replaced
     except BaseException:
         for parameter, trainable, grad in before:
             parameter.trainable, parameter.grad = trainable, grad
         raise
     model.freeze()
-    replace_parts(model, wrapped)
+    for part in replaced.values():
+        for added in part.modules():
+            if isinstance(added, Adapter | LoRA):
+                added.down.unfreeze()
+                added.up.unfreeze()
+    replace_parts(model, replaced)
 
 
 def _places(model: Module, targets: str | Collection[str], *, every: bool) -> list[Linear]:

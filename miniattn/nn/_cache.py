@@ -19,12 +19,19 @@ class KVCache:
     ----------
     batch_size, num_kv_heads, capacity, head_dim : int
         B, G, the largest S, and D.
+    window : int, optional
+        How many tokens before its own a query sees. Given, older ones are forgotten when their
+        room is needed: however long a row gets, about twice the window is held.
+    sinks : int
+        The first so many tokens are kept all the same.
     dtype : float32 or float64
 
     Attributes
     ----------
     lengths : int64 array, shape (B,)
-        How many tokens each row holds.
+        How many tokens each row has had.
+    forgotten : int64 array, shape (B,)
+        How many of them are no longer held: those after the sinks.
 
     Examples
     --------
@@ -46,8 +53,15 @@ class KVCache:
         capacity: int,
         head_dim: int,
         *,
+        window: int | None = None,
+        sinks: int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
+        if window is not None:
+            window = _checks.integer("window", window, least=0)
+        self.window, self.sinks = window, _checks.integer("sinks", sinks, least=0)
+        if sinks and window is None:
+            raise ValueError(f"sinks: expected 0 without a window, got {sinks}")
         shape = (
             _checks.integer("batch_size", batch_size, least=0),
             _checks.integer("num_kv_heads", num_kv_heads, least=1),
@@ -58,19 +72,34 @@ class KVCache:
         self.keys: Array = np.zeros(shape, dtype)
         self.values: Array = np.zeros(shape, dtype)
         self.lengths: Array = np.zeros(batch_size, np.int64)
+        self.forgotten: Array = np.zeros(batch_size, np.int64)
+        self._room = self.keys.shape[2]  # of a window; a long prompt takes more for one call
 
     @property
     def capacity(self) -> int:
-        """The largest number of tokens in a row."""
+        """The largest number of tokens of a row that are held."""
         return int(self.keys.shape[2])
+
+    @property
+    def held_lengths(self) -> Array:
+        """How many tokens of each row are held, (B,)."""
+        held: Array = self.lengths - self.forgotten
+        return held
+
+    def key_positions(self) -> Array:
+        """Return where the keys that are held are in their row: (S,), or (B, S) if some are not."""
+        at = np.arange(int(self.held_lengths.max(initial=0)))
+        if not self.forgotten.any():
+            return at
+        return at + np.where(at < self.sinks, 0, self.forgotten[:, None])
 
     def positions(self, count: int) -> Array:
         """Return the positions that the next ``count`` tokens of each row will have, (B, count)."""
         return self.lengths[:, None] + np.arange(_checks.integer("count", count, least=0))
 
     def held(self) -> tuple[Array, Array]:
-        """Return views of all keys and values, (B, G, S, D), S the largest of ``lengths``."""
-        end = int(self.lengths.max(initial=0))
+        """Return views of all keys and values that are held, (B, G, S, D), S the most of a row."""
+        end = int(self.held_lengths.max(initial=0))
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
@@ -82,26 +111,54 @@ class KVCache:
         _checks.shape("k", k, "B, G, T, D", {"B": batch, "G": heads, "D": width})
         _checks.shape("v", v, "B, G, T, D", {"B": batch, "G": heads, "T": k.shape[2], "D": width})
         length = k.shape[2]
-        end = int(self.lengths.max(initial=0)) + length
+        self.make_room(length)
+        held = self.held_lengths
+        end = int(held.max(initial=0)) + length
         if end > self.capacity:
             raise ValueError(f"k: expected at most {self.capacity} tokens in a row, got {end}")
-        if len(set(self.lengths.tolist())) == 1:
+        if len(set(held.tolist())) == 1:
             self.keys[:, :, end - length : end] = k
             self.values[:, :, end - length : end] = v
         else:
-            row, at = np.arange(batch)[:, None], self.positions(length)
+            row, at = np.arange(batch)[:, None], held[:, None] + np.arange(length)
             self.keys[row, :, at] = k.swapaxes(1, 2)
             self.values[row, :, at] = v.swapaxes(1, 2)
         self.lengths += length
         return self.keys[:, :, :end], self.values[:, :, :end]
 
+    def make_room(self, count: int) -> None:
+        """Forget what no later query sees, if ``count`` tokens more have no room otherwise."""
+        if self.window is None:
+            return
+        held = self.held_lengths
+        if int(held.max(initial=0)) + count <= self.capacity == self._room:
+            return
+        forget = np.maximum(held - self.sinks - self.window, 0)
+        end = int((held - forget).max(initial=0))
+        at = np.arange(end)
+        at = at + np.where(at < self.sinks, 0, forget[:, None])
+        at = np.minimum(at, self.capacity - 1)[:, None, :, None]
+        # A window has room soon enough; what a prompt takes beyond that goes with it.
+        self._room = max(self._room, min(end + count, self.sinks + 2 * self.window + 1))
+        shape = list(self.keys.shape)
+        shape[2] = max(self._room, end + count)
+        for name in ("keys", "values"):
+            old: Array = getattr(self, name)
+            kept = np.take_along_axis(old, at, axis=2) if end else old[:, :, :0]
+            new = old if shape == list(old.shape) else np.zeros(shape, old.dtype)
+            new[:, :, :end] = kept
+            setattr(self, name, new)
+        self.forgotten += forget
+
     def truncate(self, lengths: Sequence[int] | Array) -> None:
         """Keep the first ``lengths[b]`` tokens of each row, e.g. to forget appended padding."""
         lengths = _checks.int_array("lengths", lengths)
         _checks.shape("lengths", lengths, "B", {"B": self.lengths.size})
-        if (lengths < 0).any() or (lengths > self.lengths).any():
+        least = self.forgotten + np.where(self.forgotten > 0, self.sinks + (self.window or 0), 0)
+        if (lengths < least).any() or (lengths > self.lengths).any():
             raise ValueError(
-                f"lengths: expected numbers in [0, {self.lengths.tolist()}], got {lengths.tolist()}"
+                f"lengths: expected numbers in [{least.tolist() if least.any() else 0}, "
+                f"{self.lengths.tolist()}], got {lengths.tolist()}"
             )
         self.lengths[:] = lengths
 
@@ -120,13 +177,14 @@ class KVCache:
         else:  # where they are, so that what was noted of their place stays true
             for held in self.held():
                 held[...] = held[rows]
-        self.lengths = self.lengths[rows]
+        self.lengths, self.forgotten = self.lengths[rows], self.forgotten[rows]
 
     def __repr__(self) -> str:
         batch, heads, capacity, width = self.keys.shape
+        window = "" if self.window is None else f"window={self.window}, "
         return (
             f"KVCache(batch_size={batch}, num_kv_heads={heads}, capacity={capacity}, "
-            f"head_dim={width}, lengths={self.lengths.tolist()})"
+            f"head_dim={width}, {window}lengths={self.lengths.tolist()})"
         )
 
 

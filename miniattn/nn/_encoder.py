@@ -167,9 +167,15 @@ class TransformerEncoder(Module):
             )
         return [borrowed(each) for each in mask]
 
-    def new_caches(self, batch_size: int, capacity: int) -> list[KVCache]:
-        """Return an empty cache for each layer."""
-        return [new_cache("attn", layer.attn, batch_size, capacity) for layer in self.layers]
+    def new_caches(self, batch_size: int, capacity: int, *, forget: bool = False) -> list[KVCache]:
+        """Return an empty cache for each layer.
+
+        With ``forget`` those of layers with a window hold only what it has (`KVCache`).
+        """
+        return [
+            new_cache("attn", layer.attn, batch_size, capacity, forget=forget)
+            for layer in self.layers
+        ]
 
 
 def _sum(total: Array | None, more: Array | None) -> Array | None:

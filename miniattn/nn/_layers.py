@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike
 from miniattn import _checks
 from miniattn.nn._activation import Activation
 from miniattn.nn._attention import LayerAttentionOptions
+from miniattn.nn._attention.frame import AttentionFrame
 from miniattn.nn._cache import KVCache
 from miniattn.nn._feed_forward import FeedForward, GatedFeedForward, SwiGLU
 from miniattn.nn._module import Module
@@ -80,8 +81,12 @@ def feed_forward(
     )
 
 
-def new_cache(name: str, attn: object, batch_size: int, capacity: int) -> KVCache:
+def new_cache(
+    name: str, attn: object, batch_size: int, capacity: int, *, forget: bool = False
+) -> KVCache:
     """Return an empty cache of a layer's attention, which may be a user's own without any."""
     having: Any = _checks.having(name, attn, "new_cache")
-    cache: KVCache = having.new_cache(batch_size, capacity)
+    # Only ours know of forgetting.
+    more = {"forget": forget} if isinstance(attn, AttentionFrame) else {}
+    cache: KVCache = having.new_cache(batch_size, capacity, **more)
     return cache

@@ -90,6 +90,8 @@ class Replay:
         """
         if not caches or x.shape[1] != 1 or not len(x) or _tracing.current() is not None:
             return None
+        for cache in caches:
+            cache.make_room(1)
         roots = blocks, head
         if self._seen is None or not self._seen.is_so(roots, x, caches):
             self._seen = _Seen.now(roots, x, caches)
@@ -175,7 +177,7 @@ class _Plan:
         self.caches = caches
         self.x = np.zeros_like(x)
         # Where keys and values go: while this is noted, too, behind those that caches hold.
-        self.lengths: Array = caches[0].lengths.copy()
+        self.lengths: Array = caches[0].held_lengths
         self._steps: dict[F._attention_steps.Alike, F._attention_steps.Steps] = {}
         self._turns: dict[int, tuple[_positions.Rotary, Array, Array, Array]] = {}
 
@@ -199,13 +201,13 @@ class _Plan:
         """Return the logits (B, V) of x (B, 1, E), or None where that is for the plain forward."""
         if not _have_room(self.caches):
             return None
-        lengths = self.caches[0].lengths
+        lengths, held = self.caches[0].lengths, self.caches[0].held_lengths
         self.x[...] = x
-        self.lengths[:] = lengths
+        self.lengths[:] = held
         for rotary, like, cos, sin in self._turns.values():
             _, ctx = rotary.forward(like, lengths[:, None])
             cos[...], sin[...] = ctx.cos, ctx.sin
-        if not all(steps.set_lengths(self.tape, lengths) for steps in self._steps.values()):
+        if not all(steps.set_lengths(self.tape, held) for steps in self._steps.values()):
             return None
         self.tape.play()
         if not all(steps.are_fit(self.tape) for steps in self._steps.values()):
@@ -290,8 +292,16 @@ class _Plan:
 
 def _have_room(caches: Sequence[KVCache]) -> bool:
     """Return whether each row of each cache has room for the same token."""
-    held = {(cache.keys.shape[2], cache.lengths.tobytes()) for cache in caches}
-    return len(held) == 1 and int(caches[0].lengths.max()) < caches[0].keys.shape[2]
+    first = caches[0]
+    same = [
+        np.array_equal(a, b)
+        for cache in caches[1:]
+        for a, b in ((cache.lengths, first.lengths), (cache.forgotten, first.forgotten))
+    ]
+    rooms = {cache.keys.shape[2] for cache in caches}
+    return (
+        all(same) and rooms == {first.capacity} and int(first.held_lengths.max()) < first.capacity
+    )
 
 
 def _are_known(blocks: Module, head: Module, dtype: np.dtype[np.floating]) -> bool:

@@ -211,6 +211,67 @@ def test_rows_of_a_cache(rng):
             cache.select(rows)
 
 
+WINDOWS = {
+    "rotary, a sink": {"positions": "rotary", "window": (3, 0), "sinks": 1},
+    "alibi": {"positions": "alibi", "window": (4, 0)},
+    "no positions, one key": {"positions": None, "window": (0, 0)},
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_window_that_is_forgotten_changes_no_token(name, rng):
+    """The text is five blocks long; memory is that of the window, prompts are of all lengths."""
+    options = {"embed_dim": 8, "num_heads": 2, "num_layers": 2, **WINDOWS[name]}
+    model = shaken(models.GPT(V, 6, rng=rng, **options), rng)
+    prompts = [[0, 1, 2, 3, 4, 3, 2, 1, 0, 1, 2], [3], [4, 0, 1]]
+    seen = []
+    keep = {"logits_hook": lambda logits, texts: seen.append(logits) or logits}
+    got = model.generate(prompts, 19, **drawn(), **keep)
+    plain = model.generate(prompts, 19, use_cache=False, **drawn(), **keep)
+    for a, b in zip(got, plain, strict=True):
+        assert a.tolist() == b.tolist()
+    np.testing.assert_allclose(seen[:19], seen[19:], rtol=1e-4, atol=1e-5)
+    whole = model(got[0][None, :-1])[0, len(prompts[0]) - 1 :]  # and is that of one forward
+    np.testing.assert_allclose([logits[0] for logits in seen[:19]], whole, rtol=1e-4, atol=1e-5)
+    beams = {"beams": 3, "stop": 2}
+    for a, b in zip(
+        model.beam_search(prompts, 19, **beams),
+        model.beam_search(prompts, 19, use_cache=False, **beams),
+        strict=True,
+    ):
+        assert a.tolist() == b.tolist()
+    cache = model.new_caches(1, 99, forget=True)[0]
+    left, sinks = options["window"][0], options.get("sinks", 0)
+    assert (cache.window, cache.sinks, cache.capacity) == (left, sinks, sinks + 2 * left + 1)
+    assert model.new_caches(1, 99)[0].window is None
+
+
+def test_a_cache_that_forgets(rng):
+    cache = nn.KVCache(2, 1, 6, 1, window=2, sinks=1)
+    k = np.arange(20, dtype=np.float32).reshape(2, 1, 10, 1)
+    cache.append(k[:, :, :8], k[:, :, :8])  # a prompt may be longer than what is kept
+    cache.truncate([8, 3])
+    held, _ = cache.append(k[:, :, 8:9], k[:, :, 8:9])
+    assert held[0, 0, :, 0].tolist() == [0, 6, 7, 8]
+    assert held[1, 0, :4, 0].tolist() == [10, 11, 12, 18]
+    assert cache.capacity == 6
+    assert cache.lengths.tolist() == [9, 4]
+    assert cache.key_positions().tolist() == [[0, 6, 7, 8], [0, 1, 2, 3]]
+    assert cache.positions(1).tolist() == [[9], [4]]
+    with pytest.raises(ValueError, match=r"lengths: expected numbers in \[\[8, 0\], \[9, 4\]\]"):
+        cache.truncate([7, 4])
+    with pytest.raises(ValueError, match="sinks: expected 0 without a window"):
+        nn.KVCache(1, 1, 5, 1, sinks=1)
+    attn = nn.MultiHeadAttention(2, 2, window=(3, 0))
+    x = np.zeros((2, 1, 2), np.float32)
+    with pytest.raises(
+        ValueError, match=r"cache: expected one that keeps the window .* got one of 2"
+    ):
+        attn(x, cache=nn.KVCache(2, 2, 5, 1, window=2))
+    with pytest.raises(ValueError, match="mask: expected None beside a cache that forgets"):
+        attn(x, cache=attn.new_cache(2, 5, forget=True), mask=np.ones((1, 1), bool))
+
+
 HOOKS = {
     "none": (
         lambda logits, texts: None,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miniattn import gradcheck, models, nn
+from miniattn import checkpoint, gradcheck, models, nn
 
 F64 = {"dtype": np.float64}
 
@@ -97,6 +97,60 @@ def test_merging_twice_adds_the_update_once(rng):
     for _ in range(2):
         np.testing.assert_allclose(wrapper.merge()(x), wanted, rtol=1e-12)
     np.testing.assert_array_equal(wrapper(x), wanted)
+
+
+@pytest.mark.parametrize("kind", ADD)
+def test_what_was_added_is_saved_and_loaded_alone(kind, rng, tmp_path):
+    """Into a model without, or in the place of other parts; only that is trained on."""
+    model, ids = gpt(rng), rng.integers(0, 9, (2, 5))
+    base = model.state_dict()
+    added = shaken_parts(ADD[kind](model, rng), rng)
+    models.save_adapters(tmp_path / "parts", model)
+    saved = checkpoint.load(tmp_path / "parts").arrays
+    assert sum(a.size for a in saved.values()) == model.num_parameters(trainable=True)
+    twin = gpt(rng)
+    twin.load_state_dict(base)
+    loaded = []
+    for other in (False, True):
+        if other:
+            shaken_parts(loaded, rng)
+            assert not np.allclose(twin(ids), model(ids))
+        loaded = models.load_adapters(tmp_path / "parts", twin)
+        np.testing.assert_array_equal(twin(ids), model(ids))
+        trained = {id(p) for part in loaded for _, p in models._adapters._own(part)}
+        assert {id(p) for p in twin.parameters() if p.trainable} == trained
+        assert list(twin.state_dict()) == list(model.state_dict())
+    assert len(loaded) == len(added)
+
+
+def shaken_parts(parts, rng):
+    for part in parts:
+        shaken(part.up, rng)
+    return parts
+
+
+def test_adapters_that_do_not_fit_leave_the_model_as_it_was(rng, tmp_path):
+    model, ids = gpt(rng), rng.integers(0, 9, (2, 5))
+    with pytest.raises(
+        ValueError, match="model: expected a model with LoRA or adapters, got a GPT"
+    ):
+        models.save_adapters(tmp_path / "parts", model)
+    nn.add_lora(model, 2, rng=rng, targets=["q_proj", "up"])
+    models.save_adapters(tmp_path / "parts", model)
+    wide = models.GPT(9, 6, embed_dim=8, num_heads=2, num_layers=2, ffn_dim=9, **F64)
+    deep = models.GPT(9, 6, embed_dim=8, num_heads=2, num_layers=1, **F64)
+    for other, message in (
+        (wide, r"up.weight: expected shape \(9, 2\), got \(32, 2\)"),
+        (deep, r"expected a model with Linear layers \['blocks.layers.1.attn.q_proj'"),
+    ):
+        before = other(ids)
+        with pytest.raises(checkpoint.CheckpointError, match=message):
+            models.load_adapters(tmp_path / "parts", other)
+        assert other.num_parameters(trainable=False) == 0
+        np.testing.assert_array_equal(other(ids), before)
+    checkpoint.save(tmp_path / "whole", deep)
+    with pytest.raises(checkpoint.CheckpointError, match="expected a file of save_adapters"):
+        models.load_adapters(tmp_path / "whole", deep)
 
 
 class Nested(nn.Module):

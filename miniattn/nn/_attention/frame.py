@@ -180,6 +180,20 @@ class AttentionFrame(Module):
                 f"{name}: expected a KVCache for (B, G, D) = {expected}, got {batch, heads, width}"
             )
 
+    def _check_forgetting(self, cache: KVCache, mask: MaskLike, bias: Array | None) -> None:
+        """Raise where a cache may have forgotten what this call asks for."""
+        if cache.window is None:
+            return
+        left = None if self.window is None else self.window[0]
+        if left is None or left > cache.window or self.sinks > cache.sinks:
+            raise ValueError(
+                f"cache: expected one that keeps the window of the layer, {self.window} with "
+                f"{self.sinks} sinks, got one of {cache.window} with {cache.sinks}"
+            )
+        for name, given in (("mask", mask), ("bias", bias), ("score", self.score)):
+            if given is not None:
+                raise ValueError(f"{name}: expected None beside a cache that forgets, got one")
+
     def _projections(self) -> list[Module]:
         return [self.q_proj, self.k_proj, self.v_proj]
 

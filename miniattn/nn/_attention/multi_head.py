@@ -187,8 +187,9 @@ class MultiHeadAttention(AttentionFrame):
             self._check_cache("cache", cache, query)
             if not (key is None and positions is None):
                 raise ValueError("cache: expected no key and no positions beside it, got some")
+            self._check_forgetting(cache, mask, bias)
         bias = None if bias is None else _checks.float_array("bias", bias)
-        start = None if cache is None else cache.lengths.copy()
+        start = held = None if cache is None else cache.lengths.copy()
         if positions is None:
             q_at = self._places(query.shape[1], start)
         else:
@@ -210,9 +211,9 @@ class MultiHeadAttention(AttentionFrame):
         q, rotary_q = self._turn(split(q, self.num_heads), q_at)
         if cache is not None:
             k, v = cache.append(k, v)
-            k_at = places(k.shape[2])
+            k_at, held = cache.key_positions(), cache.held_lengths - query.shape[1]
         call = Call(
-            mask=self._mask(mask, start),
+            mask=self._mask(mask, held),
             bias=self._bias(bias, q_at, k_at, q.dtype),
             scale=self.scale,
             softcap=self.softcap,
@@ -315,10 +316,20 @@ class MultiHeadAttention(AttentionFrame):
         memory.append(k, v)
         return memory
 
-    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """Return an empty cache for decoding with this layer."""
+    def new_cache(self, batch_size: int, capacity: int, *, forget: bool = False) -> KVCache:
+        """Return an empty cache for decoding with this layer.
+
+        With ``forget`` that of a layer with a window holds what is still seen (`KVCache`), unless
+        a ``score`` counts the tokens.
+        """
         dtype = next(p.dtype for _, p in self.named_parameters())
-        return KVCache(batch_size, self.num_kv_heads, capacity, self.head_dim, dtype=dtype)
+        sizes: dict[str, Any] = {"dtype": dtype}
+        left = None if self.window is None else self.window[0]
+        if _checks.flag("forget", forget) and left is not None and self.score is None:
+            sizes |= {"window": left, "sinks": self.sinks}
+            # Twice the window: what is forgotten is moved once for as many new tokens.
+            capacity = min(capacity, self.sinks + 2 * left + 1)
+        return KVCache(batch_size, self.num_kv_heads, capacity, self.head_dim, **sizes)
 
     def describe(self) -> str:
         """Return e.g. ``"64, heads=4, kv_heads=2"``."""
