@@ -872,6 +872,8 @@ WRONG = {
     "LoRA of an array": (lambda: nn.LoRA(X, 2), TypeError, "base", "array"),
     "LoRA rank": (lambda: nn.LoRA(LINEAR, 0), ValueError, "rank", "0"),
     "LoRA in an array": (lambda: nn.add_lora(X, 2), TypeError, "model", "array"),
+    "adapters of an array": (lambda: models.save_adapters("x", X), TypeError, "model", "array"),
+    "adapters into an array": (lambda: models.load_adapters("x", X), TypeError, "model", "array"),
     "adapters in an array": (lambda: nn.add_adapters(X, 2), TypeError, "model", "array"),
     "merge an array": (lambda: nn.merge_lora(X), TypeError, "model", "array"),
     "slopes": (lambda: nn.alibi_slopes(0), ValueError, "num_heads", "0"),
