@@ -72,12 +72,10 @@ import miniattn.functional as F
 from miniattn.kernels.compile import beside, launch
 beside.cores = lambda: 2
 assert F.relu(np.array([[-1.0, 2.0]], np.float32)).tolist() == [[0.0, 2.0]]
-print(*(sum(x.values()) for x in launch.launch.dispatcher.stats[2:]))
+print(*(sum(x.values()) for x in launch.launch.dispatcher.stats[1:]))
 """
 
 
 def test_the_launcher_is_compiled_beside_the_first_task(python, tmp_path):
     hits_and_misses = python(FIRST, NUMBA_CACHE_DIR=str(tmp_path)).split()
     assert hits_and_misses == ["1", "0"]
-    code = FIRST.replace("lambda: 2", "lambda: 1")
-    assert python(code, NUMBA_CACHE_DIR=str(tmp_path / "other")).split() == ["0", "1"]
