@@ -46,7 +46,7 @@ def gradient_flow(
     Returns
     -------
     Axes or Figure
-        ``ax`` if it was given, else the new figure.
+        ``ax`` if it was given, else a new figure of one curve for each set of gradients.
 
     Raises
     ------

@@ -100,7 +100,7 @@ def gradient_map(
     Returns
     -------
     Axes or Figure
-        ``ax`` if it was given, else the new figure.
+        ``ax`` if it was given, else a new figure: weights on the left, gradient on the right.
 
     Raises
     ------

@@ -67,6 +67,7 @@ def history(
     Returns
     -------
     Figure
+        A panel for each quantity.
 
     Raises
     ------

@@ -84,14 +84,14 @@ def attention_on_image(
     vmax : float, optional
         The weight of the last colour; by default the greatest weight.
     colorbar : bool, default True
-        Whether to add a colour bar.
+        Whether a bar beside the image says what its colours mean.
     title : str, optional
         Title of the axes.
 
     Returns
     -------
     Axes or Figure
-        ``ax`` if it was given, else the new figure.
+        ``ax`` if it was given, else a new figure of the image alone.
 
     Raises
     ------

@@ -148,6 +148,7 @@ def head_summary(
     Returns
     -------
     Figure
+        Three panels: a row of cells is a layer, a column a head.
 
     Raises
     ------

@@ -123,7 +123,7 @@ def attention_lines(
     Returns
     -------
     Axes or Figure
-        ``ax`` if it was given, else the new figure.
+        ``ax`` if it was given, else a new figure with the two columns of tokens.
 
     Raises
     ------

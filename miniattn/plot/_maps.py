@@ -115,7 +115,7 @@ def attention_map(
     Returns
     -------
     Axes or Figure
-        ``ax`` if it was given, else the new figure.
+        ``ax`` if it was given, else a new figure of this map.
 
     Raises
     ------
@@ -222,6 +222,7 @@ def attention_heads(
     Returns
     -------
     Figure
+        A panel for each head, ``columns`` in a row.
 
     Raises
     ------

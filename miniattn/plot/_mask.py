@@ -103,7 +103,7 @@ def mask(
     Returns
     -------
     Axes or Figure
-        ``ax`` if it was given, else the new figure.
+        ``ax`` if it was given, else a new figure of the mask.
 
     Raises
     ------

@@ -43,6 +43,7 @@ def temperatures(
     Returns
     -------
     Figure
+        The scores, then a panel for each temperature.
 
     Raises
     ------
@@ -136,6 +137,7 @@ def masked_weights(
     Returns
     -------
     Figure
+        A panel for each mask, under its name.
 
     Raises
     ------

@@ -62,6 +62,7 @@ def attention_steps(
     Returns
     -------
     Figure
+        A panel for each matrix, in the order of the formula.
 
     Raises
     ------

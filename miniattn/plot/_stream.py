@@ -55,6 +55,7 @@ def residual_stream(
     Returns
     -------
     Figure
+        One panel, or two with ``gradients``.
 
     Raises
     ------
@@ -133,7 +134,7 @@ def patching(
     Returns
     -------
     Axes or Figure
-        ``ax`` if it was given, else the new figure.
+        ``ax`` if it was given, else a new figure of the table.
 
     Raises
     ------

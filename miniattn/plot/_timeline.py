@@ -31,6 +31,7 @@ def timeline(
     Returns
     -------
     Figure
+        A panel for each run, a row for each rank.
 
     Raises
     ------
