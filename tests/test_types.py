@@ -8,10 +8,12 @@ import tomllib
 import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import miniattn.functional as F
 from miniattn import losses, models, nn, optim, reference
+from miniattn.functional._attention.options import Weighing, WeighingOptions
 from miniattn.models._parts import LayerOptions
 from miniattn.models.gpt import GPTOptions
 
@@ -37,6 +39,8 @@ assert_type(F.attention(x, x, x, scale=1.0, return_weights=True), tuple[NDArray[
 either = F.attention(x, x, x, return_weights=weights)
 assert_type(either, NDArray[Any] | tuple[NDArray[Any], NDArray[Any]])
 F.attention(x, x, x, maks=masks.causal())  # type: ignore[call-overload]
+F.attention_forward(x, x, x, maks=masks.causal())  # type: ignore[call-arg]
+F.attention_weights(x, x, dropout=0.1)  # type: ignore[call-arg]
 F.attention(x, x, x, mask="causal")  # type: ignore[call-overload]
 F.softmax(x, -1)  # type: ignore[call-arg]
 
@@ -105,6 +109,21 @@ def test_every_option_is_one_to_a_type_checker(layer, own, handed_on):
     assert arguments(layer) <= own | handed_on
     known = {*nn.LayerAttentionOptions.__annotations__, *LayerOptions.__annotations__}
     assert handed_on <= arguments(layer) | known
+
+
+OF_ATTENTION = [F.attention, F.attention_forward, F.attention_weights, F.attention_map]
+
+
+@pytest.mark.parametrize("call", OF_ATTENTION, ids=lambda f: f.__name__)
+def test_options_are_the_same_to_type_checkers_to_help_and_to_the_call(call):
+    assert WeighingOptions.__annotations__ == Weighing.__annotations__
+    shown = inspect.signature(call).parameters
+    assert {name: shown[name].default for name in Weighing._fields} == Weighing._field_defaults
+    assert not any(p.kind is p.VAR_KEYWORD for p in shown.values())
+    with pytest.raises(
+        TypeError, match=r"^attention\w*\(\) got an unexpected keyword argument 'maks'$"
+    ):
+        call(*np.ones((3, 2, 4))[: 2 + ("v" in shown)], maks=None)
 
 
 # What may be given by position although it need not be: inputs, and main sizes.

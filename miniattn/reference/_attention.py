@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from miniattn import masks
+from miniattn._options import given, spelled_out
 from miniattn.reference._arrays import Array, Mask, f64, quiet
 from miniattn.reference._softmax import (
     logsumexp,
@@ -50,22 +51,23 @@ class ScoredAttentionGrads(NamedTuple):
     dscore: tuple[Array | None, ...] | None
 
 
+class Options(NamedTuple):
+    """What `attention` takes beside q, k and v."""
+
+    mask: Mask = None
+    bias: ArrayLike | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    score: Score | None = None
+    sink: ArrayLike | None = None
+    normalizer: str = "softmax"
+    dropout: float = 0.0
+    keep: ArrayLike | None = None
+
+
+@spelled_out(Options)
 @quiet
-def attention(
-    q: ArrayLike,
-    k: ArrayLike,
-    v: ArrayLike,
-    *,
-    mask: Mask = None,
-    bias: ArrayLike | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    score: Score | None = None,
-    sink: ArrayLike | None = None,
-    normalizer: str = "softmax",
-    dropout: float = 0.0,
-    keep: ArrayLike | None = None,
-) -> Attention:
+def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, **options: Any) -> Attention:
     """out = dropout(softmax(score(cap(scale q k^T)) + bias)) v, each query over what it may see.
 
     q (B,H,T,D), k (B,G,S,D), v (B,G,S,Dv); head h reads key/value head h // (H // G). A sink is one
@@ -73,7 +75,9 @@ def attention(
     place of softmax; lse is NaN then.
     ``keep`` (B,H,T,S) says which weights dropout keeps; ``dropout`` is the share it drops.
     """
-    q, k, v, visible, bias, scale, kept = _prepare(q, k, v, mask, bias, scale, dropout, keep)
+    told: Options = given("attention", Options, options)
+    q, k, v, visible, bias, scale, kept = _prepare(q, k, v, told)
+    softcap, sink, normalizer = told.softcap, told.sink, told.normalizer
     weights, out = np.zeros(visible.shape), np.zeros((*q.shape[:-1], v.shape[-1]))
     lse = np.zeros(q.shape[:-1])
     for b, h, i in np.ndindex(q.shape[:-1]):
@@ -81,7 +85,7 @@ def attention(
         s = scale * (k[b, g, see] @ q[b, h, i])
         if softcap is not None:
             s = softcap * np.tanh(s / softcap)
-        s = _scored(score, s, b, h, i, np.flatnonzero(see))
+        s = _scored(told.score, s, b, h, i, np.flatnonzero(see))
         s = s + bias[b, h, i, see]
         if sink is not None:
             s = np.append(s, f64(sink)[h])
@@ -92,29 +96,16 @@ def attention(
     return Attention(out, weights, lse)
 
 
+@spelled_out(Options)
 @quiet
 def attention_backward(
-    dout: ArrayLike,
-    q: ArrayLike,
-    k: ArrayLike,
-    v: ArrayLike,
-    *,
-    mask: Mask = None,
-    bias: ArrayLike | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    score: Score | None = None,
-    sink: ArrayLike | None = None,
-    normalizer: str = "softmax",
-    dropout: float = 0.0,
-    keep: ArrayLike | None = None,
+    dout: ArrayLike, q: ArrayLike, k: ArrayLike, v: ArrayLike, **options: Any
 ) -> AttentionGrads | ScoredAttentionGrads:
     """The lines of `attention`, read upwards; keys collect from every query that sees them."""
-    options: Any = {"mask": mask, "bias": bias, "scale": scale, "softcap": softcap}
-    options |= {"score": score, "sink": sink, "normalizer": normalizer}
     weights = attention(q, k, v, **options).weights
-    bias_shape = None if bias is None else np.shape(bias)
-    q, k, v, visible, bias, scale, kept = _prepare(q, k, v, mask, bias, scale, dropout, keep)
+    told: Options = given("attention_backward", Options, options)
+    q, k, v, visible, bias, scale, kept = _prepare(q, k, v, told)
+    softcap, score, sink, normalizer = told.softcap, told.score, told.sink, told.normalizer
     dout = f64(dout)
     dq, dk, dv, dbias = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v), np.zeros_like(weights)
     dsink, dtables = np.zeros(q.shape[1]), _zeros_like_tables(score)
@@ -144,7 +135,7 @@ def attention_backward(
         # s = scale * (k @ q)
         dq[b, h, i] = scale * (ds @ k[b, g, see])
         dk[b, g, see] += scale * np.outer(ds, q[b, h, i])
-    of_bias = None if bias_shape is None else _sum_to(dbias, bias_shape)
+    of_bias = None if told.bias is None else _sum_to(dbias, np.shape(told.bias))
     if score is None and sink is None:
         return AttentionGrads(dq, dk, dv, of_bias)
     learned = tuple(dtables) if any(x is not None for x in dtables) else None
@@ -276,23 +267,18 @@ def scaled_dot_product_attention(
 
 
 def _prepare(
-    q: ArrayLike,
-    k: ArrayLike,
-    v: ArrayLike,
-    mask: Mask,
-    bias: ArrayLike | None,
-    scale: float | None,
-    dropout: float,
-    keep: ArrayLike | None,
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, told: Options
 ) -> tuple[Array, Array, Array, NDArray[np.bool_], Array, float, Array]:
     """Arrays in float64, and mask, bias and dropout factors spread out to (B, H, T, S)."""
     q, k, v = f64(q), f64(k), f64(v)
     full = (*q.shape[:-1], k.shape[-2])
-    rule = masks.as_mask(mask)
+    rule = masks.as_mask(told.mask)
     visible = np.ones(full, bool) if rule is None else rule.by_definition(*full)
-    added = np.broadcast_to(f64(0.0 if bias is None else bias), full)
-    kept = np.broadcast_to(f64(1.0 if keep is None else keep) / (1.0 - dropout), full)
-    scale = 1.0 / math.sqrt(max(1, q.shape[-1])) if scale is None else scale
+    added = np.broadcast_to(f64(0.0 if told.bias is None else told.bias), full)
+    kept = np.broadcast_to(
+        f64(1.0 if told.keep is None else told.keep) / (1.0 - told.dropout), full
+    )
+    scale = 1.0 / math.sqrt(max(1, q.shape[-1])) if told.scale is None else told.scale
     return q, k, v, visible, added, scale, kept
 
 

@@ -1,18 +1,19 @@
 """Attention, forward and backward: arguments checked, laid out, and handed to the kernels."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 
 from miniattn import _checks, _tracing
 from miniattn._memory import zeros
-from miniattn._typing import Array, MaskLike
+from miniattn._options import given, spelled_out
+from miniattn._typing import Array
 from miniattn.functional._attention.context import (
     INPUTS,
     AttentionContext,
     AttentionGrads,
     Input,
-    Normalizer,
     ScoredAttentionGrads,
     check_lse,
     grads_of,
@@ -32,6 +33,7 @@ from miniattn.functional._attention.inputs import (
     empty_like,
     four_axes,
 )
+from miniattn.functional._attention.options import Weighing, WeighingOptions
 from miniattn.functional._attention.sinks import sink_gradient
 from miniattn.functional._attention_calls import Besides, Options
 from miniattn.functional._doubles import run, run_in_doubles
@@ -39,23 +41,17 @@ from miniattn.functional._scores import gradients, learned
 from miniattn.kernels.attention.problem import NORMALIZERS
 from miniattn.kernels.compile.tables import strided
 from miniattn.masks._array import borrowed
-from miniattn.scores import Score
 
 
+@spelled_out(Weighing)
 def attention_forward(
     q: Array,
     k: Array,
     v: Array,
     *,
-    mask: MaskLike = None,
-    bias: Array | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    score: Score | None = None,
-    sink: Array | None = None,
-    normalizer: Normalizer = "softmax",
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
+    **weighing: Unpack[WeighingOptions],
 ) -> tuple[Array, AttentionContext]:
     """Compute `attention` and keep what its backward needs: O(T) beside inputs and output.
 
@@ -87,20 +83,10 @@ def attention_forward(
     """
     tracer = _tracing.current()
     if tracer is not None:
-        return tracer.attention_forward(
-            q,
-            k,
-            v,
-            mask=mask,
-            bias=bias,
-            scale=scale,
-            softcap=softcap,
-            score=score,
-            sink=sink,
-            normalizer=normalizer,
-            dropout=dropout,
-            rng=rng,
-        )
+        return tracer.attention_forward(q, k, v, dropout=dropout, rng=rng, **weighing)
+    mask, bias, scale, softcap, score, sink, normalizer = given(
+        "attention_forward", Weighing, weighing
+    )
     q, k, v = _checks.float_array("q", q), _checks.float_array("k", k), _checks.float_array("v", v)
     if not q.dtype == k.dtype == v.dtype:
         _checks.same_dtype(q=q, k=k, v=v)

@@ -1,27 +1,20 @@
 """Attention, of which nothing but the result is wanted: what it is, and its options."""
 
-from typing import Literal, TypedDict, Unpack, overload
+from typing import Literal, Unpack, overload
 
 import numpy as np
 
 from miniattn import _checks
-from miniattn._typing import Array, MaskLike
-from miniattn.functional._attention.context import Normalizer
+from miniattn._options import spelled_out
+from miniattn._typing import Array
 from miniattn.functional._attention.operation import attention_forward
+from miniattn.functional._attention.options import Weighing, WeighingOptions
 from miniattn.functional._attention.weights import weights_of
-from miniattn.scores import Score
 
 
-class _Options(TypedDict, total=False):
+class _Options(WeighingOptions, total=False):
     """Options of `attention`, for its overloads."""
 
-    mask: MaskLike
-    bias: Array | None
-    scale: float | None
-    softcap: float | None
-    score: Score | None
-    sink: Array | None
-    normalizer: Normalizer
     dropout: float
     rng: np.random.Generator | None
 
@@ -49,21 +42,16 @@ def attention(
 ) -> Array | tuple[Array, Array]: ...
 
 
+@spelled_out(Weighing)
 def attention(
     q: Array,
     k: Array,
     v: Array,
     *,
-    mask: MaskLike = None,
-    bias: Array | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    score: Score | None = None,
-    sink: Array | None = None,
-    normalizer: Normalizer = "softmax",
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
     return_weights: bool = False,
+    **weighing: Unpack[WeighingOptions],
 ) -> Array | tuple[Array, Array]:
     r"""Attention: ``out = dropout(softmax(score(cap(scale * q @ k^T)) + bias + mask)) @ v``.
 
@@ -154,18 +142,5 @@ def attention(
            [1. , 1. ]])
     """
     return_weights = _checks.flag("return_weights", return_weights)
-    out, ctx = attention_forward(
-        q,
-        k,
-        v,
-        mask=mask,
-        bias=bias,
-        scale=scale,
-        softcap=softcap,
-        score=score,
-        sink=sink,
-        normalizer=normalizer,
-        dropout=dropout,
-        rng=rng,
-    )
+    out, ctx = attention_forward(q, k, v, dropout=dropout, rng=rng, **weighing)
     return (out, weights_of(ctx)) if return_weights else out

@@ -1,12 +1,13 @@
 """The weights of attention, whole or pooled."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Unpack
 
 from miniattn import _checks
 from miniattn._memory import zeros
-from miniattn._typing import Array, MaskLike
-from miniattn.functional._attention.context import AttentionContext, Normalizer
+from miniattn._options import given, spelled_out
+from miniattn._typing import Array
+from miniattn.functional._attention.context import AttentionContext
 from miniattn.functional._attention.inputs import (
     add_bias,
     add_sink,
@@ -20,25 +21,19 @@ from miniattn.functional._attention.inputs import (
     four_axes,
     queries_and_keys,
 )
+from miniattn.functional._attention.options import (
+    Weighing,
+    WeighingOptions,
+    of_context,
+)
 from miniattn.functional._attention_calls import Besides, Options
 from miniattn.functional._doubles import run
 from miniattn.kernels.attention.problem import NORMALIZERS
 from miniattn.masks._array import borrowed
-from miniattn.scores import Score
 
 
-def attention_weights(
-    q: Array,
-    k: Array,
-    *,
-    mask: MaskLike = None,
-    bias: Array | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    score: Score | None = None,
-    sink: Array | None = None,
-    normalizer: Normalizer = "softmax",
-) -> Array:
+@spelled_out(Weighing)
+def attention_weights(q: Array, k: Array, **weighing: Unpack[WeighingOptions]) -> Array:
     """Return the weights of `attention`: ``softmax(score(cap(scale * q @ k^T)) + bias + mask)``.
 
     Or of another ``normalizer`` than softmax.
@@ -72,29 +67,21 @@ def attention_weights(
            [0.33, 0.33, 0.33]])
     """
     q, k = queries_and_keys(q, k)
-    bins = (q.shape[-2], k.shape[-2])
-    return _pooled(q, k, _Weighing(mask, bias, scale, softcap, score, sink, normalizer), bins)
+    return _pooled(q, k, given("attention_weights", Weighing, weighing), (q.shape[-2], k.shape[-2]))
 
 
 def weights_of(ctx: AttentionContext) -> Array:
     """Return the weights of the call that made a context, before dropout."""
-    given = ctx.mask, ctx.bias, ctx.scale, ctx.softcap, ctx.score, ctx.sink, ctx.normalizer
-    weighing = _Weighing(*given)
-    return _pooled(ctx.q, ctx.k, weighing, (ctx.q.shape[-2], ctx.k.shape[-2]))
+    return _pooled(ctx.q, ctx.k, of_context(ctx), (ctx.q.shape[-2], ctx.k.shape[-2]))
 
 
+@spelled_out(Weighing)
 def attention_map(
     q: Array,
     k: Array,
     *,
-    mask: MaskLike = None,
-    bias: Array | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    score: Score | None = None,
-    sink: Array | None = None,
-    normalizer: Normalizer = "softmax",
     bins: Sequence[int] = (256, 256),
+    **weighing: Unpack[WeighingOptions],
 ) -> Array:
     """Return the weights pooled to at most ``bins`` (rows, columns), without the whole matrix.
 
@@ -142,32 +129,20 @@ def attention_map(
     if not isinstance(bins, Sequence) or len(bins) != 2:
         raise TypeError(f"bins: expected (rows, columns), got {bins!r}")
     rows, columns = (_checks.integer("bins", n, least=1) for n in bins)
-    weighing = _Weighing(mask, bias, scale, softcap, score, sink, normalizer)
-    return _pooled(q, k, weighing, (min(rows, q.shape[-2]), min(columns, k.shape[-2])))
+    bins = min(rows, q.shape[-2]), min(columns, k.shape[-2])
+    return _pooled(q, k, given("attention_map", Weighing, weighing), bins)
 
 
-class _Weighing(NamedTuple):
-    """The arguments of a call that say what becomes of products q·k."""
-
-    mask: MaskLike
-    bias: Array | None
-    scale: float | None
-    softcap: float | None
-    score: Score | None
-    sink: Array | None
-    normalizer: Normalizer
-
-
-def _pooled(q: Array, k: Array, given: _Weighing, bins: tuple[int, int]) -> Array:
-    scale, softcap = checked_scale(given.scale, q), checked_softcap(given.softcap)
-    score, softcap = checked_score(given.score, softcap, q)
+def _pooled(q: Array, k: Array, told: Weighing, bins: tuple[int, int]) -> Array:
+    scale, softcap = checked_scale(told.scale, q), checked_softcap(told.softcap)
+    score, softcap = checked_score(told.score, softcap, q)
     four_q, four_k = four_axes(q), four_axes(k)
     pooled = zeros((*four_q.shape[:2], *bins), q.dtype)
     arrays = {"q": four_q, "k": four_k, "out": pooled}
-    add_bias(arrays, checked_bias(given.bias, q, k))
-    sink = checked_sink(given.sink, q)
+    add_bias(arrays, checked_bias(told.bias, q, k))
+    sink = checked_sink(told.sink, q)
     add_sink(arrays, sink)
-    normalizer = NORMALIZERS.index(checked_normalizer(given.normalizer, sink))
+    normalizer = NORMALIZERS.index(checked_normalizer(told.normalizer, sink))
     options = Options(scale, softcap, bins=bins, normalizer=normalizer)
-    run("map", arrays, ["out"], options, Besides(borrowed(given.mask), score=score))
+    run("map", arrays, ["out"], options, Besides(borrowed(told.mask), score=score))
     return drop_axes(pooled, 4 - q.ndim)
