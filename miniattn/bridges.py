@@ -223,7 +223,7 @@ def to_torch(
     Raises
     ------
     TypeError
-        Where ``module`` has parameters that the layout has no name for.
+        As `from_torch`.
 
     See Also
     --------

@@ -78,7 +78,7 @@ def threads(n: int) -> Iterator[None]:
     Raises
     ------
     TypeError, ValueError
-        If ``n`` is not an int in that range.
+        As `set_num_threads`, before anything is limited.
 
     Notes
     -----

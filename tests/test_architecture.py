@@ -25,15 +25,16 @@ ALLOWED = {
     "_context": {"_checking"},
     "_lazy": set(),
     "_memory": {"_checking"},
+    "_options": set(),
     "_tracing": set(),
     "_typing": {"masks"},  # for type checkers only
     "kernels": {"_checking"},
     "scores": {"_checks"},
     "masks": {"_checking", "_checks", "_rich", "kernels"},
-    "reference": {"_checks", "masks", "scores"},
+    "reference": {"_checks", "_options", "masks", "scores"},
     "functional": {
-        *("_checking", "_checks", "_context", "_memory", "_tracing", "kernels", "masks"),
-        "scores",
+        *("_checking", "_checks", "_context", "_memory", "_options", "_tracing"),
+        *("kernels", "masks", "scores"),
     },
     "distributed": {
         *("_checks", "_command", "_context", "_memory", "functional", "kernels", "masks"),

@@ -157,16 +157,12 @@ def ov_circuit(
     Returns
     -------
     (H, n, m) array
+        What token n, attended to, adds along direction m.
 
     Raises
     ------
     TypeError, ValueError
-        If dtypes differ or the widths do not fit.
-
-    References
-    ----------
-    Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021, section "Splitting
-    Attention Head Terms into Circuits".
+        As `qk_circuit`, whose reference is that of this half, too.
 
     Examples
     --------

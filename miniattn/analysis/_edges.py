@@ -85,7 +85,8 @@ def path_patching(
     >>> import numpy as np
     >>> from miniattn import analysis, models
     >>> model = models.GPT(5, 8, embed_dim=8, num_layers=2, num_heads=2)
-    >>> clean, corrupted = np.array([[1, 2, 3]]), np.array([[4, 2, 3]])
+    >>> clean = np.array([[1, 2, 3]])
+    >>> corrupted = np.array([[4, 2, 3]])
     >>> edges = analysis.path_patching(
     ...     model,
     ...     clean,

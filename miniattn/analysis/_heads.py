@@ -135,9 +135,8 @@ def induction_score(weights: Array, tokens: ArrayLike) -> Array:
 
     Parameters
     ----------
-    weights : (..., H, T, T) float array
-    tokens : (T,) or (..., T) array
-        Ids or strings; leading axes as those of ``weights`` before H.
+    weights, tokens
+        As in `duplicate_token_score`.
 
     Returns
     -------
@@ -147,7 +146,7 @@ def induction_score(weights: Array, tokens: ArrayLike) -> Array:
     Raises
     ------
     TypeError, ValueError
-        If ``weights`` is not a float array (..., H, T, T), or ``tokens`` does not fit it.
+        As `duplicate_token_score`.
 
     References
     ----------

@@ -55,6 +55,7 @@ def ablation(
     Returns
     -------
     (len(names), len(places)) float64 array
+        The metric without each.
 
     Raises
     ------
@@ -126,6 +127,7 @@ def activation_patching(
     Returns
     -------
     (len(names), len(places)) float64 array
+        The metric with each in its place.
 
     Raises
     ------

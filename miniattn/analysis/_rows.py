@@ -20,11 +20,12 @@ def row_totals(weights: Array) -> Array:
     Returns
     -------
     (..., T) array
+        0 for an empty row.
 
     Raises
     ------
     TypeError, ValueError
-        If ``weights`` is not float32 or float64 with at least two axes.
+        If ``weights`` is of another kind, or has fewer than two axes.
 
     References
     ----------
@@ -56,12 +57,12 @@ def entropy(weights: Array) -> Array:
     Returns
     -------
     (..., T) array
-        NaN for an empty row.
+        From 0 to log S; NaN for an empty row.
 
     Raises
     ------
     TypeError, ValueError
-        If ``weights`` is not float32 or float64 with at least two axes.
+        As `row_totals`.
 
     References
     ----------
@@ -95,12 +96,12 @@ def distance(weights: Array, *, offset: int | None = None) -> Array:
     Returns
     -------
     (..., T) array
-        NaN for an empty row.
+        In tokens; NaN for an empty row.
 
     Raises
     ------
     TypeError, ValueError
-        If ``weights`` is not float32 or float64 with at least two axes.
+        As `row_totals`; if ``offset`` is not an int.
 
     References
     ----------
@@ -140,7 +141,7 @@ def sink_mass(weights: Array, *, sinks: int = 1) -> Array:
     Raises
     ------
     TypeError, ValueError
-        If ``weights`` is not float32 or float64 with at least two axes, or ``sinks`` < 1.
+        As `row_totals`; if ``sinks`` < 1.
 
     References
     ----------

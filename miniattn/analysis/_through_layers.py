@@ -96,7 +96,7 @@ def flow(
 
     References
     ----------
-    Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3.
+    Abnar and Zuidema, as above; Ford and Fulkerson, "Maximal Flow through a Network", 1956.
 
     Examples
     --------

@@ -154,6 +154,7 @@ def stack(examples: Sequence[tuple[Any, Any]]) -> Batch:
     Returns
     -------
     Batch
+        Without options.
 
     Raises
     ------

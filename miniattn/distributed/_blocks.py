@@ -31,7 +31,7 @@ from miniattn._typing import Array
 from miniattn.distributed._layout import Stretch
 from miniattn.distributed._mask import Part, hides_all
 from miniattn.functional._attention_calls import Besides, Options, execute, measure_of
-from miniattn.kernels.attention.problem import Place
+from miniattn.kernels.attention.operands import Place
 
 BIAS_ENTRIES = 2**22  # of a bias are made at a time
 LEAST_ROWS = 64  # of a bias: a tile

@@ -140,6 +140,7 @@ def collect(x: Array, comm: Comm, *, axis: int = -2, layout: Layout = "contiguou
     Returns
     -------
     array
+        The same on every rank.
 
     Raises
     ------

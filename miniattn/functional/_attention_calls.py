@@ -17,20 +17,18 @@ from miniattn.functional import _scores as scores
 from miniattn.kernels import registers as simd
 from miniattn.kernels.attention import units
 from miniattn.kernels.attention.masking import SIDE
-from miniattn.kernels.attention.problem import (
+from miniattn.kernels.attention.operands import (
     AXES,
     DTABLES,
     OPERANDS,
     PLACE,
     SEED,
-    SIZES,
-    SOFTMAX,
     STRIDES,
     SUMS,
     UNFIT,
     Place,
-    Problem,
 )
+from miniattn.kernels.attention.problem import SIZES, SOFTMAX, Problem
 from miniattn.kernels.attention.units import Outline
 from miniattn.kernels.compile.launch import run
 from miniattn.kernels.compile.queue import Told

@@ -27,7 +27,7 @@ from miniattn.functional._doubles import is_extreme
 from miniattn.functional._tape import Tape
 from miniattn.kernels import cache
 from miniattn.kernels.attention import units
-from miniattn.kernels.attention.problem import PLACE, STRIDES, SUMS, UNFIT
+from miniattn.kernels.attention.operands import PLACE, STRIDES, SUMS, UNFIT
 from miniattn.kernels.compile.launch import NO_FACTORS, run
 from miniattn.kernels.compile.queue import Told
 from miniattn.kernels.compile.replay import FACTORS, PIECES, SIZES, WORKERS

@@ -60,11 +60,8 @@ def batch_norm(
 
     Parameters
     ----------
-    x : ndarray, shape (..., E)
-        float32 or float64.
-    weight : ndarray, shape (E,)
-        The gain.
-    bias : ndarray, shape (E,), optional
+    x, weight, bias
+        As in `layer_norm`.
     mask : bool ndarray, shape (...), optional
         Which vectors count, e.g. the real steps of padded sequences (B, T). The others are in no
         mean, whatever they hold, and y is 0 there.
@@ -77,10 +74,8 @@ def batch_norm(
 
     Raises
     ------
-    TypeError
-        If an argument is not float32 or float64, the dtypes differ, or ``mask`` is not bool.
-    ValueError
-        If the shapes do not fit or ``eps`` is not positive.
+    TypeError, ValueError
+        As `layer_norm`; if ``mask`` is not bool or does not fit.
 
     Notes
     -----

@@ -20,27 +20,21 @@ def run(
     written: list[str],
     options: Options,
     besides: Besides,
+    *,
+    in_doubles: bool = False,
 ) -> dict[str, Array]:
     """Run a call on its operands, of which those named ``written`` hold zeros or nothing yet.
+
+    ``in_doubles`` says that float32 is known not to do.
 
     Returns the operands that the kernels worked on: ``arrays``, or copies of them in float64, of
     which ``arrays`` then received what was written, rounded.
     """
     if arrays["q"].dtype == np.float64:
         execute(kind, arrays, options, besides)
-    elif is_extreme(options) or not execute(kind, arrays, options, besides):
-        return run_in_doubles(kind, arrays, written, options, besides)
-    return arrays
-
-
-def run_in_doubles(
-    kind: Kind,
-    arrays: dict[str, Array],
-    written: list[str],
-    options: Options,
-    besides: Besides,
-) -> dict[str, Array]:
-    """Do the same for float32 operands in float64."""
+        return arrays
+    if not in_doubles and not is_extreme(options) and execute(kind, arrays, options, besides):
+        return arrays
     doubles = {
         name: np.zeros(x.shape) if name in written else np.ascontiguousarray(x, np.float64)
         for name, x in arrays.items()

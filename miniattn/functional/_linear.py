@@ -55,6 +55,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     Returns
     -------
     ndarray, shape (..., F)
+        With the leading axes of ``x``.
 
     Raises
     ------
@@ -221,6 +222,7 @@ def embedding(ids: Array, weight: Array) -> Array:
     Returns
     -------
     ndarray, shape (..., E)
+        Copies of the rows.
 
     Raises
     ------

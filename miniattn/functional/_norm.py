@@ -61,6 +61,7 @@ def layer_norm(x: Array, weight: Array, bias: Array | None = None, *, eps: float
     Returns
     -------
     ndarray, shape (..., E)
+        Each row with mean 0 and variance 1 before gain and bias.
 
     Raises
     ------
@@ -154,10 +155,8 @@ def rms_norm(x: Array, weight: Array, *, eps: float = 1e-6) -> Array:
 
     Parameters
     ----------
-    x : ndarray, shape (..., E)
-        float32 or float64.
-    weight : ndarray, shape (E,)
-        The gain.
+    x, weight
+        As in `layer_norm`.
     eps : float
         Added to the mean square, > 0.
 
@@ -167,10 +166,8 @@ def rms_norm(x: Array, weight: Array, *, eps: float = 1e-6) -> Array:
 
     Raises
     ------
-    TypeError
-        If an argument is not float32 or float64, or the dtypes differ.
-    ValueError
-        If the shapes do not fit or ``eps`` is not positive.
+    TypeError, ValueError
+        As `layer_norm`.
 
     Notes
     -----

@@ -153,12 +153,8 @@ def log_softmax(
 
     Parameters
     ----------
-    x : ndarray, shape (...)
-        float32 or float64, at least one axis.
-    axis : int
-        The axis along which exp(y) sums to 1.
-    temperature : float
-        τ > 0; small is sharp, large is flat.
+    x, axis, temperature
+        As in `softmax`; it is exp(y) that sums to 1.
     mask : ndarray of bool, optional
         Broadcasts to the shape of ``x``. True = visible; the rest is −inf.
 
@@ -169,10 +165,8 @@ def log_softmax(
 
     Raises
     ------
-    TypeError
-        If ``x`` is not float32 or float64, or ``mask`` not bool.
-    ValueError
-        If ``axis`` or ``temperature`` is out of range, or ``mask`` does not broadcast.
+    TypeError, ValueError
+        As `softmax`.
 
     Notes
     -----

@@ -41,14 +41,8 @@ def sparsemax(
 
     Parameters
     ----------
-    x : ndarray, shape (...)
-        float32 or float64, at least one axis.
-    axis : int
-        The axis along which y sums to 1.
-    temperature : float
-        τ > 0; small is sharp, large is flat.
-    mask : ndarray of bool, optional
-        Broadcasts to the shape of ``x``. True = visible; the rest has weight exactly 0.
+    x, axis, temperature, mask
+        As in `softmax`.
 
     Returns
     -------
@@ -57,10 +51,8 @@ def sparsemax(
 
     Raises
     ------
-    TypeError
-        If ``x`` is not float32 or float64, or ``mask`` not bool.
-    ValueError
-        If ``axis`` or ``temperature`` is out of range, or ``mask`` does not broadcast.
+    TypeError, ValueError
+        As `softmax`.
 
     Notes
     -----
@@ -109,14 +101,8 @@ def entmax15(
 
     Parameters
     ----------
-    x : ndarray, shape (...)
-        float32 or float64, at least one axis.
-    axis : int
-        The axis along which y sums to 1.
-    temperature : float
-        τ > 0; small is sharp, large is flat.
-    mask : ndarray of bool, optional
-        Broadcasts to the shape of ``x``. True = visible; the rest has weight exactly 0.
+    x, axis, temperature, mask
+        As in `softmax`.
 
     Returns
     -------
@@ -125,10 +111,8 @@ def entmax15(
 
     Raises
     ------
-    TypeError
-        If ``x`` is not float32 or float64, or ``mask`` not bool.
-    ValueError
-        If ``axis`` or ``temperature`` is out of range, or ``mask`` does not broadcast.
+    TypeError, ValueError
+        As `softmax`.
 
     Notes
     -----

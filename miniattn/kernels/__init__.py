@@ -8,13 +8,14 @@ backward, in 90 lines of NumPy. The kernels do the same under the same names, an
 
 1. `kernels/attention/vector/forward.py`: queries of one head on their way over the tiles of keys.
    To read it: a task takes pieces of work (`kernels/compile/queue.py`) until none is left;
-   `kernels/attention/problem.py` takes its three tables apart. `kernels/attention/masking.py` says
-   which tiles are hidden, partial or full, `kernels/attention/scores.py` what stands between a
-   product and its exponential (masks that are no bounds: `kernels/attention/tile_map.py`; functions
-   of the user's: `kernels/attention/functions.py`),
-   `kernels/attention/online.py` has the mathematics of softmax as
-   tiles come in, and `kernels/attention/vector/products.py` is the three shapes of product that a
-   tile needs.
+   what it is told it finds by `kernels/attention/problem.py` (sizes and options),
+   `kernels/attention/operands.py` (where arrays are) and `kernels/attention/pieces.py` (which
+   queries are whose). `kernels/attention/masking.py` says which tiles are hidden, partial or full,
+   `kernels/attention/scores.py` what stands between a product and its exponential (masks that are
+   no bounds: `kernels/attention/tile_map.py`; functions of the user's:
+   `kernels/attention/functions.py`), `kernels/attention/online.py` has the mathematics of softmax
+   as tiles come in, and `kernels/attention/vector/products.py` is the three shapes of product that
+   a tile needs.
 2. `kernels/attention/vector/backward.py`: the same walk, with weights computed again, and five
    products. `queries` makes the gradients of scores, `sums` adds up and writes those of keys and
    values, `bias` those of a bias.

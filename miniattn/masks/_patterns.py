@@ -231,7 +231,7 @@ def dilated(step: int, offset: PerRow | None = None) -> Mask:
     step : int >= 1
         Every how many keys one is visible.
     offset : int or (B,) ints, optional
-        As in `causal`: None means S - T.
+        Where query 0 is, as in `causal`.
 
     Returns
     -------

@@ -9,7 +9,6 @@ from numpy.typing import DTypeLike
 
 from miniattn import _checks, checkpoint, nn
 from miniattn.checkpoint import CheckpointError, PathLike
-from miniattn.models.hugging_face import load_folder
 from miniattn.nn import _config, _init
 from miniattn.nn._module import replace_parts, walk
 from miniattn.scores import Score
@@ -77,6 +76,8 @@ def load(
     cast = None if dtype is None else _checks.float_dtype("dtype", dtype)
     folder = _checks.path("path", path)
     if (folder / "config.json").is_file():
+        from miniattn.models.hugging_face import load_folder  # families: seldom asked for
+
         return load_folder(folder, cast or np.dtype(np.float32))
     file = checkpoint.read(path, verify=verify, dtype=cast)
     if file.architecture is None:

@@ -102,22 +102,15 @@ class BatchNorm(Module):
 
     Parameters
     ----------
-    embed_dim : int
-        Size E of the last axis.
-    eps : float
-        Added to the variance.
+    embed_dim, eps, bias, dtype
+        As in `LayerNorm`.
     momentum : float
         How far one batch moves the running statistics: running ← (1 − m) · running + m · batch.
-    bias : bool
-        Whether to add a bias.
-    dtype : float32 or float64
 
     Attributes
     ----------
-    weight : Parameter, shape (E,)
-        Starts at 1.
-    bias : Parameter, shape (E,), or None
-        Starts at 0.
+    weight, bias
+        As in `LayerNorm`.
     mean, variance : Statistics, shape (E,)
         The running ones, part of the state; start at 0 and 1.
 

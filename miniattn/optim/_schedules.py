@@ -63,15 +63,13 @@ def cosine(warmup: int, total: int, *, floor: float = 0.0) -> Schedule:
 
     Parameters
     ----------
-    warmup, total : int
-        0 <= warmup < total: where the fall begins and where it ends.
-    floor : float in [0, 1]
-        The factor from step ``total`` on.
+    warmup, total, floor
+        As in `linear`.
 
     Returns
     -------
     callable int -> float
-        From the step, counted from 0, to the factor on the learning rate.
+        The same of a step.
 
     References
     ----------

@@ -49,8 +49,8 @@ def attention_weights(
     --------
     >>> import numpy as np
     >>> from miniattn import nn, trace
-    >>> model = nn.TransformerEncoder(2, 8, 2)
-    >>> y, ctx = model.forward(np.ones((1, 3, 8), np.float32))
+    >>> x = np.ones((1, 3, 8), np.float32)
+    >>> y, ctx = nn.TransformerEncoder(2, 8, 2).forward(x)
     >>> trace.attention_weights(ctx, tokens=["a", "b", "c"])
     Trace
       layers.0-1.attn.weights  float32 (1, 2, 3, 3)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import TypeAlias
 
 import numpy as np
 
@@ -9,10 +10,18 @@ from miniattn import _checks
 from miniattn._memory import empty
 from miniattn._typing import Array, Shape
 from miniattn.functional._attention.context import Normalizer
+from miniattn.functional._attention.options import Weighing
 from miniattn.kernels.attention.problem import NORMALIZERS
 from miniattn.kernels.compile.tables import strided
+from miniattn.masks import Mask
+from miniattn.masks._array import borrowed
 from miniattn.scores import Score
 from miniattn.scores._ready import as_softcap
+
+# The fields of `Weighing`, as kernels take them.
+Checked: TypeAlias = tuple[
+    Mask | None, Array | None, float, float | None, Score | None, Array | None, Normalizer
+]
 
 
 @functools.cache
@@ -119,6 +128,19 @@ def checked_normalizer(normalizer: object, sink: Array | None) -> Normalizer:
             f"sink could take part in, got {_checks.shown(sink)}"
         )
     return name
+
+
+def checked_weighing(told: Weighing, q: Array, k: Array) -> Checked:
+    """Return the options of a call as kernels take them: none of scale and normalizer is missing.
+
+    A score that is a softcap alone has become one.
+    """
+    bias = checked_bias(told.bias, q, k)
+    scale, softcap = checked_scale(told.scale, q), checked_softcap(told.softcap)
+    score, softcap = checked_score(told.score, softcap, q)
+    sink = checked_sink(told.sink, q)
+    normalizer = checked_normalizer(told.normalizer, sink)
+    return borrowed(told.mask), bias, scale, softcap, score, sink, normalizer
 
 
 # --- Operands ------------------------------------------------------------------------------------

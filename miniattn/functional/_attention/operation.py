@@ -23,12 +23,7 @@ from miniattn.functional._attention.inputs import (
     add_sink,
     check_keys,
     check_values,
-    checked_bias,
-    checked_normalizer,
-    checked_scale,
-    checked_score,
-    checked_sink,
-    checked_softcap,
+    checked_weighing,
     drop_axes,
     empty_like,
     four_axes,
@@ -36,11 +31,10 @@ from miniattn.functional._attention.inputs import (
 from miniattn.functional._attention.options import Weighing, WeighingOptions
 from miniattn.functional._attention.sinks import sink_gradient
 from miniattn.functional._attention_calls import Besides, Options
-from miniattn.functional._doubles import run, run_in_doubles
+from miniattn.functional._doubles import run
 from miniattn.functional._scores import gradients, learned
 from miniattn.kernels.attention.problem import NORMALIZERS
 from miniattn.kernels.compile.tables import strided
-from miniattn.masks._array import borrowed
 
 
 @spelled_out(Weighing)
@@ -84,24 +78,17 @@ def attention_forward(
     tracer = _tracing.current()
     if tracer is not None:
         return tracer.attention_forward(q, k, v, dropout=dropout, rng=rng, **weighing)
-    mask, bias, scale, softcap, score, sink, normalizer = given(
-        "attention_forward", Weighing, weighing
-    )
+    told: Weighing = given("attention_forward", Weighing, weighing)
     q, k, v = _checks.float_array("q", q), _checks.float_array("k", k), _checks.float_array("v", v)
     if not q.dtype == k.dtype == v.dtype:
         _checks.same_dtype(q=q, k=k, v=v)
     check_keys(q.shape, k.shape)
     check_values(q.shape, k.shape, v.shape)
-    bias = checked_bias(bias, q, k)
-    scale, softcap = checked_scale(scale, q), checked_softcap(softcap)
-    score, softcap = checked_score(score, softcap, q)
-    sink = checked_sink(sink, q)
-    normalizer = checked_normalizer(normalizer, sink)
+    mask, bias, scale, softcap, score, sink, normalizer = checked_weighing(told, q, k)
     dropout = _checks.probability("dropout", dropout)
     if dropout or rng is not None:
         rng = _checks.generator("rng", rng)
     seed = int(rng.integers(2**63)) if rng is not None and dropout else 0
-    mask = borrowed(mask)
 
     four_q, four_k, four_v = four_axes(q), four_axes(k), four_axes(v)
     out = empty_like(four_q, v.shape[-1])
@@ -240,9 +227,9 @@ def attention_backward(
         written.append("dbias")
     numbers = ctx.scale, ctx.softcap, ctx.dropout
     options = Options(*numbers, normalizer=NORMALIZERS.index(ctx.normalizer))
-    way = run if ctx.stats.dtype == q.dtype else run_in_doubles
     besides = Besides(ctx.mask, ctx.seed, ctx.score)
-    used = way("backward", arrays, written, options, besides)
+    lost = ctx.stats.dtype != q.dtype  # float32 could not hold what came in between
+    used = run("backward", arrays, written, options, besides, in_doubles=lost)
     dscore = None
     if of_score and ctx.score is not None and besides.dtables is not None and learned(ctx.score):
         dscore = gradients(ctx.score, besides.dtables, q.dtype)

@@ -11,12 +11,7 @@ from miniattn.functional._attention.context import AttentionContext
 from miniattn.functional._attention.inputs import (
     add_bias,
     add_sink,
-    checked_bias,
-    checked_normalizer,
-    checked_scale,
-    checked_score,
-    checked_sink,
-    checked_softcap,
+    checked_weighing,
     drop_axes,
     four_axes,
     queries_and_keys,
@@ -29,7 +24,6 @@ from miniattn.functional._attention.options import (
 from miniattn.functional._attention_calls import Besides, Options
 from miniattn.functional._doubles import run
 from miniattn.kernels.attention.problem import NORMALIZERS
-from miniattn.masks._array import borrowed
 
 
 @spelled_out(Weighing)
@@ -51,10 +45,8 @@ def attention_weights(q: Array, k: Array, **weighing: Unpack[WeighingOptions]) -
 
     Raises
     ------
-    TypeError
-        If an array is not float32 or float64, or the dtypes differ; for a mask of another kind.
-    ValueError
-        If shapes don't fit or a number is out of its range.
+    TypeError, ValueError
+        As `attention`.
 
     Examples
     --------
@@ -134,15 +126,12 @@ def attention_map(
 
 
 def _pooled(q: Array, k: Array, told: Weighing, bins: tuple[int, int]) -> Array:
-    scale, softcap = checked_scale(told.scale, q), checked_softcap(told.softcap)
-    score, softcap = checked_score(told.score, softcap, q)
+    mask, bias, scale, softcap, score, sink, normalizer = checked_weighing(told, q, k)
     four_q, four_k = four_axes(q), four_axes(k)
     pooled = zeros((*four_q.shape[:2], *bins), q.dtype)
     arrays = {"q": four_q, "k": four_k, "out": pooled}
-    add_bias(arrays, checked_bias(told.bias, q, k))
-    sink = checked_sink(told.sink, q)
+    add_bias(arrays, bias)
     add_sink(arrays, sink)
-    normalizer = NORMALIZERS.index(checked_normalizer(told.normalizer, sink))
-    options = Options(scale, softcap, bins=bins, normalizer=normalizer)
-    run("map", arrays, ["out"], options, Besides(borrowed(told.mask), score=score))
+    options = Options(scale, softcap, bins=bins, normalizer=NORMALIZERS.index(normalizer))
+    run("map", arrays, ["out"], options, Besides(mask, score=score))
     return drop_axes(pooled, 4 - q.ndim)

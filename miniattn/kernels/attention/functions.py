@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from miniattn.kernels.attention.masking import GROUP, PARTIAL, keys_seen
-from miniattn.kernels.attention.problem import DTABLES, SCORE, given
+from miniattn.kernels.attention.operands import DTABLES, SCORE, given
 from miniattn.kernels.compile.settings import Inner, inner
 from miniattn.kernels.registers import LANES, address, ask, guarded_views, registers
 

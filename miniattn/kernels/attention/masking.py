@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from miniattn.kernels.attention.problem import BOUNDS, TILES, WORDS, given, part_of, step_of
+from miniattn.kernels.attention.operands import BOUNDS, TILES, WORDS, given, part_of, step_of
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.places import entry
 from miniattn.kernels.registers import (

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from miniattn.kernels.attention.masking import FULL, GROUP, keys_seen, visible
-from miniattn.kernels.attention.problem import (
+from miniattn.kernels.attention.operands import (
     DLSE,
     LSE,
     SINK,

@@ -17,15 +17,7 @@ from miniattn.kernels.attention.masking import (
     rows_and_columns,
     rule_of,
 )
-from miniattn.kernels.attention.problem import (
-    BIAS,
-    SCORE,
-    SEED,
-    Place,
-    given,
-    grid_of,
-    place_of,
-)
+from miniattn.kernels.attention.operands import BIAS, SCORE, SEED, Place, given, grid_of, place_of
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.places import Grid
 from miniattn.kernels.random import stream_key, threefry

@@ -22,20 +22,9 @@ from miniattn.kernels.attention.masking import (
     tile_of,
 )
 from miniattn.kernels.attention.online import base_of, overflows, power, start_of, within_limit
-from miniattn.kernels.attention.problem import (
-    OUT,
-    UNFIT,
-    Call,
-    K,
-    Problem,
-    Q,
-    Run,
-    bin_of,
-    first_of,
-    key_head,
-    lines_of,
-    problem_of,
-)
+from miniattn.kernels.attention.operands import OUT, UNFIT, K, Q, lines_of
+from miniattn.kernels.attention.pieces import Call, Run, bin_of, first_of, key_head
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.scores import finish_scores, head_of
 from miniattn.kernels.attention.vector.forward import KEYS, QUERIES, exponentiate, row_width
 from miniattn.kernels.attention.vector.products import multiply_keys

@@ -21,7 +21,7 @@ from miniattn.kernels.attention.online import (
     stats_from,
     weight_and_dscore,
 )
-from miniattn.kernels.attention.problem import (
+from miniattn.kernels.attention.operands import (
     DK,
     DOUT,
     DQ,
@@ -29,18 +29,15 @@ from miniattn.kernels.attention.problem import (
     OUT,
     SUMS,
     UNFIT,
-    Call,
     K,
-    Problem,
     Q,
-    Run,
     V,
-    key_head,
     lines_of,
     part_of,
-    problem_of,
     step_of,
 )
+from miniattn.kernels.attention.pieces import Call, Run, key_head
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.scores import drop, finish_scores, head_of
 from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task

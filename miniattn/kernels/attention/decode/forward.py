@@ -27,22 +27,19 @@ from miniattn.kernels.attention.online import (
     start_of,
     write_stats,
 )
-from miniattn.kernels.attention.problem import (
+from miniattn.kernels.attention.operands import (
     OUT,
     SUMS,
     UNFIT,
-    Call,
     K,
-    Problem,
     Q,
-    Run,
     V,
-    key_head,
     lines_of,
     part_of,
-    problem_of,
     step_of,
 )
+from miniattn.kernels.attention.pieces import Call, Run, key_head
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.scores import drop, finish_scores, head_of
 from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task

@@ -38,19 +38,9 @@ from miniattn.kernels.attention.matrix.squares import (
     write_turned,
 )
 from miniattn.kernels.attention.online import Stats, stats_from, weight_and_dscore
-from miniattn.kernels.attention.problem import (
-    DOUT,
-    DQ,
-    UNFIT,
-    Call,
-    K,
-    Problem,
-    Q,
-    V,
-    key_head,
-    lines_of,
-    problem_of,
-)
+from miniattn.kernels.attention.operands import DOUT, DQ, UNFIT, K, Q, V, lines_of
+from miniattn.kernels.attention.pieces import Call, key_head
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.scores import Head, finish_scores, head_of, not_dropped
 from miniattn.kernels.attention.vector.queries import prepare_stats
 from miniattn.kernels.attention.vector.sums import Share, beside_sums, sum_runs

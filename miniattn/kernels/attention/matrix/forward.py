@@ -42,20 +42,9 @@ from miniattn.kernels.attention.online import (
     write_shares,
     write_stats,
 )
-from miniattn.kernels.attention.problem import (
-    OUT,
-    UNFIT,
-    Call,
-    K,
-    Problem,
-    Q,
-    V,
-    key_head,
-    lines_of,
-    problem_of,
-    run_of_piece,
-    runs_of,
-)
+from miniattn.kernels.attention.operands import OUT, UNFIT, K, Q, V, lines_of
+from miniattn.kernels.attention.pieces import Call, key_head, run_of_piece, runs_of
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.scores import Head, finish_scores, head_of, not_dropped
 from miniattn.kernels.attention.vector.forward import QUERIES
 from miniattn.kernels.compile.queue import each_piece

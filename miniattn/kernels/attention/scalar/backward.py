@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from miniattn.kernels.attention.functions import dtables_of, score_by_function_backward
 from miniattn.kernels.attention.online import Stats, dlse_of, read_stats, weight_and_dscore
-from miniattn.kernels.attention.problem import (
+from miniattn.kernels.attention.operands import (
     DBIAS,
     DK,
     DOUT,
@@ -24,14 +24,12 @@ from miniattn.kernels.attention.problem import (
     DV,
     OUT,
     UNFIT,
-    Call,
-    Problem,
-    Run,
     grid_of,
     lines_of,
-    problem_of,
     step_of,
 )
+from miniattn.kernels.attention.pieces import Call, Run
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.scalar.pairs import (
     Query,
     add_multiple,

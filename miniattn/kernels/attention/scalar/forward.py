@@ -22,7 +22,9 @@ Milakov, Gimelshein. "Online normalizer calculation for softmax" (2018), algorit
 import numpy as np
 
 from miniattn.kernels.attention.online import share_of, start_of, write_stats
-from miniattn.kernels.attention.problem import OUT, UNFIT, Call, Problem, Run, lines_of, problem_of
+from miniattn.kernels.attention.operands import OUT, UNFIT, lines_of
+from miniattn.kernels.attention.pieces import Call, Run
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.scalar.pairs import (
     add_multiple,
     clear,

@@ -11,7 +11,8 @@ import numpy as np
 from miniattn.kernels.attention.functions import score_by_function
 from miniattn.kernels.attention.masking import ALL_GROUPS, FULL, Tile, visible
 from miniattn.kernels.attention.online import power, raised
-from miniattn.kernels.attention.problem import UNFIT, K, Q, V, key_head, lines_of
+from miniattn.kernels.attention.operands import UNFIT, K, Q, V, lines_of
+from miniattn.kernels.attention.pieces import key_head
 from miniattn.kernels.attention.scores import Head, head_of, not_below, stays
 from miniattn.kernels.compile.settings import inner
 from miniattn.kernels.dense.places import Lines, entry, line

@@ -7,16 +7,9 @@ sees for the maximum and the sum, as in `forward`, and once more for the weights
 import numpy as np
 
 from miniattn.kernels.attention.online import base_of, power, share_of, start_of, within_limit
-from miniattn.kernels.attention.problem import (
-    OUT,
-    UNFIT,
-    Call,
-    Problem,
-    bin_of,
-    first_of,
-    lines_of,
-    problem_of,
-)
+from miniattn.kernels.attention.operands import OUT, UNFIT, lines_of
+from miniattn.kernels.attention.pieces import Call, bin_of, first_of
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.scalar.pairs import query_of, score_of, sees, take_in
 from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task

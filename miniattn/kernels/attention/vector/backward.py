@@ -20,15 +20,9 @@ Dao et al. "FlashAttention" (2022), appendix B.2; Dao. "FlashAttention-2" (2023)
 from miniattn.kernels.attention.functions import dtables_of, score_by_function_backward
 from miniattn.kernels.attention.masking import HIDDEN, PARTIAL
 from miniattn.kernels.attention.online import add_visible
-from miniattn.kernels.attention.problem import (
-    DQ,
-    UNFIT,
-    Call,
-    Problem,
-    key_head,
-    lines_of,
-    problem_of,
-)
+from miniattn.kernels.attention.operands import DQ, UNFIT, lines_of
+from miniattn.kernels.attention.pieces import Call, key_head
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.vector.forward import KEYS, QUERIES
 from miniattn.kernels.attention.vector.products import add_to_keys, multiply_queries
 from miniattn.kernels.attention.vector.queries import (

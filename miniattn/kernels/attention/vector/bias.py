@@ -3,16 +3,9 @@
 from typing import Any, NamedTuple
 
 from miniattn.kernels.attention.masking import GROUP, HIDDEN, keys_seen
-from miniattn.kernels.attention.problem import (
-    DBIAS,
-    Call,
-    Problem,
-    grid_of,
-    problem_of,
-    run_of,
-    runs_of,
-    step_of,
-)
+from miniattn.kernels.attention.operands import DBIAS, grid_of, step_of
+from miniattn.kernels.attention.pieces import Call, run_of, runs_of
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.vector.forward import KEYS, QUERIES
 from miniattn.kernels.attention.vector.queries import (
     first_tile,

@@ -37,20 +37,9 @@ from miniattn.kernels.attention.online import (
     write_shares,
     write_stats,
 )
-from miniattn.kernels.attention.problem import (
-    OUT,
-    UNFIT,
-    Call,
-    K,
-    Problem,
-    Q,
-    V,
-    key_head,
-    lines_of,
-    problem_of,
-    run_of_piece,
-    runs_of,
-)
+from miniattn.kernels.attention.operands import OUT, UNFIT, K, Q, V, lines_of
+from miniattn.kernels.attention.pieces import Call, key_head, run_of_piece, runs_of
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.scores import drop, finish_scores, head_of
 from miniattn.kernels.attention.vector.products import multiply_keys, multiply_queries
 from miniattn.kernels.compile.queue import each_piece
@@ -83,7 +72,7 @@ def forward(sizes, factors, operands, queue, scratch):
     sizes, factors
         What `problem.problem_of` takes apart.
     operands
-        Addresses and strides of q, k, v, out, lse, bias and mask; see `problem.OPERANDS`.
+        Addresses and strides of q, k, v, out, lse, bias and mask; see `operands.OPERANDS`.
     queue
         Of the pieces of work.
     scratch
@@ -190,8 +179,11 @@ def _attend(call, piece):
         bounded = narrow and far_from_overflow(k_tile, m, D, squares)
         if not bounded and overflows(s, head.rule, tile):
             operands[UNFIT] = 1
+        # Softcap, score, bias and mask: what a query may not see is -inf from here on.
+        # tiled: return np.where(visible, scale * (q @ k.T), -np.inf)
         finish_scores(s, head, tile, room.slopes)
         exponentiate(s, head, tile, top, total, decay)
+        # The online softmax: where this tile raised the maximum, what came before it shrinks.
         # tiled: o = decay[:, None] * o + weight @ v[tile]
         if not fresh:
             _rescale(o, n, decay)
@@ -203,9 +195,13 @@ def _attend(call, piece):
         fill(o.start, width * o.step, 0.0)
 
     out = lines_of(operands, OUT, run.b, run.h, run.i0, scratch)
+    # tiled: share = np.divide(1.0, total, where=seen, out=np.zeros_like(total))
     write_shares(decay, total, top, n)
+    # tiled: return share[:, None] * o, base, log_sum
     if not _normalise(out, o, n, Dv, decay):
         operands[UNFIT] = 1
+    # lse = top + log(total), and the two apart, from which backward makes weights again.
+    # tiled: log_sum = np.log(total, where=seen, out=np.full_like(total, np.inf))
     write_stats(problem, operands, run, top, total)
 
 

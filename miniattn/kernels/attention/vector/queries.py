@@ -24,18 +24,8 @@ from miniattn.kernels.attention.online import (
     stats_from,
     weight_and_dscore,
 )
-from miniattn.kernels.attention.problem import (
-    BOUNDS,
-    DOUT,
-    OUT,
-    K,
-    Q,
-    Run,
-    V,
-    given,
-    key_head,
-    lines_of,
-)
+from miniattn.kernels.attention.operands import BOUNDS, DOUT, OUT, K, Q, V, given, lines_of
+from miniattn.kernels.attention.pieces import Run, key_head
 from miniattn.kernels.attention.scores import Head, cap_scores, drop, finish_capped, head_of
 from miniattn.kernels.attention.vector.forward import KEYS, row_width
 from miniattn.kernels.attention.vector.products import multiply_keys

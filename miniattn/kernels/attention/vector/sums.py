@@ -9,20 +9,9 @@ scratch memory.
 
 from typing import Any, NamedTuple
 
-from miniattn.kernels.attention.problem import (
-    DK,
-    DV,
-    SUMS,
-    UNFIT,
-    Call,
-    Problem,
-    lines_of,
-    part_of,
-    problem_of,
-    run_of,
-    runs_of,
-    step_of,
-)
+from miniattn.kernels.attention.operands import DK, DV, SUMS, UNFIT, lines_of, part_of, step_of
+from miniattn.kernels.attention.pieces import Call, run_of, runs_of
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.vector.forward import KEYS
 from miniattn.kernels.compile.queue import each_piece
 from miniattn.kernels.compile.settings import inner, task

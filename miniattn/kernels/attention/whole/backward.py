@@ -6,17 +6,9 @@ scores are made by `queries`. Runs are of 64 queries whatever their rows' length
 
 from miniattn.kernels.attention.functions import dtables_of
 from miniattn.kernels.attention.masking import HIDDEN
-from miniattn.kernels.attention.problem import (
-    DELTA,
-    DQ,
-    UNFIT,
-    Call,
-    Problem,
-    given,
-    lines_of,
-    part_of,
-    problem_of,
-)
+from miniattn.kernels.attention.operands import DELTA, DQ, UNFIT, given, lines_of, part_of
+from miniattn.kernels.attention.pieces import Call
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.vector import backward as vector
 from miniattn.kernels.attention.vector import bias
 from miniattn.kernels.attention.vector.backward import add_tile, piece_of

@@ -11,19 +11,9 @@ Gonçalves et al. "AdaSplash: adaptive sparse flash attention" (2025), section 3
 
 from typing import Any, NamedTuple
 
-from miniattn.kernels.attention.problem import (
-    OUT,
-    UNFIT,
-    Call,
-    Problem,
-    V,
-    key_head,
-    lines_of,
-    problem_of,
-    run_of_piece,
-    runs_of,
-    stats_of,
-)
+from miniattn.kernels.attention.operands import OUT, UNFIT, V, lines_of, stats_of
+from miniattn.kernels.attention.pieces import Call, key_head, run_of_piece, runs_of
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.scores import drop
 from miniattn.kernels.attention.vector.forward import KEYS, add_values
 from miniattn.kernels.attention.whole.rows import lay_out, queries_of, weigh_keys

@@ -21,16 +21,9 @@ from miniattn.kernels.attention.masking import (
     visible,
 )
 from miniattn.kernels.attention.online import LIMIT, overflows, start_of, within_limit
-from miniattn.kernels.attention.problem import (
-    ENTMAX15,
-    SIGMOID,
-    SPARSEMAX,
-    UNFIT,
-    K,
-    Q,
-    key_head,
-    lines_of,
-)
+from miniattn.kernels.attention.operands import UNFIT, K, Q, lines_of
+from miniattn.kernels.attention.pieces import key_head
+from miniattn.kernels.attention.problem import ENTMAX15, SIGMOID, SPARSEMAX
 from miniattn.kernels.attention.scores import finish_scores, head_of
 from miniattn.kernels.attention.vector.forward import KEYS, QUERIES, row_width
 from miniattn.kernels.attention.vector.products import multiply_keys

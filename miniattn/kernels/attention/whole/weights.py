@@ -1,6 +1,8 @@
 """The weights of other normalizers than softmax, whole or pooled; see `attention.weights`."""
 
-from miniattn.kernels.attention.problem import OUT, Call, Problem, Run, lines_of, problem_of
+from miniattn.kernels.attention.operands import OUT, lines_of
+from miniattn.kernels.attention.pieces import Call, Run
+from miniattn.kernels.attention.problem import Problem, problem_of
 from miniattn.kernels.attention.weights import Way, add_rows, add_to_bins, pieces_of
 from miniattn.kernels.attention.whole.rows import lay_out, queries_of, weigh_keys
 from miniattn.kernels.compile.queue import each_piece
