@@ -34,7 +34,7 @@ def max_flow(sizes, factors, operands, queue, scratch):
 
     ``operands`` describe capacity, sources and out, as `registers.arrays` reads arrays.
     """
-    each_piece(queue, _flows, operands)
+    each_piece(queue, _flows, _ARRAYS(operands))
 
 
 def max_flows(capacity: Array, sources: Array, out: Array) -> None:
@@ -51,9 +51,9 @@ def max_flows(capacity: Array, sources: Array, out: Array) -> None:
 
 
 @inner
-def _flows(operands, s):
-    """Do so for one source."""
-    capacity, sources, out = _ARRAYS(operands)
+def _flows(arrays, s):
+    """Do so for one source. It makes arrays, which takes a helper that is given some."""
+    capacity, sources, out = arrays
     L, T, _ = capacity.shape
     left = np.empty((L, T, T))
     back = np.empty((L, T, T))
