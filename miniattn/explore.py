@@ -98,6 +98,8 @@ def see(
         If it is no model of text.
     """
     if isinstance(model, models.EncoderDecoder):
+        if model.input_dim is not None:
+            raise TypeError("MODEL: expected a model of text, got one that reads features")
         return _see_decoder(model, tokenizer, text, pair, most)
     if pair is not None and not isinstance(model, models.TextEncoder):
         raise ValueError(f"--pair: expected a model of pairs, got {type(model).__name__}")

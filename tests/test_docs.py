@@ -2,12 +2,17 @@
 
 import doctest
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# Above a block of code that a process of its own runs.
+NEW_PROCESS = "<!-- new-process -->"
 
 
 def code_blocks(page: Path, language: str = "python") -> list[str]:
@@ -24,8 +29,14 @@ def test_the_code_of_a_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {"__name__": page.stem}
+    alone = re.findall(
+        rf"^{NEW_PROCESS}\n```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S
+    )
     for block in code_blocks(page):
-        exec(compile(block, str(page), "exec"), scope)
+        if block in alone:
+            subprocess.run([sys.executable, "-c", block], check=True, timeout=120)
+        else:
+            exec(compile(block, str(page), "exec"), scope)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +52,7 @@ def test_the_sessions_of_a_page_print_what_they_say(page: Path) -> None:
 
 def test_the_readme_has_code() -> None:
     assert len(code_blocks(ROOT / "README.md")) >= 5
+    assert NEW_PROCESS in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

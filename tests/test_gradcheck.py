@@ -632,6 +632,19 @@ MODULES = {
             SOURCE,
             {"rng": dice, "samples": 8},
         ),
+        (
+            lambda: EncoderDecoder(
+                5,
+                input_dim=3,
+                embed_dim=4,
+                num_heads=2,
+                num_encoder_layers=1,
+                num_decoder_layers=1,
+                **double(),
+            ),
+            {"source": normal(2, 5, 3), "target": np.array([[1, 2], [3, 4]])},
+            {"source_lengths": [5, 2], "samples": 8},
+        ),
     ],
 }
 

@@ -283,7 +283,9 @@ SERIES = {"outputs": np.ones((2, 3)), "targets": np.ones((2, 3))}
 SOURCE = {"source": [1, 2], "max_new_tokens": 1, "start": 0}
 LAYER = nn.Linear(4, 2)
 LEARNED = {"parameters": LAYER.parameters(), "lr": 0.1}
-SAMPLING = ("temperature", "top_k", "top_p", "stop", "use_cache", "rng")
+CHANGING = ("repetition_penalty", "logits_hook", "stop", "tokenizer", "use_cache")
+SAMPLING = ("temperature", "top_k", "top_p", "rng", *CHANGING)
+BEAMS = ("beams", "length_penalty", *CHANGING)
 
 METHODS = {
     "GPT.stream": (
@@ -292,10 +294,20 @@ METHODS = {
         ("prompts", *SAMPLING),
     ),
     "EncoderDecoder.stream": (lambda: tiny_pair().stream, SOURCE, ("source", "start", *SAMPLING)),
+    "GPT.beam_search": (
+        lambda: tiny_gpt().beam_search,
+        {"prompts": [1, 2], "max_new_tokens": 1},
+        ("prompts", *BEAMS),
+    ),
+    "EncoderDecoder.beam_search": (
+        lambda: tiny_pair().beam_search,
+        SOURCE,
+        ("source", "start", *BEAMS),
+    ),
     "GPT.new_caches": (
         lambda: tiny_gpt().new_caches,
         {"batch_size": 1},
-        ("batch_size", "capacity"),
+        ("batch_size", "capacity", "forget"),
     ),
     "remember": (
         lambda: nn.MultiHeadAttention(8, 2).remember,
@@ -306,6 +318,7 @@ METHODS = {
     "state": (lambda: nn.Linear(4, 2).load_state_dict, {}, ("state",)),
     "append": (lambda: nn.KVCache(1, 2, 4, 4).append, {"k": K, "v": K}, ("k", "v")),
     "truncate": (lambda: nn.KVCache(1, 2, 4, 4).truncate, {}, ("lengths",)),
+    "select": (lambda: nn.KVCache(1, 2, 4, 4).select, {}, ("rows",)),
     "positions": (lambda: nn.KVCache(1, 2, 4, 4).positions, {}, ("count",)),
     "accumulate": (lambda: nn.Parameter(np.ones(3)).accumulate, {}, ("grad",)),
     "num_parameters": (lambda: nn.Linear(4, 2).num_parameters, {}, ("trainable",)),

@@ -35,7 +35,8 @@ def load(
         ``config.json`` and ``model.safetensors`` or its shards: of BERT, DistilBERT, RoBERTa (and
         MiniLM, which is one of these), ModernBERT, CLIP (its text tower), ViT, DeiT, GPT-2, OPT,
         GPT-NeoX (Pythia), GPT-J, Phi, BLOOM, Llama (and SmolLM), SmolLM3, Mistral, Qwen2, Qwen3,
-        OLMo2, T5, Gemma, Gemma 2 or Gemma 3 (text). Floats of 16 bits are read as float32.
+        OLMo2, T5, mT5, Whisper, Gemma, Gemma 2 or Gemma 3 (text). Floats of 16 bits are read as
+        float32.
     classes : collection of classes and functions, optional
         Those of your own that the model is made of. A file names them and never holds code.
     dtype : float32 or float64, optional

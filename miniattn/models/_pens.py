@@ -116,7 +116,7 @@ class PromptPen(Pen):
 
 
 class SourcePen(Pen):
-    """What a decoder writes after ``start``, while it looks back at ``source`` (B, S)."""
+    """What a decoder writes after ``starts`` (n,), while it looks back at ``source`` (B, S)."""
 
     def __init__(
         self,
@@ -124,24 +124,28 @@ class SourcePen(Pen):
         source: Array,
         lengths: Array,
         count: int,
-        start: int,
+        starts: Array,
         *,
         cached: bool,
     ) -> None:
-        starts = np.full((len(source), 1), start, np.int64)
-        super().__init__(starts, np.ones(len(source), np.int64), count)
+        ids = np.tile(starts, (len(source), 1))
+        super().__init__(ids, np.full(len(source), len(starts)), count)
         self._model, self._source_lengths = model, lengths
         self._of = np.arange(len(source))
         encoded, _, _ = model._encode(source, lengths, None)
         self._memory: Any = model.decoder.remember(encoded) if cached else encoded
-        self._caches = model.decoder.new_caches(len(source), count) if cached else None
+        self._seen, self._caches = 0, None
+        if cached:
+            self._caches = model.decoder.new_caches(len(source), len(starts) + count)
 
     def logits(self) -> Array:
         """Return the logits (B, V) of what comes next."""
         end = int(self._lengths.max(initial=0))
-        unseen = self._text[:, :end] if self._caches is None else self._text[:, end - 1 : end]
-        mask = masks.padding(self._source_lengths)
+        unseen = self._text[:, self._seen : end]
+        mask = masks.padding(self._model._memory_lengths(self._source_lengths))
         x, _ = self._model._decode(unseen, self._memory, mask, self._caches, None)
+        if self._caches is not None:
+            self._seen = end
         logits: Array = self._model.head(x[:, -1])
         return logits
 

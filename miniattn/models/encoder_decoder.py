@@ -12,7 +12,9 @@ import miniattn.functional as F
 from miniattn import _checks, masks, nn
 from miniattn._context import context
 from miniattn._typing import Array
-from miniattn.models import _beams, _choosing, _generate, _parts, _pens, _prompts, _stopping
+from miniattn.models import _parts
+from miniattn.models._sequence_to_sequence import SequenceToSequence
+from miniattn.models._stem import Stem, halved
 from miniattn.scores import Score
 
 
@@ -20,7 +22,7 @@ from miniattn.scores import Score
 class EncoderDecoderContext(NamedTuple):
     """What `EncoderDecoder.backward` needs: the contexts of its parts."""
 
-    source_tokens: F.EmbeddingContext
+    source_tokens: Any
     source_positions: Any
     source_dropout: F.DropoutContext | None
     encoder: nn.TransformerEncoderContext
@@ -31,7 +33,7 @@ class EncoderDecoderContext(NamedTuple):
     head: F.LinearContext
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(SequenceToSequence):
     """The original transformer: source ids (B, S) and target ids (B, T) to logits (B, T, V).
 
     The decoder sees the target up to each token (teacher forcing), and the real tokens of the
@@ -44,6 +46,10 @@ class EncoderDecoder(nn.Module):
         V of the source, and of the target where they share one vocabulary.
     target_vocab_size : int, optional
         V of the target where it has a vocabulary of its own; by default it shares the source's.
+    input_dim : int, optional
+        Given, the source is features (B, S, input_dim) in place of ids, as those of sound are. Two
+        convolutions of three steps read them, the second at every other step [2]_: the memory has
+        S / 2 vectors. ``vocab_size`` is then the target's.
     embed_dim, num_heads : int
         Width E and heads H.
     num_encoder_layers, num_decoder_layers : int
@@ -53,6 +59,8 @@ class EncoderDecoder(nn.Module):
         How the order is told; rotary and ALiBi act in self-attention only.
     max_length : int
         Longest sequence of learned positions.
+    max_source_length : int, optional
+        That of the source, where it is another; with ``input_dim`` in vectors, not in steps.
     score, target_score : Score or LearnedScore, optional
         Functions of scores of the encoder's self-attention, and of the decoder's.
     sink : bool
@@ -80,6 +88,8 @@ class EncoderDecoder(nn.Module):
     References
     ----------
     .. [1] Vaswani et al., "Attention Is All You Need", 2017, sections 3.1 and 3.4.
+    .. [2] Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022,
+       section 2.2.
 
     Examples
     --------
@@ -94,7 +104,7 @@ class EncoderDecoder(nn.Module):
     (2, 5, 12)
     """
 
-    _free = (*nn.Module._free, "max_length")
+    _free = (*nn.Module._free, "max_length", "max_source_length")
     _worked_out = ("ffn_dim",)
 
     def __init__(
@@ -102,6 +112,7 @@ class EncoderDecoder(nn.Module):
         vocab_size: int,
         target_vocab_size: int | None = None,
         *,
+        input_dim: int | None = None,
         embed_dim: int = 64,
         num_heads: int = 4,
         num_encoder_layers: int = 2,
@@ -109,6 +120,7 @@ class EncoderDecoder(nn.Module):
         ffn_dim: int | None = None,
         positions: _parts.Positions | None = "sinusoidal",
         max_length: int = 512,
+        max_source_length: int | None = None,
         score: Score | nn.LearnedScore | None = None,
         target_score: Score | nn.LearnedScore | None = None,
         sink: bool = False,
@@ -128,7 +140,17 @@ class EncoderDecoder(nn.Module):
         _checks.sizes(vocab_size=vocab_size, embed_dim=embed_dim, max_length=max_length)
         _checks.integer("num_encoder_layers", num_encoder_layers, least=0)
         _checks.sizes(num_decoder_layers=num_decoder_layers)
-        shared_vocabulary = target_vocab_size is None
+        most = max_length if max_source_length is None else max_source_length
+        _checks.sizes(max_source_length=most)
+        self.input_dim = input_dim
+        if input_dim is not None:
+            _checks.sizes(input_dim=input_dim)
+            if target_vocab_size is not None:
+                raise ValueError(
+                    "target_vocab_size: expected None beside input_dim, where vocab_size is the "
+                    f"target's, got {target_vocab_size}"
+                )
+        shared_vocabulary = target_vocab_size is None and input_dim is None
         target_vocab_size = vocab_size if target_vocab_size is None else target_vocab_size
         _checks.sizes(target_vocab_size=target_vocab_size)
         common: dict[str, Any] = {"rng": rng, "dtype": dtype}
@@ -144,8 +166,13 @@ class EncoderDecoder(nn.Module):
             **_parts.attention_positions(positions),
             **layers,
         }
-        self.source_tokens = _parts.tokens_layer(vocab_size, embed_dim, positions, **common)
-        self.source_positions = _parts.positions_layer(positions, max_length, embed_dim, **common)
+        read: Any = (
+            _parts.tokens_layer(vocab_size, embed_dim, positions, **common)
+            if input_dim is None
+            else Stem(input_dim, embed_dim, **common)
+        )
+        self.source_tokens = read
+        self.source_positions = _parts.positions_layer(positions, most, embed_dim, **common)
         self.encoder = nn.TransformerEncoder(
             num_encoder_layers, embed_dim, num_heads, score=score, **options
         )
@@ -174,7 +201,7 @@ class EncoderDecoder(nn.Module):
 
         Parameters
         ----------
-        source : int array (B, S)
+        source : int array (B, S), or with ``input_dim`` features (B, S, input_dim)
         target : int array (B, T)
             What the decoder reads: a start token, then the target without its last token. Rows of
             different lengths are padded at the end; leave the padding out of the loss.
@@ -193,8 +220,8 @@ class EncoderDecoder(nn.Module):
         logits, head = self.head.forward(x)
         return logits, EncoderDecoderContext(*encoded, *decoded, head)
 
-    def backward(self, dlogits: Array, ctx: EncoderDecoderContext) -> None:
-        """Add to the parameters' gradients; ids have none."""
+    def backward(self, dlogits: Array, ctx: EncoderDecoderContext) -> Array | None:
+        """Add to the parameters' gradients; return that of features, None for ids."""
         ctx = _checks.context(ctx, EncoderDecoderContext)
         # logits = head(x)
         with _checks.renamed(dy="dlogits"):
@@ -212,121 +239,8 @@ class EncoderDecoder(nn.Module):
         dx = self.dropout.undrop(dx, ctx.source_dropout)
         if self.source_positions is not None:
             dx = self.source_positions.backward(dx, ctx.source_positions)
-        self.source_tokens.backward(dx, ctx.source_tokens)
-
-    def generate(
-        self,
-        source: _prompts.Prompts,
-        max_new_tokens: int,
-        *,
-        start: int,
-        **options: Unpack[_generate.Sampling],
-    ) -> Any:
-        """Return what the decoder writes to each source, without the start token.
-
-        Parameters
-        ----------
-        source : ids (S,), ids (B, S), or a list of sequences of different lengths
-        max_new_tokens : int
-        start : int
-            The token that the target begins with.
-        **options
-            As in `stream`.
-
-        Returns
-        -------
-        ids (n,), ids (B, n), or a list of ids, as the sources were given. With ``stop``, a row of
-        an array is filled up with its last token; a list's rows end at it.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from miniattn import models
-        >>> model = models.EncoderDecoder(12, embed_dim=16, num_heads=2)
-        >>> model.generate(np.array([[5, 6, 7], [8, 9, 10]]), 4, start=0).shape
-        (2, 4)
-        """
-        written = self.stream(source, max_new_tokens, start=start, **options).rows()
-        return self._joined(source, written)
-
-    def stream(
-        self,
-        source: _prompts.Prompts,
-        max_new_tokens: int,
-        *,
-        start: int,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        logits_hook: _choosing.LogitsHook | None = None,
-        stop: _stopping.Stops | None = None,
-        tokenizer: _stopping.Decoder | None = None,
-        use_cache: bool = True,
-        rng: np.random.Generator | None = None,
-    ) -> _generate.Stream:
-        """Return an iterator over the new tokens, ids (B,) at a time, as they are chosen.
-
-        The options are those of `GPT.stream`, but the likeliest token is taken by default.
-        """
-        pen = self._pen(source, max_new_tokens, start, use_cache=use_cache)
-        changed = _choosing.changes(logits_hook, repetition_penalty)
-        choose = _choosing.sampler(temperature, top_k, top_p, _parts.generator(rng))
-        ends = _stopping.stop_of(stop, tokenizer, self._target_vocab_size)
-        return _generate.Stream(pen, max_new_tokens, changed, choose, ends)
-
-    def beam_search(
-        self,
-        source: _prompts.Prompts,
-        max_new_tokens: int,
-        *,
-        start: int,
-        beams: int = 4,
-        length_penalty: float = 1.0,
-        repetition_penalty: float = 1.0,
-        logits_hook: _choosing.LogitsHook | None = None,
-        stop: _stopping.Stops | None = None,
-        tokenizer: _stopping.Decoder | None = None,
-        use_cache: bool = True,
-    ) -> Any:
-        """Return the likeliest text that a beam search finds for each source, without the start.
-
-        The options are those of `GPT.beam_search`.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from miniattn import models
-        >>> model = models.EncoderDecoder(12, embed_dim=16, num_heads=2)
-        >>> model.beam_search(np.array([[5, 6, 7], [8, 9, 10]]), 4, start=0, beams=3).shape
-        (2, 4)
-        """
-        pen = self._pen(source, max_new_tokens, start, use_cache=use_cache)
-        changed = _choosing.changes(logits_hook, repetition_penalty)
-        ends = _stopping.stop_of(stop, tokenizer, self._target_vocab_size)
-        search = _beams.Search(pen, beams, length_penalty, changed, ends)
-        return self._joined(source, search.rows(max_new_tokens))
-
-    def _pen(
-        self, source: _prompts.Prompts, count: int, start: int, *, use_cache: bool
-    ) -> _pens.SourcePen:
-        """Return what the decoder writes with."""
-        ids, lengths = _prompts.padded("source", source, self.source_tokens.weight.shape[0])
-        _checks.integer("max_new_tokens", count, least=0)
-        cached = _checks.flag("use_cache", use_cache)
-        if not 0 <= _checks.integer("start", start) < self._target_vocab_size:
-            size = self._target_vocab_size
-            raise ValueError(f"start: expected an id in [0, V) with V = {size}, got {start}")
-        return _pens.SourcePen(self, ids, lengths, count, start, cached=cached)
-
-    def _joined(self, source: _prompts.Prompts, written: Sequence[Array]) -> Any:
-        """Return what was written, in the form of the sources."""
-        ids, _ = _prompts.padded("source", source, self.source_tokens.weight.shape[0])
-        return _prompts.joined(source, ids[:, :0], np.zeros(len(ids), np.int64), written)
-
-    @property
-    def _target_vocab_size(self) -> int:
-        return len(self.target_tokens.weight.data)
+        dsource: Array | None = self.source_tokens.backward(dx, ctx.source_tokens)
+        return dsource
 
     def _encode(
         self,
@@ -335,16 +249,33 @@ class EncoderDecoder(nn.Module):
         rng: np.random.Generator | None,
     ) -> tuple[Array, masks.Mask | None, tuple[Any, Any, Any, Any]]:
         """Return the memory (B, S, E), the mask that hides its padding, and the contexts."""
-        source = _checks.int_array("source", source)
-        _checks.shape("source", source, "B, S")
         padded = lengths is not None
-        lengths = _parts.lengths_array("source_lengths", lengths, *source.shape)
-        mask = masks.padding(lengths) if padded else None
-        x, tokens = self.source_tokens.forward(_parts.without_padding(source, lengths))
+        source, lengths = self._checked_source(source, lengths)
+        mask = masks.padding(self._memory_lengths(lengths)) if padded else None
+        real = _parts.without_padding(source, lengths)
+        more = () if self.input_dim is None else (lengths,)
+        x, tokens = self.source_tokens.forward(real, *more)
         x, positions = _parts.add_positions(self.source_positions, x)
         x, dropout = self.dropout.drop(x, rng)
         memory, encoder = self.encoder.forward(x, mask=mask, rng=rng)
         return memory, mask, (tokens, positions, dropout, encoder)
+
+    def _checked_source(
+        self, source: Array, lengths: Sequence[int] | Array | None
+    ) -> tuple[Array, Array]:
+        """Return the source, and how many of its steps are real."""
+        if self.input_dim is None:
+            source = _checks.int_array("source", source)
+            _checks.shape("source", source, "B, S")
+        else:
+            source = _checks.float_array("source", source)
+            _checks.shape("source", source, "B, S, input_dim", {"input_dim": self.input_dim})
+            _checks.like("source", source, self.head.weight.dtype, "the model")
+        return source, _parts.lengths_array("source_lengths", lengths, *source.shape[:2])
+
+    def _memory_lengths(self, lengths: Array) -> Array:
+        """Return how many vectors the encoder makes of so many steps."""
+        return lengths if self.input_dim is None else halved(lengths)
 
     def _decode(
         self,

@@ -159,3 +159,73 @@ def test_attention_by_path(rng):
 def test_wrong_calls(call, error, message):
     with pytest.raises(error, match=message):
         call(models.EncoderDecoder(V, **SMALL))
+
+
+def listener(rng):
+    sizes = {**SMALL, "num_decoder_layers": 1}
+    return models.EncoderDecoder(
+        V, input_dim=3, positions="learned", max_length=9, rng=rng, **sizes
+    )
+
+
+def test_features_are_read_by_two_convolutions(rng):
+    """By hand: zeros beyond the ends, every other step of the second."""
+    stem = listener(rng).source_tokens
+    x = rng.standard_normal((1, 5, 3))
+
+    def convolved(x, layer, steps):
+        padded = np.concatenate([np.zeros((1, x.shape[1])), x, np.zeros((1, x.shape[1]))])
+        rows = [np.concatenate(padded[t : t + 3]) for t in steps]
+        return stem.activation(np.array(rows) @ layer.linear.weight.data.T + layer.linear.bias.data)
+
+    for convolution in (stem.first, stem.second):
+        convolution.linear.bias.data += rng.standard_normal(8)
+    h = convolved(x[0], stem.first, range(5))
+    wanted = convolved(h, stem.second, range(0, 5, 2))
+    np.testing.assert_allclose(stem(x, np.array([5]))[0], wanted, rtol=1e-12)
+
+
+def test_padding_of_features_cannot_be_noticed(rng):
+    model, target = listener(rng), rng.integers(0, V, (2, 4))
+    for parameter in model.parameters():
+        parameter.data += 0.3 * rng.standard_normal(parameter.shape)
+    x, lengths = rng.standard_normal((2, 7, 3)), np.array([7, 4])
+    y, ctx = model.forward(x, target, lengths)
+    np.testing.assert_allclose(y[1:], model(x[1:, :4], target[1:]), rtol=1e-12, atol=1e-14)
+    x[1, 4:] = np.nan
+    np.testing.assert_array_equal(model(x, target, lengths), y)
+    dx = model.backward(y, ctx)
+    assert (dx[1, 4:] == 0).all()
+    assert (dx[1, :4] != 0).all()
+    rows = [x[0], x[1, :4]]
+    for start in (1, [1, 2]):
+        together = model.generate(rows, 5, start=start)
+        for row, own in zip(rows, together, strict=True):
+            assert own.tolist() == model.generate(row, 5, start=start, use_cache=False).tolist()
+            assert own.shape == (5,)
+        beams = model.beam_search(rows, 5, start=start, beams=2)
+        assert beams[1].tolist() == model.beam_search(rows[1], 5, start=start, beams=2).tolist()
+    assert model.generate(x[:, :4], 5, start=1).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: m(np.ones((1, 4, 2)), IDS), ValueError, "source: expected shape .* input_dim"),
+        (lambda m: m(IDS, IDS), TypeError, "source: expected a float"),
+        (lambda m: m(np.ones((1, 4, 3), np.float32), IDS), TypeError, "source: expected dtype float64"),
+        (lambda m: m.generate([1, 2], 2, start=0), TypeError, r"source\[0\]: expected a float"),
+        (lambda m: m.generate(np.ones((4, 3)), 2, start=[]), ValueError, "start: .* at least one"),
+        (
+            lambda m: models.EncoderDecoder(4, 5, input_dim=3),
+            ValueError,
+            "target_vocab_size: expected None beside input_dim",
+        ),
+    ],
+)
+def test_wrong_features(call, error, message, rng):
+    with pytest.raises(error, match=message):
+        call(listener(rng))
+
+
+IDS = np.array([[1, 2]])

@@ -46,6 +46,7 @@ BUILT = {
     ),
     "gpt, sparse": lambda: GPT(9, 8, normalizer="entmax15", **SMALL),
     "translator": lambda: TRANSLATOR(9, **SMALL),
+    "translator of sound": lambda: TRANSLATOR(9, input_dim=3, max_source_length=4, **SMALL),
     "translator untied": lambda: TRANSLATOR(9, 7, tied=False, positions="alibi", **SMALL),
     "translator tied, two vocabularies": lambda: TRANSLATOR(9, 7, norm="rms", bias=False, **SMALL),
     "chain": lambda: nn.Sequential(

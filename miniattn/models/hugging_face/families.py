@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from miniattn.models.hugging_face import bert, gemma, gpt2, gpt_neox, llama, modern_bert, t5, vision
+from miniattn.models.hugging_face import (
+    bert,
+    gemma,
+    gpt2,
+    gpt_neox,
+    llama,
+    modern_bert,
+    t5,
+    vision,
+    whisper,
+)
 from miniattn.models.hugging_face.rules import Family
 
 _OTHER_HEADS = (
@@ -59,4 +69,12 @@ FAMILIES = {
     "t5": Family(
         "T5", t5.t5, r"^$", r"decoder\.block\.0\.layer\.1\..*relative_attention_bias\.weight$"
     ),
+    "mt5": Family(
+        "mT5",
+        t5.mt5,
+        r"^$",
+        r"decoder\.block\.0\.layer\.1\..*relative_attention_bias\.weight$",
+        may_tie=True,
+    ),
+    "whisper": Family("Whisper", whisper.whisper),
 }

@@ -65,6 +65,10 @@ def _fill(
                 )
             parameters[ours].data[...] = value
             wanted.discard(ours)
+    if family.may_tie and "head.weight" in wanted:
+        whole: Any = model
+        whole.head.weight = whole.target_tokens.weight
+        wanted.remove("head.weight")
     if unknown or wanted:
         raise CheckpointError(
             f"{folder}: expected the arrays of a {family.name}, "

@@ -29,6 +29,8 @@ class Family(NamedTuple):
     """What names of arrays may begin with."""
     without_use: str = r"(.*\.)?rotary_emb\.inv_freq$"
     """Arrays that are no parameters of the model, or of heads that are not built."""
+    may_tie: bool = False
+    """Whether a file without the output layer means that it is the table of tokens."""
 
 
 ACTIVATIONS = {

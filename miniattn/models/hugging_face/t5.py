@@ -14,6 +14,18 @@ from miniattn.models.hugging_face.settings import Settings
 _GATED = {"gelu": "geglu_tanh", "silu": "swiglu", "relu": "reglu"}  # "gelu" is gelu_new there
 
 
+def mt5(settings: Settings, dtype: np.dtype[Any]) -> tuple[EncoderDecoder, Rules]:
+    """Return a model of mT5: a T5 whose output layer reads what the decoder says as it is.
+
+    Whether that layer has a table of its own, its file says: it holds ``lm_head.weight`` then.
+    """
+    settings.take("tie_word_embeddings", default=None)
+    settings.default("feed_forward_proj", "gated-gelu")
+    settings.default("tie_word_embeddings", False)
+    settings.expect("scale_decoder_outputs", False)
+    return t5(settings, dtype)
+
+
 def t5(settings: Settings, dtype: np.dtype[Any]) -> tuple[EncoderDecoder, Rules]:
     """Return a model of T5: unscaled scores, one table of distances a stack, no biases."""
     for name in ("dropout_rate", "n_positions", "output_past", "dense_act_fn", "is_gated_act"):
