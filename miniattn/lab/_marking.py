@@ -10,6 +10,7 @@ import contextlib
 import csv
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -87,6 +88,7 @@ def _marked(submission: tuple[str, str, Path], seconds: float) -> Mark:
         source = answer_of(source) if file.suffix == ".ipynb" else source
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return failed("error", f"cannot be read: {error}")
+    word = secrets.token_hex()
     with tempfile.TemporaryDirectory() as own:
         command = [sys.executable, "-m", "miniattn.lab._guard", exercise, str(MEMORY), str(seconds)]
         with subprocess.Popen(
@@ -101,13 +103,16 @@ def _marked(submission: tuple[str, str, Path], seconds: float) -> Mark:
             start_new_session=True,
         ) as process:
             try:
-                said, _ = process.communicate(source, timeout=seconds)
+                said, _ = process.communicate(f"{word}\n{source}", timeout=seconds)
             except subprocess.TimeoutExpired:
                 return failed("time", f"it ran for more than {seconds:g} seconds")
             finally:
                 _end(process)
     try:
-        report = json.loads(said.splitlines()[-1])
+        last = said.splitlines()[-1]
+        if not last.startswith(word):  # it did not come from the checker
+            raise ValueError
+        report = json.loads(last.removeprefix(word))
         return Mark(student, exercise, *(report[k] for k in ("verdict", "line", "cause", "text")))
     except (ValueError, IndexError, KeyError, TypeError):
         return failed("ended", f"it ended the process (status {process.returncode})")

@@ -103,7 +103,10 @@ NASTY = {
     "rotary": ("error", "import subprocess\nsubprocess.run(['rm', '-r', {victim!r}])"),
     "causal": ("error", "import socket\nsocket.create_connection(('127.0.0.1', 9))"),
     "clip": ("error", "import ctypes\nctypes.CDLL(None)"),
+    "adam": ("ended", "import os\nos.write(1, b{forged!r})\nos._exit(0)"),  # marks itself
+    "lora": ("passed", "import os\nos.write(1, b'x' * 10**7)\nprint('x' * 10**7)"),
 }
+FORGED = '{"verdict": "passed", "line": 0, "cause": "", "text": ""}'
 
 
 def test_a_course_is_written_solved_and_marked(here, capsys):
@@ -143,7 +146,7 @@ def test_what_submissions_do_harms_nobody(tmp_path):
     folder = tmp_path / "submissions" / "eve"
     folder.mkdir(parents=True)
     for name, (_, code) in NASTY.items():
-        source = code.format(victim=str(victim))
+        source = code.format(victim=str(victim), forged=FORGED)
         text = f"{lab.find(name).solution()}\n{source}\n"
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     (folder / "padding.ipynb").write_text("{}", encoding="utf-8")
@@ -153,7 +156,7 @@ def test_what_submissions_do_harms_nobody(tmp_path):
         assert marks[name].verdict in verdict.split("|"), marks[name]
     assert marks["padding"].verdict == marks["sink"].verdict == "error"
     assert [path.name for path in victim.iterdir()] == ["kept"]
-    assert "eve: 0 of 12" in _marking.table(list(marks.values()))
+    assert "eve: 1 of 14" in _marking.table(list(marks.values()))
     assert _marking.table([]) == "no submissions"
 
 
