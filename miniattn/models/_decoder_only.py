@@ -10,6 +10,7 @@ import numpy as np
 from miniattn import _checks, masks, nn
 from miniattn._typing import Array, MaskLike
 from miniattn.models import _beams, _choosing, _generate, _parts, _pens, _prompts, _stopping
+from miniattn.models._sight import Sight
 from miniattn.nn._attention.frame import AttentionFrame
 from miniattn.nn._attention.ranks import Ranks
 from miniattn.nn._cache import of_layers
@@ -43,7 +44,7 @@ class DecoderOnly(nn.Module):
         self,
         prompts: _prompts.Prompts,
         max_new_tokens: int,
-        **options: Unpack[_generate.Sampling],
+        **options: Unpack[_generate.Writing],
     ) -> Any:
         """Return the prompts, each continued by ``max_new_tokens`` tokens.
 
@@ -52,8 +53,8 @@ class DecoderOnly(nn.Module):
         prompts : ids (T,), ids (B, T), or a list of sequences of different lengths
         max_new_tokens : int
         **options
-            temperature, top_k, top_p, repetition_penalty, logits_hook, stop, tokenizer, use_cache
-            and rng, as in `stream`.
+            mask, temperature, top_k, top_p, repetition_penalty, logits_hook, stop, tokenizer,
+            use_cache and rng, as in `stream`.
 
         Returns
         -------
@@ -78,6 +79,7 @@ class DecoderOnly(nn.Module):
         prompts: _prompts.Prompts,
         max_new_tokens: int,
         *,
+        mask: MaskLike | Sequence[MaskLike] = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -95,6 +97,11 @@ class DecoderOnly(nn.Module):
         prompts : ids (T,), ids (B, T), or a list of sequences of different lengths
             One sequence is a batch of one.
         max_new_tokens : int
+        mask : Mask or bool array, or a list of one for each layer, optional
+            What a token sees, in place of ``masks.causal()``, as in `forward`, over the whole text:
+            T = S = the longest prompt and ``max_new_tokens``. A prompt's tokens may see each other,
+            later ones what stands before them, so that ``masks.prefix(lengths)``, the lengths of
+            the prompts, writes as a prefix language model.
         temperature : float
             Divides the logits; 0 takes the most likely token.
         top_k : int, optional
@@ -126,6 +133,7 @@ class DecoderOnly(nn.Module):
         with every token, so that caches are of no use and each token costs a whole forward.
         Where all layers have one window, and positions are told by attention or not at all,
         nothing is cut: the cache holds what the window has, and every token costs the same.
+        Under a mask nothing is forgotten, and more than ``block_size`` tokens are a ValueError.
 
         Examples
         --------
@@ -135,7 +143,7 @@ class DecoderOnly(nn.Module):
         >>> [ids.shape for ids in model.stream([1, 2, 3], 2)]
         [(1,), (1,)]
         """
-        pen = self._pen(prompts, max_new_tokens, use_cache=use_cache)
+        pen = self._pen(prompts, max_new_tokens, mask, use_cache=use_cache)
         changed = _choosing.changes(logits_hook, repetition_penalty)
         choose = _choosing.sampler(temperature, top_k, top_p, _parts.generator(rng))
         ends = _stopping.stop_of(stop, tokenizer, self.vocab_size)
@@ -146,6 +154,7 @@ class DecoderOnly(nn.Module):
         prompts: _prompts.Prompts,
         max_new_tokens: int,
         *,
+        mask: MaskLike | Sequence[MaskLike] = None,
         beams: int = 4,
         length_penalty: float = 1.0,
         repetition_penalty: float = 1.0,
@@ -168,7 +177,7 @@ class DecoderOnly(nn.Module):
             1 takes the likeliest token at each step.
         length_penalty : float
             Above 0 long texts are favoured, the more the larger it is; at 0 short ones.
-        repetition_penalty, logits_hook, stop, tokenizer, use_cache
+        mask, repetition_penalty, logits_hook, stop, tokenizer, use_cache
             As in `stream`; the penalty is on log-probabilities here.
 
         Returns
@@ -184,18 +193,38 @@ class DecoderOnly(nn.Module):
         (7,)
         """
         ids, lengths = _prompts.padded("prompts", prompts, self.vocab_size)
-        pen = self._pen(prompts, max_new_tokens, use_cache=use_cache)
+        pen = self._pen(prompts, max_new_tokens, mask, use_cache=use_cache)
         changed = _choosing.changes(logits_hook, repetition_penalty)
         ends = _stopping.stop_of(stop, tokenizer, self.vocab_size)
         search = _beams.Search(pen, beams, length_penalty, changed, ends)
         return _prompts.joined(prompts, ids, lengths, search.rows(max_new_tokens))
 
-    def _pen(self, prompts: _prompts.Prompts, count: int, *, use_cache: bool) -> _pens.PromptPen:
+    def _pen(
+        self,
+        prompts: _prompts.Prompts,
+        count: int,
+        mask: MaskLike | Sequence[MaskLike],
+        *,
+        use_cache: bool,
+    ) -> _pens.PromptPen:
         """Return what goes on with the prompts."""
         ids, lengths = _prompts.padded("prompts", prompts, self.vocab_size)
         _checks.integer("max_new_tokens", count, least=0)
         cached = _checks.flag("use_cache", use_cache)
-        return _pens.PromptPen(self, ids, lengths, count, cached=cached)
+        sight = None
+        if mask is not None:
+            self._check_uncut(ids.shape[1], count)
+            sight = Sight(mask, self.blocks, lengths, ids.shape[1] + count)
+        return _pens.PromptPen(self, ids, lengths, count, cached=cached, sight=sight)
+
+    def _check_uncut(self, longest: int, count: int) -> None:
+        """Raise where a text would outgrow the model."""
+        most = max(self.block_size + 1 - longest, 0)  # the last token is not read
+        if count > most:
+            raise ValueError(
+                f"max_new_tokens: expected at most {most} under a mask, after {longest} tokens and "
+                f"with block_size = {self.block_size}, got {count}"
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -218,13 +247,19 @@ class DecoderOnly(nn.Module):
         return found is not None and found[0] is not None and found[0][0] is not None
 
     def _next_logits(
-        self, ids: Array, caches: Sequence[nn.KVCache], last: Array, replay: Replay
+        self,
+        ids: Array,
+        caches: Sequence[nn.KVCache],
+        last: Array,
+        replay: Replay,
+        mask: Sequence[MaskLike] | None = None,
     ) -> Array:
         """Return the logits (B, V) of what follows ``ids`` (B, T), each row up to ``last``."""
         x, places, _ = self._embedded(ids, caches)
-        logits = replay.step(self.blocks, self.head, x, caches)
+        plain = mask is None or all(own is None for own in mask)
+        logits = replay.step(self.blocks, self.head, x, caches) if plain else None
         if logits is None:
-            x, _ = self._stacked(x, places, caches)
+            x, _ = self._stacked(x, places, caches, mask=mask)
             logits = self.head(x[np.arange(len(ids)), last])
         logits, _ = _parts.through(self.softcap, logits)
         return logits

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self, TypedDict
 
 import numpy as np
 
-from miniattn._typing import Array
+from miniattn._typing import Array, MaskLike
 from miniattn.models._choosing import Changes, LogitsHook
 from miniattn.models._pens import Pen
 from miniattn.models._stopping import Decoder, Stop, Stops
@@ -30,6 +30,12 @@ class Sampling(Changing, total=False):
     top_p: float | None
     use_cache: bool
     rng: np.random.Generator | None
+
+
+class Writing(Sampling, total=False):
+    """The options of ``generate`` of a model whose tokens see what a mask shows them."""
+
+    mask: MaskLike | Sequence[MaskLike]
 
 
 class Stream(Iterator[Array]):

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from miniattn import masks
-from miniattn._typing import Array
+from miniattn._typing import Array, MaskLike
+from miniattn.models._sight import Sight
 from miniattn.nn import KVCache
 from miniattn.nn._replay import Replay
 
@@ -70,25 +71,43 @@ class DecoderOnly(Protocol):
     def _forgets(self) -> bool: ...
 
     def _next_logits(
-        self, ids: Array, caches: Sequence[KVCache], last: Array, replay: Replay
+        self,
+        ids: Array,
+        caches: Sequence[KVCache],
+        last: Array,
+        replay: Replay,
+        mask: Sequence[MaskLike] | None,
     ) -> Array: ...
 
 
 class PromptPen(Pen):
-    """What goes on with ``ids`` (B, T), padded at the end, for at most ``count`` tokens."""
+    """What goes on with ``ids`` (B, T), padded at the end, for at most ``count`` tokens.
+
+    ``sight`` says what they see where that is not all before them; the text fits the model then.
+    """
 
     def __init__(
-        self, model: DecoderOnly, ids: Array, lengths: Array, count: int, *, cached: bool
+        self,
+        model: DecoderOnly,
+        ids: Array,
+        lengths: Array,
+        count: int,
+        *,
+        cached: bool,
+        sight: Sight | None = None,
     ) -> None:
         super().__init__(ids, lengths, count)
-        self._model, self._replay = model, Replay()
+        self._model, self._replay, self._sight = model, Replay(), sight
         self._seen = np.zeros_like(lengths)
         self._caches: list[KVCache] = []
         # How far the model looks back; where windows say it, no text is too long.
-        self._most = self._text.shape[1] if model._forgets else model.block_size
+        forgets = model._forgets and sight is None
+        self._most = self._text.shape[1] if forgets else model.block_size
         if cached:
             capacity = min(self._most, self._text.shape[1])
-            self._caches = model.new_caches(len(ids), capacity, forget=model._forgets)
+            self._caches = model.new_caches(len(ids), capacity, forget=forgets)
+        if sight is not None:
+            sight.open(self._caches)
 
     def logits(self) -> Array:
         """Return the logits (B, V) of what comes next."""
@@ -100,7 +119,10 @@ class PromptPen(Pen):
         fresh = lengths - self._seen
         length = fresh.max(initial=0)
         unseen = windows(self._text, self._seen, length)
-        logits = self._model._next_logits(unseen, self._caches, fresh - 1, self._replay)
+        mask = None
+        if self._sight is not None:
+            mask = self._sight.of(self._seen, length, cached=bool(self._caches))
+        logits = self._model._next_logits(unseen, self._caches, fresh - 1, self._replay, mask)
         if (fresh != length).any():
             for cache in self._caches:
                 cache.truncate(lengths)  # forget the padding
@@ -111,6 +133,8 @@ class PromptPen(Pen):
         """Go on with these rows."""
         super().keep(rows)
         self._seen = self._seen[rows]
+        if self._sight is not None:
+            self._sight.keep(rows)
         for cache in self._caches:
             cache.select(rows)
 

@@ -221,7 +221,7 @@ class GPT(DecoderOnly):
         mask : Mask or bool array, or a list of one for each layer, optional
             What a token sees, **in place of** ``masks.causal()``: ``masks.prefix(lengths)``,
             ``masks.causal() & masks.window(...)``. With caches, a token sees no later one either
-            way. `generate` takes none.
+            way, but in the prefix of the cache (`nn.KVCache`).
         bias : float array that broadcasts to (B, H, T, T), optional
             Added to the scores of every layer.
         caches : KVCaches, one a layer, optional

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from miniattn import _checks
+from miniattn import _checks, masks
 from miniattn._typing import Array
 
 
@@ -14,6 +14,8 @@ class KVCache:
 
     Rows of a batch may hold different numbers of tokens. A query appended at position p of its
     row may attend to positions 0 to p, so that decoding with a cache equals one causal forward.
+    Within the ``prefix`` of its row all tokens see each other: then it equals one forward under
+    ``masks.prefix(cache.prefix)``.
 
     Parameters
     ----------
@@ -32,6 +34,9 @@ class KVCache:
         How many tokens each row has had.
     forgotten : int64 array, shape (B,)
         How many of them are no longer held: those after the sinks.
+    prefix : int64 array, shape (B,)
+        How many tokens at the beginning of each row see each other, and are to be appended by one
+        call; 0, to be written to before the first.
 
     Examples
     --------
@@ -74,6 +79,7 @@ class KVCache:
         self.lengths: Array = np.zeros(batch_size, np.int64)
         self.forgotten: Array = np.zeros(batch_size, np.int64)
         self._room = self.keys.shape[2]  # of a window; a long prompt takes more for one call
+        self.prefix: Array = np.zeros(batch_size, np.int64)
 
     @property
     def capacity(self) -> int:
@@ -96,6 +102,32 @@ class KVCache:
     def positions(self, count: int) -> Array:
         """Return the positions that the next ``count`` tokens of each row will have, (B, count)."""
         return self.lengths[:, None] + np.arange(_checks.integer("count", count, least=0))
+
+    def mask(self, count: int) -> masks.Mask:
+        """Return what the next ``count`` tokens of each row see: a causal mask, or a prefix's.
+
+        Examples
+        --------
+        >>> from miniattn import nn
+        >>> cache = nn.KVCache(1, 2, 16, 4)
+        >>> cache.mask(5)
+        causal(offset=[0])
+        >>> cache.prefix[:] = 3
+        >>> cache.mask(5)
+        prefix([3], offset=[0])
+        """
+        start, prefix = self.lengths.copy(), self.prefix
+        begun = start < prefix
+        if not begun.any():
+            return masks.causal(start)
+        cut = begun & ((start > 0) | (count < prefix))
+        if cut.any():
+            row = int(cut.argmax())
+            raise ValueError(
+                f"cache: expected the prefix of {prefix[row]} tokens of row {row} in one call, "
+                f"got {count} after {start[row]}"
+            )
+        return masks.prefix(prefix, start)
 
     def held(self) -> tuple[Array, Array]:
         """Return views of all keys and values that are held, (B, G, S, D), S the most of a row."""
@@ -178,6 +210,7 @@ class KVCache:
             for held in self.held():
                 held[...] = held[rows]
         self.lengths, self.forgotten = self.lengths[rows], self.forgotten[rows]
+        self.prefix = self.prefix[rows]
 
     def __repr__(self) -> str:
         batch, heads, capacity, width = self.keys.shape

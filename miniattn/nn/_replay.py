@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import miniattn.functional as F
-from miniattn import _tracing
+from miniattn import _tracing, masks
 from miniattn._typing import Array
 from miniattn.nn import _activation, _container, _dropout, _feed_forward, _linear, _norm, _positions
 from miniattn.nn._attention.heads import merge, split
@@ -265,9 +265,9 @@ class _Plan:
             for x, heads in ((k, attn.num_kv_heads), (q, attn.num_heads))
         )
         F._attention_steps.append(k, v, cache.keys, cache.values, self.lengths)
-        alike = F._attention_steps.alike(
-            q, cache.keys, attn._mask(None, np.zeros(len(q), np.int64)), attn.scale, attn.softcap
-        )
+        start = np.zeros(len(q), np.int64)
+        mask = attn._mask(None, start, masks.causal(start))
+        alike = F._attention_steps.alike(q, cache.keys, mask, attn.scale, attn.softcap)
         if alike is None:
             raise _Unknown
         if alike not in self._steps:

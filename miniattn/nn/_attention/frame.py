@@ -245,11 +245,11 @@ class AttentionFrame(Module):
     def _turn_back(self, dx: Array, ctx: F.RotaryContext | None) -> Array:
         return dx if self.rotary is None or ctx is None else self.rotary.backward(dx, ctx)
 
-    def _mask(self, mask: MaskLike, start: Array | None) -> masks.Mask | None:
-        """Return ``mask`` and the layer's window and, for tokens from ``start`` on, causality."""
-        rules = [borrowed(mask)]
-        if start is not None:
-            rules.append(masks.causal(start))
+    def _mask(
+        self, mask: MaskLike, start: Array | None, order: masks.Mask | None = None
+    ) -> masks.Mask | None:
+        """Return ``mask``, the ``order`` of tokens from ``start`` on, and the layer's window."""
+        rules = [borrowed(mask), order]
         if self.window is not None:
             rules.append(masks.window(*self.window, start, sinks=self.sinks))
         given = [rule for rule in rules if rule is not None]

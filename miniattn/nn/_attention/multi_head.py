@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 import miniattn.functional as F
-from miniattn import _checks
+from miniattn import _checks, masks
 from miniattn._typing import Array, MaskLike
 from miniattn.nn._attention.frame import AttentionFrame, normed, refuse, unnormed
 from miniattn.nn._attention.heads import merge, places, sized, split, sum_to
@@ -176,7 +176,8 @@ class MultiHeadAttention(AttentionFrame):
             ``ctx.values`` of the first layer, for ``value_residual``.
         cache : KVCache, optional
             For decoding with self-attention: the keys and values of ``query`` are appended, and
-            each query sees the tokens up to itself. A cached forward has no backward.
+            each query sees the tokens up to itself, or what `KVCache.mask` says. A cached forward
+            has no backward.
         rng : numpy.random.Generator, optional
             Given, attention weights are dropped with probability ``dropout``.
         """
@@ -189,7 +190,9 @@ class MultiHeadAttention(AttentionFrame):
                 raise ValueError("cache: expected no key and no positions beside it, got some")
             self._check_forgetting(cache, mask, bias)
         bias = None if bias is None else _checks.float_array("bias", bias)
-        start = held = None if cache is None else cache.lengths.copy()
+        start = held = order = None
+        if cache is not None:
+            start, order = cache.lengths.copy(), cache.mask(query.shape[1])
         if positions is None:
             q_at = self._places(query.shape[1], start)
         else:
@@ -212,8 +215,9 @@ class MultiHeadAttention(AttentionFrame):
         if cache is not None:
             k, v = cache.append(k, v)
             k_at, held = cache.key_positions(), cache.held_lengths - query.shape[1]
+            order = masks.causal(held) if cache.forgotten.any() else order
         call = Call(
-            mask=self._mask(mask, held),
+            mask=self._mask(mask, held, order),
             bias=self._bias(bias, q_at, k_at, q.dtype),
             scale=self.scale,
             softcap=self.softcap,

@@ -20,8 +20,8 @@ class SelfAttention(Protocol):
     - ``mask``, a `masks.Mask` or a bool array that broadcasts to (B, H, T, S), in models: GPT's
       causal mask, padding of classifiers;
     - ``cache`` in ``generate``: what `new_cache` returned, to which the tokens' keys and values are
-      to be appended. There is no causal mask then: each token sees what the cache holds, and the
-      new ones up to itself;
+      to be appended. There is no causal mask then: each token sees what the cache holds, and of the
+      new ones what `KVCache.mask` says;
     - ``bias`` and ``positions`` where the stack is called with them. ``backward`` then returns a
       NamedTuple with ``dbias``.
 
@@ -31,14 +31,14 @@ class SelfAttention(Protocol):
     --------
     >>> import numpy as np
     >>> import miniattn.functional as F
-    >>> from miniattn import masks, models, nn, trace
+    >>> from miniattn import models, nn, trace
     >>> class OneHead(nn.Module):
     ...     def __init__(self, size):
     ...         self.out = nn.Linear(size, size)
     ...     def forward(self, x, *, mask=None, cache=None, rng=None):
     ...         q = k = v = x[:, None]
     ...         if cache is not None:
-    ...             mask = masks.causal(cache.lengths.copy())
+    ...             mask = cache.mask(x.shape[1]) & mask
     ...             k, v = cache.append(k, v)
     ...         out, attention = F.attention_forward(q, k, v, mask=mask)
     ...         y, projection = self.out.forward(out[:, 0])
