@@ -1,5 +1,8 @@
 """Functions that users write: found again where nothing changed, and never stale."""
 
+import os
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -137,3 +140,20 @@ def test_what_did_not_change_is_not_read_again(monkeypatch):
 
 def by_default(b, h, i, j, width=3):
     return j <= i + width
+
+
+def test_helpers_of_a_task_are_nobody_elses():
+    """What fills intervals and what fills by a function have helpers of the same names.
+
+    LLVM gives those of a task other arguments. A function that found them called them with its own.
+    """
+    code = """
+import numpy as np
+from miniattn import masks
+seen = masks.where(lambda b, h, i, j, odd: (i + j) % 2 == 0 or j < odd[h])(np.array([0, 1]))
+masks.lower(masks.dilated(2), 1, 2, 100, 100)
+assert (seen.to_array(1, 2, 100, 100) == seen.by_definition(1, 2, 100, 100)).all()
+"""
+    env = {**os.environ, "MINIATTN_CACHE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

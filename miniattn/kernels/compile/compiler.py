@@ -8,8 +8,9 @@ compilation takes.
 What Numba links it marks as code that others may want too. LLVM then calls many a helper that has
 a single caller, with fifty and more arguments on the stack where NamedTuples are taken apart. In a
 task helpers are private, so that such a one becomes a part of its caller: tiles of attention gain
-2 to 6 %. What is seldom called is kept apart (`inner(apart=True)`): LLVM's passes take longer the
-larger a function is.
+2 to 6 %. Private and not internal: LLVM gives such a helper other arguments, and a name that it
+kept would be found by the next code with a helper of that name. What is seldom called is kept apart
+(`inner(apart=True)`): LLVM's passes take longer the larger a function is.
 
 Numba's own passes over a function are made for all of Python. Kernels are written in a small part
 of it, without closures, comprehensions, exceptions or arrays of their own, and half of the passes
@@ -70,7 +71,7 @@ class _TaskLibrary(JITCodeLibrary):
     def _optimize_final_module(self) -> None:
         for function in self._final_module.functions:
             if not function.is_declaration and function.linkage == Linkage.linkonce_odr:
-                function.linkage = Linkage.internal
+                function.linkage = Linkage.private
         super()._optimize_final_module()
 
 
