@@ -213,7 +213,11 @@ def test_padding_of_features_cannot_be_noticed(rng):
     [
         (lambda m: m(np.ones((1, 4, 2)), IDS), ValueError, "source: expected shape .* input_dim"),
         (lambda m: m(IDS, IDS), TypeError, "source: expected a float"),
-        (lambda m: m(np.ones((1, 4, 3), np.float32), IDS), TypeError, "source: expected dtype float64"),
+        (
+            lambda m: m(np.ones((1, 4, 3), np.float32), IDS),
+            TypeError,
+            "source: expected dtype float64",
+        ),
         (lambda m: m.generate([1, 2], 2, start=0), TypeError, r"source\[0\]: expected a float"),
         (lambda m: m.generate(np.ones((4, 3)), 2, start=[]), ValueError, "start: .* at least one"),
         (
