@@ -95,7 +95,8 @@ class _Places:
         self.first: dict[str, Module] = {}
         self.paths: dict[int, list[str]] = {}
         self._visit(model, "")
-        self.shared = frozenset(p[0] for p in self.paths.values() if len(p) > 1)
+        self.shared = tuple(path for p in self.paths.values() if len(p) > 1 for path in p)
+        """Every path of what is in several places."""
 
     def _visit(self, node: Any, path: str) -> None:
         if isinstance(node, Module):
@@ -118,13 +119,13 @@ class _Places:
 @functools.lru_cache(maxsize=64)
 def _chosen(
     paths: tuple[str, ...],
-    shared: frozenset[str],
+    shared: tuple[str, ...],
     mute: tuple[str, ...],
     patterns: tuple[str, ...],
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the modules that have names asked for, and those called by them, to keep apart."""
-    seen = _names.holders(paths, patterns)
-    if seen & shared:  # which of its places a module is called at, its callers say
+    seen = _names.holders((*paths, *shared), patterns)
+    if seen.intersection(shared):  # which of its places a module is called at, its callers say
         return paths, ()
     known = set(paths)
 

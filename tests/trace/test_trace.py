@@ -586,6 +586,8 @@ def test_attention_of_other_kinds(kind, rng):
             "*.*.*.input",
         ),
         *("blocks.*.attn.hook_pattern", "*.dropout#2", "blocks.layers.0.dropout#1", "head.input"),
+        # One module in all layers:
+        *("blocks.layers.1.attn.rotary", "blocks.layers.1.attn.rotary.input#2"),
     ],
 )
 def test_what_is_kept_alone_is_what_is_kept_with_all(keep, rng):
