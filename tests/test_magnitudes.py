@@ -24,6 +24,8 @@ POWERS = {np.float32: (-30, -9, 9, 30), np.float64: (-200, -30, 30, 200)}
 SIZES = ("temperature", "eps", "softcap", "scale")
 
 EQUAL, MOST = "equal numbers", "as large as can be"
+# From equal rows of x and of weights come logits that are not equal, and their softmax is rounded.
+UNEQUAL = {"linear_cross_entropy"}
 
 # A matrix product adds up in its own precision: no partial sum may overflow. Nor may one of the
 # gradients that a parameter or a row collects.
@@ -212,6 +214,7 @@ def test_every_magnitude(name, inputs, options, dtype, monkeypatch):
                 continue
             if name in ON_THE_WAY and not has_products(name, changed, other):
                 continue
-            wrong = Case(name, changed, other, power, use).wrong(what.startswith(EQUAL))
+            exactly = what.startswith(EQUAL) and name not in UNEQUAL
+            wrong = Case(name, changed, other, power, use).wrong(exactly)
             found += [f"{what}: {words}" for words in wrong]
     assert not found, "\n".join(found)
