@@ -153,7 +153,7 @@ def test_attention_by_path(rng):
         ),
         (lambda m: m.generate([V], 2, start=0), ValueError, "source: expected ids in"),
         (lambda m: m.generate([1], 2, start=0, top_k=-1), ValueError, "top_k"),
-        (lambda m: m.generate([1], 2, start=V), ValueError, "start: expected an id in"),
+        (lambda m: m.generate([1], 2, start=V), ValueError, r"start: expected ids in \[0, V\)"),
     ],
 )
 def test_wrong_calls(call, error, message):
