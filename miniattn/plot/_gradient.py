@@ -8,14 +8,14 @@ from matplotlib.colors import Colormap
 from numpy.typing import ArrayLike
 
 from miniattn import _checks
-from miniattn._typing import Array, MaskLike
+from miniattn._typing import MaskLike
 from miniattn.plot import _grid
 from miniattn.plot._canvas import Figure, figure, inches
 from miniattn.plot._maps import attention_map, both_labels
 from miniattn.plot._source import Layer, one_head, one_layer, real
 from miniattn.plot._text import Tokens
 from miniattn.plot._ticks import label_axes, room
-from miniattn.trace import Trace
+from miniattn.trace import Gradients, Trace
 
 _BAR = 1.5  # inches that a colour bar and its labels take
 _LARGEST = 5.0  # inches of a side of either map
@@ -38,7 +38,7 @@ class GradientOptions(TypedDict, total=False):
 @overload
 def gradient_map(
     weights: Trace | ArrayLike,
-    dweights: ArrayLike,
+    dweights: Gradients | ArrayLike,
     tokens: Tokens = ...,
     key_tokens: Tokens = ...,
     *,
@@ -50,7 +50,7 @@ def gradient_map(
 @overload
 def gradient_map(
     weights: Trace | ArrayLike,
-    dweights: ArrayLike,
+    dweights: Gradients | ArrayLike,
     tokens: Tokens = ...,
     key_tokens: Tokens = ...,
     *,
@@ -61,7 +61,7 @@ def gradient_map(
 
 def gradient_map(
     weights: Trace | ArrayLike,
-    dweights: ArrayLike,
+    dweights: Gradients | ArrayLike,
     tokens: Tokens = None,
     key_tokens: Tokens = None,
     *,
@@ -86,8 +86,9 @@ def gradient_map(
     ----------
     weights : (T, S) array or trace.Trace
         A map; of a trace, one head is drawn.
-    dweights : (T, S) array
-        The gradient by it, e.g. of `miniattn.analysis.weight_gradients`, or any signed numbers.
+    dweights : (T, S) array or trace.Gradients
+        The gradient by it: of a trace, what ``t.gradients(dy)`` returned; or that of
+        `miniattn.analysis.weight_gradients`, or any signed numbers.
     tokens, key_tokens, mask, layer, head, batch, scale, cmap, extent
         As in `attention_map`; ``scale`` and ``cmap`` are those of the weights.
     ax : matplotlib Axes, optional
@@ -120,9 +121,14 @@ def gradient_map(
     if not isinstance(weights, Trace):
         weights = real("weights", weights, ["T, S"])
     options: dict[str, Any] = {"mask": mask, "batch": batch, "extent": extent}
-    given = one_layer(weights, layer, tokens=tokens, key_tokens=key_tokens, **options)
+    labelled = {"tokens": tokens, "key_tokens": key_tokens}
+    with _checks.renamed(gradients="dweights"):
+        of_trace = dweights if isinstance(dweights, Gradients) else None
+        given = one_layer(weights, layer, gradients=of_trace, **labelled, **options)
     one = one_head(given, head)
-    [panel] = _grid.panels(_beside(one, real("dweights", dweights, ["T, S"])), name="dweights")
+    if of_trace is None:
+        one = one._replace(gradients=real("dweights", dweights, ["T, S"])[None])
+    [panel] = _grid.panels(_slope(one), name="dweights")
     labels = both_labels(one.tokens, one.key_tokens, panel.shape)
     if ax is not None:
         _gradient(ax, panel, labels, diverging)
@@ -153,14 +159,17 @@ def gradient_map(
     return fig
 
 
-def _beside(weights: Layer, dweights: Array) -> Layer:
+def _slope(one: Layer) -> Layer:
     """Return the gradient as a layer: hidden where the weights are, or where itself is masked."""
-    shape = weights.weights.shape[1:]
-    if dweights.shape != shape:
-        raise ValueError(f"dweights: expected the shape of weights, {shape}, got {dweights.shape}")
-    own = np.ma.getmaskarray(dweights)
-    hidden = [weights.hidden[0] | own]
-    return weights._replace(weights=np.ma.getdata(dweights)[None], hidden=hidden, value="gradient")
+    dweights, shape = one.gradients, one.weights.shape[1:]
+    if dweights is None:
+        raise ValueError(f"dweights: expected those of {one.name}, got none")
+    if dweights.shape[1:] != shape:
+        raise ValueError(
+            f"dweights: expected the shape of weights, {shape}, got {dweights.shape[1:]}"
+        )
+    hidden = [one.hidden[0] | np.ma.getmaskarray(dweights)[0]]
+    return one._replace(weights=np.ma.getdata(dweights), hidden=hidden, value="gradient")
 
 
 def _gradient(

@@ -106,7 +106,7 @@ def _shares(values: Array) -> Array:
     return shares
 
 
-def _greatest(drawn: Sequence[Panel]) -> float:
+def greatest_of(drawn: Sequence[Panel]) -> float:
     """Return the greatest finite distance from 0 of all visible cells."""
     tops = [np.fmax.reduce(np.abs(p.values), axis=None, initial=0.0) for p in drawn]
     return max(map(float, tops), default=0.0)
@@ -117,7 +117,7 @@ def norm(drawn: Sequence[Panel], scale: Scale, vmax: float | None = None) -> Nor
     signed = drawn[0].value != "weights"
     if scale == "row":
         return CenteredNorm(0.0, 1.0) if signed else Normalize(0.0, 1.0)
-    top = (_greatest(drawn) if vmax is None else _checks.positive("vmax", vmax)) or 1.0
+    top = (greatest_of(drawn) if vmax is None else _checks.positive("vmax", vmax)) or 1.0
     least = top * 10.0**-DECADES
     if scale == "log":
         if signed:

@@ -6,20 +6,20 @@ In this order: the value of each head, the mean over heads, the pieces of words 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 
 from miniattn import _checks, analysis
 from miniattn._typing import Array
 from miniattn.analysis._averages import plain, word_starts
+from miniattn.plot._scales import VALUES as VALUES
+from miniattn.plot._scales import Value as Value
 from miniattn.plot._text import Tokens, checked, text_of
 
 if TYPE_CHECKING:
     from miniattn.plot._source import Layer, Slopes
 
-Value = Literal["weights", "gradient", "weights*gradient"]
-VALUES: tuple[Value, ...] = ("weights", "gradient", "weights*gradient")
 NAMES: dict[Value, str] = {
     "weights": "attention weight",
     "gradient": "d loss / d weight",

@@ -16,7 +16,7 @@ import numpy as np
 from miniattn import checkpoint, masks, plot
 from miniattn._disk import replacing
 from miniattn._typing import Array
-from miniattn.plot._scales import SCALES
+from miniattn.plot._scales import SCALES, VALUES
 from miniattn.trace import Trace
 
 Layers: TypeAlias = dict[str, Array]  # (H, T, S) by name
@@ -33,6 +33,10 @@ Several floating-point arrays in a file are layers, each (H, T, S) or (B, H, T, 
 chooses one. So a trace is saved by: numpy.savez("maps.npz", **trace.weights, tokens=tokens).
 Strings called tokens and key_tokens in the file are the labels if no others are given. A bool array
 called mask, which broadcasts to (H, T, S), says what may be attended to: what it hides is hatched.
+
+--gradients names a file of d loss / d each weight, of the same names and axes: of a trace,
+numpy.savez("gradients.npz", **t.gradients(dy).weights). --value chooses what a picture shows of
+weights and gradients; the page goes from one to the other.
 
 The picture, unless --kind chooses it: the map of one head, the heads of one layer, or all layers.
 """
@@ -70,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "labels separated by blanks, or @FILE with one a line"
     add("--tokens", metavar="TEXT", help=f"{words}; of keys too if T = S")
     add("--key-tokens", metavar="TEXT", help="labels of the keys")
+    add(
+        "--gradients", type=Path, metavar="FILE", help="d loss / d each weight, as FILE has weights"
+    )
+    add("--value", choices=VALUES, help="what is drawn (default: weights)")
+    about = "bring the pieces of words together, by the marks of the tokens; the page can anyway"
+    add("--words", action="store_true", default=None, help=about)
     add("--causal", action="store_true", default=None, help="hatch what a causal mask hides")
     add("--scale", choices=SCALES, help="of the colours (default: linear)")
     add("--cmap", help="a colour map of matplotlib")
@@ -106,14 +116,32 @@ def _run(args: argparse.Namespace) -> None:
     if args.dpi is not None and not 1 <= args.dpi <= 10_000:
         raise ValueError(f"--dpi: expected 1 to 10,000 pixels an inch, got {args.dpi:g}")
     source = read(args.file)
-    layers = choose(source, args.name, args.layer, args.head, args.batch)
+    which = args.name, args.layer, args.head, args.batch
+    layers = choose(source, *which)
     kind = "page" if ending == ".html" else args.kind or _usual(layers)
-    made = KINDS[kind].draw(layers, _options(args, source, kind))
+    options = _options(args, source, kind)
+    if args.gradients is not None:
+        options["gradients"] = _alike(choose(read(args.gradients), *which), layers)
+    made = KINDS[kind].draw(layers, options)
     if kind == "page":
         made.save(args.out)
     else:
         with replacing(args.out) as file:
             made.savefig(file, format=ending[1:], dpi=args.dpi or DPI)
+
+
+def _alike(gradients: Layers, layers: Layers) -> Layers:
+    """Return the gradients of the layers that are drawn, by their names."""
+    if len(gradients) == len(layers) == 1:  # in files of one array it is called as the file is
+        gradients = dict(zip(layers, gradients.values(), strict=True))
+    if list(gradients) != list(layers):
+        raise ValueError(f"--gradients: expected {_listed(layers)}, got {_listed(gradients)}")
+    for name, dw in gradients.items():
+        if dw.shape != layers[name].shape:
+            raise ValueError(
+                f"--gradients: expected the shape of {name}, {layers[name].shape}, got {dw.shape}"
+            )
+    return gradients
 
 
 def _colormaps() -> Collection[str]:
@@ -140,10 +168,15 @@ def _options(args: argparse.Namespace, source: Source, kind: str) -> dict[str, A
         "cmap": args.cmap,
         "extent": args.extent and tuple(args.extent),
         "title": args.title,
+        "value": args.value,
+        "words": args.words,
     }
     given = {name: value for name, value in given.items() if value is not None}
     known = KINDS[kind].options
-    asked = [*given, *(name for name in ("kind", "dpi") if getattr(args, name) is not None)]
+    if args.words and kind == "layers":  # whose tokens are not shown, but say what makes a word
+        known = known | _TOKENS
+    others = (name for name in ("kind", "dpi", "gradients") if getattr(args, name) is not None)
+    asked = [*given, *others]
     if unknown := [name for name in asked if name not in known]:
         flag = {"key_tokens": "key-tokens", "mask": "causal"}.get(unknown[0], unknown[0])
         what = "the page" if kind == "page" else f"a picture of kind {kind}"
@@ -151,6 +184,11 @@ def _options(args: argparse.Namespace, source: Source, kind: str) -> dict[str, A
         if kind == "layers" and unknown[0] in _TOKENS:
             hint = "; choose one layer by --layer, or write a page (--out NAME.html)"
         raise ValueError(f"--{flag}: {what} has no such option{hint}")
+    if kind != "page" and (args.gradients is None) != (args.value in (None, VALUES[0])):
+        missing, there = "value", "gradients"
+        if args.gradients is None:
+            missing, there = there, missing
+        raise ValueError(f"--{there}: expected --{missing} beside it")
     labels = source.tokens if not {"tokens", "key_tokens"} & set(given) else {}
     stored = {name: labels[name] for name in labels if name in known} | given
     seen = masks.as_mask(source.others.get("mask"))
@@ -294,29 +332,43 @@ def _map(layers: Layers, options: dict[str, Any]) -> plot.Figure:
     heads = _one_layer(layers)
     if len(heads) != 1:
         raise ValueError(f"--head: expected an index in [0, {len(heads)}) for one head's picture")
+    options = _of_one(options)
+    if "gradients" in options:
+        options["gradients"] = options["gradients"][0]
     figure: plot.Figure = plot.attention_map(heads[0], **options)
     return figure
 
 
 def _heads(layers: Layers, options: dict[str, Any]) -> plot.Figure:
-    return plot.attention_heads(_one_layer(layers), **options)
+    return plot.attention_heads(_one_layer(layers), **_of_one(options))
 
 
 def _lines(layers: Layers, options: dict[str, Any]) -> plot.Figure:
-    figure: plot.Figure = plot.attention_lines(_one_layer(layers), **options)
+    figure: plot.Figure = plot.attention_lines(_one_layer(layers), **_of_one(options))
     return figure
 
 
+def _of_one(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of one layer's picture."""
+    gradients = options.get("gradients")
+    return options if gradients is None else options | {"gradients": _one_layer(gradients)}
+
+
 def _layers(layers: Layers, options: dict[str, Any]) -> plot.Figure:
-    return plot.attention_layers(_trace(layers), **options)
+    tokens, key_tokens = (options.pop(name, None) for name in ("tokens", "key_tokens"))
+    if "gradients" in options:
+        options["gradients"] = _trace(options["gradients"]).weights
+    return plot.attention_layers(_trace(layers, tokens, key_tokens), **options)
 
 
 def _summary(layers: Layers, options: dict[str, Any]) -> plot.Figure:
     return plot.head_summary(_trace(layers), **options)
 
 
-def _trace(layers: Layers) -> Trace:
-    return Trace({name: heads[None] for name, heads in layers.items()})
+def _trace(
+    layers: Layers, tokens: list[str] | None = None, key_tokens: list[str] | None = None
+) -> Trace:
+    return Trace({name: heads[None] for name, heads in layers.items()}, tokens, key_tokens)
 
 
 def _page(layers: Layers, options: dict[str, Any]) -> plot.Page:
@@ -325,13 +377,14 @@ def _page(layers: Layers, options: dict[str, Any]) -> plot.Page:
 
 _PICTURE = frozenset({"kind", "dpi", "title"})
 _TOKENS = frozenset({"tokens", "key_tokens"})
-_MAPS = _PICTURE | {"mask", "scale", "cmap", "extent"}
+_READING = frozenset({"gradients", "value", "words"})
+_MAPS = _PICTURE | _READING | {"mask", "scale", "cmap", "extent"}
 
 KINDS = {
     "map": Kind(_map, _MAPS | _TOKENS),
     "heads": Kind(_heads, _MAPS | _TOKENS),
     "layers": Kind(_layers, _MAPS),
-    "lines": Kind(_lines, _PICTURE | _TOKENS | {"extent"}),
+    "lines": Kind(_lines, _PICTURE | _READING | _TOKENS | {"extent"}),
     "summary": Kind(_summary, _PICTURE | {"cmap"}),
-    "page": Kind(_page, _TOKENS | {"mask", "title"}),
+    "page": Kind(_page, _TOKENS | {"mask", "title", "gradients", "words"}),
 }

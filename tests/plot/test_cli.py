@@ -376,3 +376,74 @@ def test_numbers_that_are_no_weights_follow_the_rule_of_the_figures(weights, end
     weights[1, 2, 3, 0] = bad
     np.save("w.npy", weights)
     assert run("w.npy", "--out", f"fig.{ending}") == code
+
+
+@pytest.fixture
+def files(weights, rng):
+    """Weights and gradients of two layers, of the same names."""
+    gradients = rng.standard_normal(weights.shape)
+    np.savez("w.npz", **dict(zip("ab", weights, strict=True)), tokens=TOKENS)
+    np.savez("g.npz", **dict(zip("ab", gradients, strict=True)))
+    return gradients
+
+
+CHOSEN = {
+    "map": ("--layer", 1, "--head", 2),
+    "heads": ("--layer", 1),
+    "lines": ("--layer", 1, "--kind", "lines"),
+    "layers": (),
+}
+
+
+@pytest.mark.parametrize("kind", CHOSEN)
+def test_gradients_of_a_second_file(kind, files, drawn):
+    options = ("--gradients", "g.npz", "--value", "weights*gradient", "--words")
+    assert run("w.npz", "--out", "x.png", *CHOSEN[kind], *options) == 0
+    [(name, _, how)] = [call for call in drawn if call[0] == f"attention_{kind}"]
+    assert (how["value"], how["words"]) == ("weights*gradient", True)
+    shown = {"map": files[1, 2], "heads": files[1], "lines": files[1]}
+    expected = (
+        dict(zip("ab", files[:, None], strict=True)) if kind == "layers" else {"b": shown[kind]}
+    )
+    got = how["gradients"] if kind == "layers" else {"b": how["gradients"]}
+    for layer, dw in expected.items():
+        np.testing.assert_array_equal(got[layer], dw, err_msg=name)
+
+
+def test_gradients_on_the_page(files, drawn, folder):
+    assert run("w.npz", "--out", "x.html", "--gradients", "g.npz", "--words") == 0
+    [(_, _, how)] = drawn
+    assert list(how["gradients"]) == ["a", "b"]
+    assert "weights*gradient" in (folder / "x.html").read_text(encoding="utf-8")
+    np.save("w.npy", np.eye(T))
+    np.save("slope.npy", -np.eye(T))  # an array alone has the name of its file
+    options = ("--gradients", "slope.npy", "--value", "gradient")
+    assert run("w.npy", "--out", "x.png", *options) == 0
+    np.testing.assert_array_equal(drawn[-1][2]["gradients"], -np.eye(T))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--value", "gradient"], "--value: expected --gradients beside it"),
+        (["--gradients", "g.npz"], "--gradients: expected --value beside it"),
+        (
+            ["--gradients", "other.npz", "--value", "gradient"],
+            "--gradients: expected a (3, 6, 6), b (3, 6, 6), got a (3, 6, 6), c (3, 6, 6)",
+        ),
+        (
+            ["--gradients", "small.npz", "--value", "gradient"],
+            "--gradients: expected the shape of a, (3, 6, 6), got (2, 6, 6)",
+        ),
+        (
+            ["--kind", "summary", "--gradients", "g.npz", "--value", "gradient"],
+            "--value: a picture of kind summary has no such option",
+        ),
+    ],
+)
+def test_wrong_gradients(words, message, files, folder, capsys):
+    np.savez("other.npz", a=files[0], c=files[1])
+    np.savez("small.npz", a=files[0, :2], b=files[1])
+    assert run("w.npz", "--out", "x.png", *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "x.png").exists()

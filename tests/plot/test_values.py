@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from miniattn import analysis, masks, nn, plot, trace
+from miniattn.plot._values import NAMES
 
 TOKENS = ["[CLS]", "un", "##able", "cat"]
 T = len(TOKENS)
@@ -66,6 +67,59 @@ def test_means_and_words(value, traced):
     np.testing.assert_array_equal(drawn(small), cells)
     given = plot.attention_map(t, layer=NAME, head="mean", **how | {"words": GROUPS})
     np.testing.assert_array_equal(drawn(given.axes[0]), cells)
+
+
+@pytest.mark.parametrize("value", ["weights", "gradient", "weights*gradient"])
+@pytest.mark.parametrize("heads", [[1], [0, 1], "mean"])
+def test_lines_are_of_the_value(value, heads, traced):
+    """A line for each number; below 0 dashed, and what is one head's in two colours."""
+    t, g = traced
+    how = {"gradients": g, "value": value, "batch": 1, "words": True, "threshold": 0.0}
+    figure = plot.attention_lines(t, layer=NAME, heads=heads, **how)
+    of = np.where(SEEN, values(t, g, value), 0)
+    of = of.mean(axis=0, keepdims=True, dtype=np.float64) if heads == "mean" else of[heads]
+    keys = "mean" if value == "gradient" else "sum"
+    merged = analysis.merge_words(of, GROUPS, keys=keys)
+    collections = figure.axes[0].collections
+    for numbers, lines in zip(merged, collections, strict=True):
+        flat = np.sort(abs(numbers[numbers != 0]))
+        assert len(lines.get_paths()) == len(flat)
+        solid = {tuple(c[:3]) for c, (_, dash) in looks(lines) if dash is None}
+        dashed = {tuple(c[:3]) for c, (_, dash) in looks(lines) if dash is not None}
+        if value == "weights":
+            continue
+        assert sum(dash is not None for _, (_, dash) in looks(lines)) == (numbers < 0).sum() > 0
+        assert (solid == dashed) == (heads == [0, 1])
+    names = [text.get_text() for text in getattr(figure.axes[0].get_legend(), "texts", ())]
+    signed = [f"{NAMES[value]} > 0", f"{NAMES[value]} < 0"]
+    several = ["head 0", "head 1"] if heads == [0, 1] else []
+    assert names == several + (signed if value != "weights" else [])
+
+
+def looks(lines):
+    """The colour and the style of each line."""
+    return list(zip(lines.get_colors(), lines.get_linestyles(), strict=True))
+
+
+def test_a_threshold_of_gradients_is_a_share_of_the_greatest(traced):
+    t, g = traced
+    how = {"gradients": g, "value": "gradient", "batch": 1, "threshold": 0.5}
+    ax = plot.attention_lines(t, layer=NAME, **how).axes[0]
+    slopes = abs(np.where(SEEN, values(t, g, "gradient"), 0))
+    found = [len(lines.get_paths()) for lines in ax.collections]
+    assert found == [(slopes[h] >= 0.5 * slopes.max()).sum() for h in range(2)]
+    assert 0 < sum(found) < 6
+
+
+def test_a_gradient_map_takes_the_gradients_of_a_trace(traced):
+    t, g = traced
+    figure = plot.gradient_map(t, g, layer=NAME, head=1, batch=1)
+    weights, slopes = (drawn(ax) for ax in figure.axes[:2])
+    np.testing.assert_array_equal(weights.data[SEEN], t.weights[NAME][1, 1][SEEN])
+    np.testing.assert_array_equal(slopes.data[SEEN], g.weights[NAME][1, 1][SEEN])
+    np.testing.assert_array_equal(slopes.mask, ~SEEN)
+    alone = plot.gradient_map(t, g.weights[NAME][1, 1], layer=NAME, head=1, batch=1)
+    np.testing.assert_array_equal(drawn(alone.axes[1]), slopes)
 
 
 def test_numbers_below_0_are_marked_and_the_bar_says_what_they_are(traced):
@@ -144,6 +198,17 @@ def test_keys_may_have_words_of_their_own(rng):
             lambda t, g: plot.attention_map(np.eye(2), ["a"], words=[0, 0]),
             ValueError,
             "tokens: expected T = 2",
+        ),
+        (lambda t, g: plot.attention_lines(np.eye(2), value="gradient"), ValueError, "gradients"),
+        (
+            lambda t, g: plot.gradient_map(np.eye(4), g),
+            ValueError,
+            "dweights: expected those of the layers",
+        ),
+        (
+            lambda t, g: plot.gradient_map(t, trace.Gradients(t, {}, None), layer=0, head=0),
+            ValueError,
+            "dweights: expected those of layers.0.attn, got none",
         ),
         (lambda t, g: plot.html(t, gradients=np.eye(3)), ValueError, "gradients: expected"),
         (lambda t, g: plot.html(t, words=[0]), ValueError, "words: expected 4 numbers"),
