@@ -113,8 +113,7 @@ def gradients() -> trace.Gradients:
 
 def gradient_map() -> plot.Figure:
     """Weights, and beside them how the verb's number changes with each."""
-    path, head = f"{FIRST}.weights", subject_head()
-    return plot.gradient_map(inside, gradients()[path][0, head], WORDS, layer=FIRST, head=head)
+    return plot.gradient_map(inside, gradients(), layer=FIRST, head=subject_head())
 
 
 def gradient_flow() -> plot.Figure:
@@ -174,7 +173,7 @@ def patching() -> plot.Figure:
 
 def page() -> plot.Page:
     """All heads that read a sentence, to look at by hand."""
-    return plot.html(inside, title="Which noun is it?")
+    return plot.html(inside, gradients=gradients(), title="Which noun is it?")
 
 
 def animate(path: Path) -> Path:
