@@ -37,6 +37,15 @@ class _HelperLibrary(JITCodeLibrary):
     level on the way to the kernel.
     """
 
+    apart = False  # whether it stays a function in its callers' code
+
+    def add_ir_module(self, ir_module: Any) -> None:
+        if self.apart:
+            for function in ir_module.functions:
+                if not function.is_declaration:
+                    function.attributes.add("noinline")
+        super().add_ir_module(ir_module)
+
     def finalize(self) -> None:
         self._raise_if_finalized()
         self._finalized = True
@@ -54,10 +63,8 @@ class _HelperLowering(NativeLowering):
         state.flags.no_compile = True
         state.flags.no_cpython_wrapper = True
         state.flags.no_cfunc_wrapper = True
+        state.library.apart = getattr(state.func_id.func, "is_apart", False)
         super().run_pass(state)
-        if getattr(state.func_id.func, "is_apart", False):
-            name = state["cr"].fndesc.llvm_func_name
-            state.library._final_module.get_function(name).add_function_attribute("noinline")
         key = object()
         state["cr"] = state["cr"]._replace(cfunc=key)
         libraries = [state.library, *state.library._linking_libraries]
