@@ -346,11 +346,6 @@ def putting(model: Module) -> Iterator[dict[int, Module]]:
             parameter.trainable, parameter.grad = trainable, grad
         raise
     model.freeze()
-    for part in replaced.values():
-        for added in part.modules():
-            if isinstance(added, Adapter | LoRA):
-                added.down.unfreeze()
-                added.up.unfreeze()
     replace_parts(model, replaced)
 
 
