@@ -25,6 +25,14 @@ __all__ = ["AGREES", "Cause", "by_parts", "likely", "near", "ratio"]
 LARGE = 20_000
 
 
+class _Known(NamedTuple):
+    """What may explain an array: arrays of its shape, numbers, and how near it has to come."""
+
+    arrays: Mapping[str, Array]
+    numbers: Mapping[str, float]
+    agrees: float
+
+
 class _Change(NamedTuple):
     kind: str
     text: str
@@ -54,15 +62,16 @@ def likely(
         return Cause("not finite", "NaN or infinity where the right value is a number")
     numbers = dict(_numbers(right, known))
     arrays = {name: a for name, a in known.items() if fits(a, right.shape)}
+    tried = _Known(arrays, numbers, agrees)
     found = (
         _by_factor(got, right, numbers, agrees)
         or _by_place(got, right, agrees)
-        or _by_change(got, right, arrays, numbers, agrees)
+        or _by_change(got, right, tried)
         or by_parts(got, right, parts_of(known, right.shape), agrees=agrees)
-        or _by_term(got, right, arrays, numbers, agrees)
+        or _by_term(got, right, tried)
     )
     if found is None and got.size <= LARGE:
-        found = _by_two_changes(got, right, arrays, numbers, agrees)
+        found = _by_two_changes(got, right, tried)
     return found
 
 
@@ -142,39 +151,25 @@ def _by_place(got: Array, right: Array, agrees: float) -> Cause | None:
 # Changes.
 
 
-def _by_change(
-    got: Array,
-    right: Array,
-    arrays: Mapping[str, Array],
-    numbers: Mapping[str, float],
-    agrees: float,
-) -> Cause | None:
-    for change in _changes(right.shape, arrays):
+def _by_change(got: Array, right: Array, known: _Known) -> Cause | None:
+    for change in _changes(right.shape, known.arrays):
         made = change.make(right)
         factor = ratio(got, made)
-        if not math.isfinite(factor) or not near(got, factor * made, agrees):
+        if not math.isfinite(factor) or not near(got, factor * made, known.agrees):
             continue
-        if abs(factor - 1) <= 10 * agrees:
+        if abs(factor - 1) <= 10 * known.agrees:
             return Cause(change.kind, change.text)
-        also = _factor(factor, numbers, agrees)
+        also = _factor(factor, known.numbers, known.agrees)
         return Cause(change.kind, f"{change.text}; and {also.text}")
     return None
 
 
-def _by_two_changes(
-    got: Array,
-    right: Array,
-    arrays: Mapping[str, Array],
-    numbers: Mapping[str, float],
-    agrees: float,
-) -> Cause | None:
-    for first in _changes(right.shape, arrays):
+def _by_two_changes(got: Array, right: Array, known: _Known) -> Cause | None:
+    for first in _changes(right.shape, known.arrays):
         made = first.make(right)
         if not (np.isfinite(made).all() and made.any()):  # of nothing all can be made
             continue
-        found = _by_change(got, made, arrays, numbers, agrees) or _by_term(
-            got, made, arrays, numbers, agrees
-        )
+        found = _by_change(got, made, known) or _by_term(got, made, known)
         if found is not None:
             return Cause(first.kind, f"{first.text}; and {found.text}")
     return None
@@ -223,14 +218,9 @@ def _along(axis: int, n: int) -> Iterator[_Change]:
 # Terms.
 
 
-def _by_term(
-    got: Array,
-    right: Array,
-    arrays: Mapping[str, Array],
-    numbers: Mapping[str, float],
-    agrees: float,
-) -> Cause | None:
+def _by_term(got: Array, right: Array, known: _Known) -> Cause | None:
     """Return the term by which two arrays differ, where it can be told."""
+    arrays, agrees = known.arrays, known.agrees
     rest = got - right
     size = max(float(np.abs(right).max()), float(np.abs(got).max()))
     for name, a in arrays.items():

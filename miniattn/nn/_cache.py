@@ -94,10 +94,14 @@ class KVCache:
 
     def key_positions(self) -> Array:
         """Return where the keys that are held are in their row: (S,), or (B, S) if some are not."""
-        at = np.arange(int(self.held_lengths.max(initial=0)))
-        if not self.forgotten.any():
-            return at
-        return at + np.where(at < self.sinks, 0, self.forgotten[:, None])
+        count = int(self.held_lengths.max(initial=0))
+        return self._beyond(self.forgotten, count) if self.forgotten.any() else np.arange(count)
+
+    def _beyond(self, skipped: Array, count: int) -> Array:
+        """Return the first ``count`` places of each row without those skipped after the sinks."""
+        at = np.arange(count)
+        places: Array = at + np.where(at < self.sinks, 0, skipped[:, None])
+        return places
 
     def positions(self, count: int) -> Array:
         """Return the positions that the next ``count`` tokens of each row will have, (B, count)."""
@@ -167,9 +171,7 @@ class KVCache:
             return
         forget = np.maximum(held - self.sinks - self.window, 0)
         end = int((held - forget).max(initial=0))
-        at = np.arange(end)
-        at = at + np.where(at < self.sinks, 0, forget[:, None])
-        at = np.minimum(at, self.capacity - 1)[:, None, :, None]
+        at = np.minimum(self._beyond(forget, end), self.capacity - 1)[:, None, :, None]
         # A window has room soon enough; what a prompt takes beyond that goes with it.
         self._room = max(self._room, min(end + count, self.sinks + 2 * self.window + 1))
         shape = list(self.keys.shape)
