@@ -71,8 +71,7 @@ class DecoderOnly(nn.Module):
         [5, 3]
         """
         written = self.stream(prompts, max_new_tokens, **options).rows()
-        ids, lengths = _prompts.padded("prompts", prompts, self.vocab_size)
-        return _prompts.joined(prompts, ids, lengths, written)
+        return _prompts.continued(prompts, written)
 
     def stream(
         self,
@@ -192,12 +191,11 @@ class DecoderOnly(nn.Module):
         >>> model.beam_search([1, 2, 3], 4, beams=3).shape
         (7,)
         """
-        ids, lengths = _prompts.padded("prompts", prompts, self.vocab_size)
         pen = self._pen(prompts, max_new_tokens, mask, use_cache=use_cache)
         changed = _choosing.changes(logits_hook, repetition_penalty)
         ends = _stopping.stop_of(stop, tokenizer, self.vocab_size)
         search = _beams.Search(pen, beams, length_penalty, changed, ends)
-        return _prompts.joined(prompts, ids, lengths, search.rows(max_new_tokens))
+        return _prompts.continued(prompts, search.rows(max_new_tokens))
 
     def _pen(
         self,

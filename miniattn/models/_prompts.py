@@ -32,21 +32,27 @@ def is_single(prompts: Prompts) -> bool:
     return len(prompts) == 0 or np.ndim(prompts[0]) == 0
 
 
-def joined(prompts: Prompts, ids: Array, lengths: Array, new: Sequence[Array]) -> Any:
-    """Return each prompt with its new tokens, in the form in which the prompts were given.
-
-    In an array, a row that has fewer new tokens than others is filled up with its last.
-    """
+def continued(prompts: Prompts, new: Sequence[Array]) -> Any:
+    """Return each prompt with its new tokens, in the form in which the prompts were given."""
     if isinstance(prompts, np.ndarray):
-        most = max((len(row) for row in new), default=0)
-        filled = [np.concatenate([row, np.repeat(row[-1:], most - len(row))]) for row in new]
-        written = np.array(filled, np.int64).reshape(len(ids), most)
-        return np.concatenate([ids, written], axis=1).reshape(*prompts.shape[:-1], -1)
-    rows = [
-        np.concatenate([prompt[:length], row])
-        for prompt, length, row in zip(ids, lengths, new, strict=True)
-    ]
-    return rows[0] if is_single(prompts) else rows
+        rows = list(np.atleast_2d(prompts))
+    else:
+        rows = [prompts] if is_single(prompts) else list(prompts)
+    texts = [np.concatenate([np.asarray(a, np.int64), b]) for a, b in zip(rows, new, strict=True)]
+    return in_form(prompts, texts)
+
+
+def in_form(given: Any, texts: Sequence[Array], axes: int = 1) -> Any:
+    """Return a text for each of what was given, as it was: one, an array, or a list.
+
+    In an array, a row that is shorter than others is filled up with its last token. ``axes`` says
+    how many one of those given has.
+    """
+    if isinstance(given, np.ndarray):
+        most = max((len(row) for row in texts), default=0)
+        filled = [np.concatenate([row, np.repeat(row[-1:], most - len(row))]) for row in texts]
+        return np.array(filled, np.int64).reshape(*given.shape[:-axes], most)
+    return texts[0] if is_single(given) else list(texts)
 
 
 def ids_of(name: str, row: object, vocab_size: int) -> Array:

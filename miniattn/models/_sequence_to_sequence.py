@@ -55,7 +55,7 @@ class SequenceToSequence(nn.Module):
         (2, 4)
         """
         written = self.stream(source, max_new_tokens, start=start, **options).rows()
-        return self._joined(source, written)
+        return self._in_form(source, written)
 
     def stream(
         self,
@@ -113,7 +113,7 @@ class SequenceToSequence(nn.Module):
         changed = _choosing.changes(logits_hook, repetition_penalty)
         ends = _stopping.stop_of(stop, tokenizer, self._target_vocab_size)
         search = _beams.Search(pen, beams, length_penalty, changed, ends)
-        return self._joined(source, search.rows(max_new_tokens))
+        return self._in_form(source, search.rows(max_new_tokens))
 
     def _pen(
         self,
@@ -124,28 +124,26 @@ class SequenceToSequence(nn.Module):
         use_cache: bool,
     ) -> _pens.SourcePen:
         """Return what the decoder writes with."""
-        array, lengths, _ = self._sources(source)
+        array, lengths = self._sources(source)
         _checks.integer("max_new_tokens", count, least=0)
         cached = _checks.flag("use_cache", use_cache)
         given = start if np.ndim(start) else [_checks.integer("start", start)]
         starts = _prompts.ids_of("start", given, self._target_vocab_size)
         return _pens.SourcePen(self, array, lengths, count, starts, cached=cached)
 
-    def _joined(self, source: Any, written: Sequence[Array]) -> Any:
+    def _in_form(self, source: Any, written: Sequence[Array]) -> Any:
         """Return what was written, in the form of the sources."""
-        _, lengths, form = self._sources(source)
-        nothing = np.zeros((len(lengths), 0), np.int64)
-        return _prompts.joined(form, nothing, np.zeros(len(lengths), np.int64), written)
+        return _prompts.in_form(source, written, axes=1 if self.input_dim is None else 2)
 
-    def _sources(self, source: Any) -> tuple[Array, Array, Any]:
-        """Return sources as one padded array, their lengths, and ids of their form."""
+    def _sources(self, source: Any) -> tuple[Array, Array]:
+        """Return sources as one padded array, and their lengths."""
         if self.input_dim is None:
             vocab_size = self.source_tokens.weight.shape[0]
-            ids, lengths = _prompts.padded("source", source, vocab_size)
-            return ids, lengths, source
+            return _prompts.padded("source", source, vocab_size)
         _checks.sequence("source", source, "features")
-        several = not isinstance(source, np.ndarray)
-        rows = list(source) if several or source.ndim == 3 else [source]
+        rows = [source] if isinstance(source, np.ndarray) and source.ndim != 3 else list(source)
+        if not rows:
+            raise ValueError("source: expected at least one sequence of features, got none")
         arrays = [_checks.float_array(f"source[{i}]", row) for i, row in enumerate(rows)]
         for i, array in enumerate(arrays):
             _checks.shape(f"source[{i}]", array, "S, input_dim", {"input_dim": self.input_dim})
@@ -153,10 +151,7 @@ class SequenceToSequence(nn.Module):
         padded = np.zeros((len(arrays), lengths.max(initial=0), self.input_dim), arrays[0].dtype)
         for into, array in zip(padded, arrays, strict=True):
             into[: len(array)] = array
-        form: Any = [np.zeros(n, np.int64) for n in lengths]
-        if not several:
-            form = np.zeros(source.shape[:-1], np.int64)
-        return padded, lengths, form
+        return padded, lengths
 
     @property
     def _target_vocab_size(self) -> int:

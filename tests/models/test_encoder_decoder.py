@@ -168,6 +168,11 @@ def listener(rng):
     )
 
 
+def test_no_features_are_refused(rng):
+    with pytest.raises(ValueError, match="source: expected at least one sequence of features"):
+        listener(rng).generate([], 2, start=1)
+
+
 def test_features_are_read_by_two_convolutions(rng):
     """By hand: zeros beyond the ends, every other step of the second."""
     stem = listener(rng).source_tokens
