@@ -292,16 +292,8 @@ class _Plan:
 
 def _have_room(caches: Sequence[KVCache]) -> bool:
     """Return whether each row of each cache has room for the same token."""
-    first = caches[0]
-    same = [
-        np.array_equal(a, b)
-        for cache in caches[1:]
-        for a, b in ((cache.lengths, first.lengths), (cache.forgotten, first.forgotten))
-    ]
-    rooms = {cache.keys.shape[2] for cache in caches}
-    return (
-        all(same) and rooms == {first.capacity} and int(first.held_lengths.max()) < first.capacity
-    )
+    held = {(c.keys.shape[2], c.lengths.tobytes(), c.forgotten.tobytes()) for c in caches}
+    return len(held) == 1 and int(caches[0].held_lengths.max()) < caches[0].capacity
 
 
 def _are_known(blocks: Module, head: Module, dtype: np.dtype[np.floating]) -> bool:
